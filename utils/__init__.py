@@ -1,0 +1,1 @@
+"""What the numbered scripts stand on: reading, preprocessing, sampling, scoring, stitching and plotting."""

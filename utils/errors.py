@@ -1,0 +1,34 @@
+"""Errors that the user can mend, told apart from bugs."""
+
+import os
+import sys
+
+
+class InputError(Exception):
+    """Something in the data, the configuration or the command line that the user can mend.
+
+    Each message is one line: the file or name, what was found, what was expected, what to do. Several offenders are
+    reported together: pass one message for each.
+    """
+
+    def __init__(self, *messages):
+        super().__init__("\n".join(messages))
+        self.messages = messages
+
+
+def run_script(main):
+    """Run ``main(argv)`` as the body of a script and exit with its status.
+
+    0 (or None) is success, 2 an `InputError`, whose lines go to stderr without a traceback, 130 an interrupt. Anything
+    else is a bug and keeps its traceback.
+    """
+    script = os.path.basename(sys.argv[0])
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except InputError as error:
+        for message in error.messages:
+            print(f"{script}: error: {message}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{script}: interrupted", file=sys.stderr)
+        sys.exit(130)
