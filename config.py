@@ -68,12 +68,19 @@ ADVERSARIAL_EPOCH = None  # epochs of adversarial_training.py; None: as EPOCH
 ADVERSARIAL_WEIGHT = 0.05  # weight of "the discriminator calls the mask real" beside the segmentation loss
 D_ADAM_LR = 1e-4  # learning rate of the discriminator; below the U-Net's, since it learns faster
 D_ADAM_BETA_1 = 0.5  # as ADAM_BETA_1
+D_REAL_LABEL = 0.9  # what the discriminator is to say of a reader's mask; below 1 it stays less sure of itself
+D_STOP_ACCURACY = 0.55  # once D, having been better, tells masks apart no more often than this in an epoch, stop
 
 
 # ---- Derived from the values above; functions, so that they follow an overridden root ------------------------------
 def preprocessed_folder():
     """Folder of the preprocessed volumes, ROI masks and slice_gt.csv."""
     return Path(OUTPUT_ROOT) / "pre_processed"
+
+
+def reference_histogram_csv():
+    """The intensity distribution that Cirrus and Topcon volumes were matched to; absent where nothing was matched."""
+    return preprocessed_folder() / "reference_histogram.csv"
 
 
 def split_csv(part):
@@ -86,6 +93,165 @@ def run_folder(step):
     return Path(OUTPUT_ROOT) / "runs" / RUN_NAME / step
 
 
+def patch_settings():
+    """Arguments of `utils.training.epoch_batches` that training and evaluation share."""
+    return {
+        "train_classes": TRAIN_CLASSES,
+        "batch_size": BATCH_SIZE,
+        "patch_shape": (PATCH_SIZE_H, PATCH_SIZE_W),
+        "patches_per_slice": PATCHES_PER_SLICE,
+        "patch_border": PATCH_BORDER,
+        "drop_healthy": DROP_HEALTHY,
+        "slice_mean": SLICE_MEAN,
+        "slice_sd": SLICE_SD,
+        "n_classes": N_CLASSES,
+        "fluid_labels": (IRF_CODE, SRF_CODE, PED_CODE),
+        "seed": SEED,
+    }
+
+
+def unet_settings():
+    """Arguments of `model.create_unet_model`."""
+    return {
+        "input_shape": (PATCH_SIZE_H, PATCH_SIZE_W, 3),
+        "regularizer_weight": REGULARIZER_WEIGHT,
+        "base_filters": BASE_FILTERS,
+        "train_classes": TRAIN_CLASSES,
+        "n_classes": N_CLASSES,
+        "dtype_policy": DTYPE_POLICY,
+        "seed": SEED,
+    }
+
+
+def prediction_settings():
+    """What a prediction needs besides weights and reference histogram; goes into ``best.json``."""
+    return {
+        "axial_spacing_mm": AXIAL_SPACING_MM,
+        "slice_mean": SLICE_MEAN,
+        "slice_sd": SLICE_SD,
+        "threshold": THRESHOLD,
+    }
+
+
 def values():
     """Every setting as a dictionary, in the order of this file."""
-    return {name: value for name, value in globals().items() if name.isupper()}
+    return {name: value for name, value in globals().items() if name.isupper() and not name.startswith("_")}
+
+
+# ---- Overriding and checking ---------------------------------------------------------------------------------------
+# Names that may be None and the type that they have otherwise.
+_OPTIONAL = {
+    "REFERENCE_CASE": str,
+    "REFERENCE_HISTOGRAM": str,
+    "FOLDS": int,
+    "STEPS_PER_EPOCH": int,
+    "KEEP_EPOCHS": int,
+    "ADVERSARIAL_EPOCH": int,
+}
+
+# (names, test, what is allowed): every complaint of `validate` comes from one of these rows.
+_RULES = [
+    (
+        "BATCH_SIZE EPOCH BASE_FILTERS PATCHES_PER_SLICE STEPS_PER_EPOCH ADVERSARIAL_EPOCH VALIDATION_B_SCANS",
+        lambda value: value >= 1,
+        "at least 1",
+    ),
+    ("SEED FOLD WORKERS KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
+    ("ADVERSARIAL_WEIGHT", lambda value: value >= 0, "at least 0"),
+    ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR", lambda value: value > 0, "above 0"),
+    ("FOLDS", lambda value: value >= 2, "at least 2, or None for one split"),
+    ("ADAM_BETA_1 D_ADAM_BETA_1 DROP_HEALTHY", lambda value: 0 <= value < 1, "from 0 to below 1"),
+    ("TEST_FRACTION VALIDATION_FRACTION", lambda value: 0 < value < 1, "between 0 and 1"),
+    ("D_REAL_LABEL D_STOP_ACCURACY", lambda value: 0.5 <= value <= 1, "from 0.5 to 1"),
+    ("THRESHOLD", lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ("PATCH_SIZE_H PATCH_SIZE_W", lambda value: value >= 104 and value % 8 == 0, "a multiple of 8 from 104 on"),
+    ("N_CLASSES", lambda value: value == 4, "4: background, IRF, SRF, PED"),
+    ("DTYPE_POLICY", lambda value: value in ("float32", "mixed_bfloat16", "mixed_float16"), "float32 or mixed_*16"),
+    (
+        "RUN_NAME",
+        lambda value: re.fullmatch(r"\w[\w.-]*", value) is not None,
+        "letters, digits, '_', '-' and '.', as it names a folder",
+    ),
+]
+
+
+def load(argv, parser=None):
+    """Apply every ``--set NAME=VALUE`` in `argv` and return the other arguments.
+
+    `parser` is the script's own `argparse.ArgumentParser`; ``--set`` is added to it. A value is read by
+    `ast.literal_eval`, else taken as a string. Raises `InputError` for an unknown name (with the closest match) or a
+    value of another type than the one in this file.
+    """
+    parser = parser or argparse.ArgumentParser()
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="override a name in config.py for this run",
+    )
+    arguments = parser.parse_args(argv)
+    changes, complaints = {}, []
+    for override in arguments.overrides:
+        name, separator, text = override.partition("=")
+        try:
+            if not separator:
+                raise InputError(f"--set {override}: expected NAME=VALUE")
+            changes[name] = _converted(name, text)
+        except InputError as error:
+            complaints += error.messages
+    if complaints:
+        raise InputError(*complaints)
+    globals().update(changes)
+    return arguments
+
+
+def _converted(name, text):
+    """`text` as a value for the setting `name`."""
+    defaults = values()
+    if name not in defaults:
+        closest = difflib.get_close_matches(name.upper(), defaults, n=1, cutoff=0.4)
+        raise InputError(f"--set {name}: no such name in config.py" + (f"; did you mean {closest[0]}?" * bool(closest)))
+    expected = _OPTIONAL.get(name, type(defaults[name]))
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if expected is str and value is not None:
+        return text if not isinstance(value, str) else value
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is expected or (value is None and name in _OPTIONAL):
+        return value
+    optional = " or None" if name in _OPTIONAL else ""
+    raise InputError(f"--set {name}={text}: expected {expected.__name__}{optional}, found {type(value).__name__}")
+
+
+def validate():
+    """Raise `InputError` with a line for each setting whose value cannot work: name, value, what is allowed."""
+    current, complaints = values(), []
+    for names, is_allowed, allowed in _RULES:
+        for name in names.split():
+            value = current[name]
+            if value is None and name in _OPTIONAL:
+                continue
+            try:
+                allows = is_allowed(value)
+            except TypeError:  # text where a number belongs
+                allows = False
+            if not allows:
+                complaints.append(f"config.{name} = {value!r}: must be {allowed}")
+    codes = (IRF_CODE, SRF_CODE, PED_CODE)
+    if codes != (1, 2, 3):
+        complaints.append(f"config.IRF_CODE, SRF_CODE, PED_CODE = {codes}: must be (1, 2, 3), the labels of RETOUCH")
+    if FOLDS is not None and FOLD >= FOLDS:
+        complaints.append(f"config.FOLD = {FOLD}: must be below FOLDS = {FOLDS}")
+    if min(PATCH_SIZE_H, PATCH_SIZE_W) <= 2 * PATCH_BORDER:
+        complaints.append(f"config.PATCH_BORDER = {PATCH_BORDER}: must be below half the patch's smaller side")
+    try:
+        re.compile(PATIENT_PATTERN)
+    except re.error as error:
+        complaints.append(f"config.PATIENT_PATTERN = {PATIENT_PATTERN!r}: must be a regular expression ({error})")
+    if complaints:
+        raise InputError(*complaints)

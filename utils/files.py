@@ -11,12 +11,12 @@ from pathlib import Path
 def written_whole(path):
     """Yield a temporary path beside `path`, renamed to `path` when the block succeeds and removed when it fails.
 
-    The temporary name keeps the suffix of `path`, because many writers choose their format by it. Missing parent
-    folders are created.
+    The temporary name ends like `path`, because many writers choose their format by it. Missing parent folders are
+    created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".unfinished-", suffix=path.suffix, dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=".unfinished-", suffix=f"-{path.name}", dir=path.parent)
     os.close(handle)
     os.chmod(temporary, 0o666 & ~_umask())
     try:

@@ -1,5 +1,6 @@
 """OCT volumes and reference masks in and out: MetaImage files, vendors and what their scans look like."""
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,20 @@ VENDORS = {
 
 _ELEMENT_TYPES = {"uint8": "MET_UCHAR", "uint16": "MET_USHORT", "float32": "MET_FLOAT"}
 
+# SimpleITK's name of every pixel type with one value -> numpy's
+_PIXEL_TYPES = {f"{bits}-bit signed integer": f"int{bits}" for bits in (8, 16, 32, 64)}
+_PIXEL_TYPES |= {f"{bits}-bit unsigned integer": f"uint{bits}" for bits in (8, 16, 32, 64)}
+_PIXEL_TYPES |= {"32-bit float": "float32", "64-bit float": "float64"}
+
+
+@dataclass(frozen=True)
+class VolumeHeader:
+    """What a volume's header says, before any voxel is read."""
+
+    shape: tuple  # (slices, rows, columns)
+    spacing_mm: tuple  # (x, y, z)
+    element_type: str  # numpy dtype name
+
 
 def write_volume(path, voxels, spacing_mm):
     """Write `voxels` (slices, rows, columns; uint8, uint16 or float32) as uncompressed MetaImage.
@@ -56,3 +71,130 @@ def write_volume(path, voxels, spacing_mm):
         temporary.write_text(header, "utf-8")
 
 
+def read_volume(path):
+    """Voxels (slices, rows, columns) and spacing (x, y, z) in mm of a volume in any format that SimpleITK reads.
+
+    A 2-D image is one slice; its slice spacing, which it does not state, is given as 1 mm. Raises `InputError` for a
+    missing, truncated or unreadable file, and for anything but grey values in two or three dimensions.
+    """
+    import SimpleITK  # here, because preprocessed volumes are read on machines without it
+
+    path = Path(path)
+    header = read_header(path)
+    _check_data_is_whole(path, header)
+    try:
+        voxels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    return voxels.reshape(header.shape), header.spacing_mm
+
+
+def read_header(path):
+    """`VolumeHeader` of a volume in any format that SimpleITK reads; reads no voxels. Errors as in `read_volume`."""
+    import SimpleITK
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    size, spacing_mm = reader.GetSize(), reader.GetSpacing()
+    element_type = _PIXEL_TYPES.get(SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()))
+    if element_type is None:
+        raise InputError(f"{path}: several values per pixel, expected one grey value; convert it to a grey image")
+    if len(size) == 2:
+        size, spacing_mm = (*size, 1), (*spacing_mm, 1.0)
+    if len(size) != 3:
+        raise InputError(f"{path}: {len(size)} dimensions, expected 3 (columns, rows, slices)")
+    return VolumeHeader(tuple(size[::-1]), tuple(spacing_mm), element_type)
+
+
+def open_volume(path):
+    """Read-only `numpy.memmap` (slices, rows, columns) and spacing (x, y, z) in mm of a volume by `write_volume`.
+
+    Reads the header alone; a slice comes from disk when it is indexed. Raises `InputError` for a missing file, another
+    kind of MetaImage, or a ``.raw`` whose size does not fit the header.
+    """
+    path = Path(path)
+    fields = _metaimage_fields(path)
+    try:
+        shape = tuple(int(value) for value in fields["DimSize"].split())[::-1]
+        spacing_mm = tuple(float(value) for value in fields["ElementSpacing"].split())
+        element_type = {name: dtype_name for dtype_name, name in _ELEMENT_TYPES.items()}[fields["ElementType"]]
+        data_path = path.parent / fields["ElementDataFile"]
+        if len(shape) != 3 or len(spacing_mm) != 3 or fields.get("CompressedData", "False") == "True":
+            raise ValueError("not an uncompressed volume of three dimensions")
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{path}: not an uncompressed 3-D MetaImage as prepare_data.py writes it ({error}); prepare the data again"
+        ) from error
+    dtype = np.dtype(element_type).newbyteorder("<")
+    expected = int(np.prod(shape)) * dtype.itemsize
+    _check_size(path, data_path, expected)
+    if min(shape) < 1:
+        raise InputError(f"{path}: DimSize {fields['DimSize']} holds no voxels; prepare the data again")
+    return np.memmap(data_path, dtype, mode="r", shape=shape), spacing_mm
+
+
+def _metaimage_fields(path):
+    """The ``Name = value`` lines of a MetaImage header as a dictionary."""
+    try:
+        with open(path, "rb") as file:  # bytes: voxels may follow the header in the same file (.mha)
+            head = file.read(65536)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or 'cannot be read'}") from error
+    fields = {}
+    for line in head.split(b"\n"):
+        name, separator, value = line.partition(b"=")
+        if not separator:
+            continue
+        fields[name.decode("latin-1").strip()] = value.decode("latin-1").strip()
+        if name.strip() == b"ElementDataFile":  # always the last line
+            break
+    return fields
+
+
+def _check_data_is_whole(path, header):
+    """Raise `InputError` where the data file of a ``.mhd`` is missing, cut short or damaged.
+
+    SimpleITK's own message for these names no reason, and damaged compressed data it returns as if nothing were wrong.
+    """
+    if path.suffix.lower() != ".mhd":
+        return
+    fields = _metaimage_fields(path)
+    data_file = fields.get("ElementDataFile", "LOCAL")
+    if data_file == "LOCAL" or data_file.startswith("LIST") or "%" in data_file:
+        return  # voxels in the header's file or in many files: left to SimpleITK
+    expected = int(np.prod(header.shape)) * np.dtype(header.element_type).itemsize
+    data_path = path.parent / data_file
+    if fields.get("CompressedData", "False").lower() != "true":
+        _check_size(path, data_path, expected, "HeaderSize" in fields)
+        return
+    _check_size(path, data_path, int(fields.get("CompressedDataSize", 0)), True)
+    try:
+        found = len(zlib.decompress(data_path.read_bytes()))
+    except zlib.error as error:
+        raise InputError(f"{data_path}: damaged ({error}); copy or export the case again") from error
+    if found != expected:
+        raise _wrong_size(path, data_path, found, expected)
+
+
+def _check_size(path, data_path, expected, may_be_longer=False):
+    if not data_path.is_file():
+        raise InputError(f"{path}: its data file {data_path.name} is missing; copy or export the case again")
+    found = data_path.stat().st_size
+    if found < expected or (found > expected and not may_be_longer):
+        raise _wrong_size(path, data_path, found, expected)
+
+
+def _wrong_size(path, data_path, found, expected):
+    return InputError(f"{data_path}: {found} bytes, expected {expected} by {path.name}; copy or export the case again")
+
+
+def _unreadable(path, error):
+    reason = str(error).strip().splitlines()[-1].strip()
+    return InputError(f"{path}: cannot be read as an image ({reason}); copy or export it again")

@@ -1,0 +1,239 @@
+"""The segmentation U-Net and its discriminator, after Tennakoon et al., ISBI 2018 (Keras functional models).
+
+``python model.py`` draws both into plots/model_unet.png and plots/model_discriminator.png (needs Graphviz).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+from utils.base import FLUIDS
+from utils.errors import InputError, run_script
+from utils.files import written_whole
+
+# Pixels cut from ((top, bottom), (left, right)) of the encoder maps, from the deepest decoder level up, and from every
+# side of the four enlarged scales. They hold for every input size n divisible by 8: 'valid' encoder maps have n/4 - 7,
+# n/2 - 6 and n - 4 pixels where the decoder has n/4 - 16, n/2 - 40 and n - 88.
+_SKIP_CROPS = (((5, 4), (5, 4)), ((17, 17), (17, 17)), ((42, 42), (42, 42)))
+_OUTPUT_CROPS = (14, 6, 2, 0)
+_SMALLEST_VALID_SIZE = 96  # pixels; the next smaller multiple of 8 leaves no output
+
+_SKIP_DROPOUT = (0.25, 0.25, 0.5)  # from the deepest decoder level up
+_OUTPUT_DROPOUT = 0.25
+_BATCH_NORM_MOMENTUM = (
+    0.9  # Keras' 0.99 lags hundreds of steps behind the weights, which spoils a short run's validation
+)
+_REGULARIZERS = {"l1": keras.regularizers.L1, "l2": keras.regularizers.L2}
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """What the layers of one network share."""
+
+    random_generator: np.random.Generator  # seeds of initial weights and dropout are drawn from it, layer by layer
+    padding: str = "valid"
+    regularizer: keras.regularizers.Regularizer | None = None  # penalty on kernels
+    dtype_policy: str = "float32"
+
+    def seed(self):
+        """The next layer's seed."""
+        return int(self.random_generator.integers(2**31))
+
+    def kernel(self):
+        """Keyword arguments of a layer with a kernel."""
+        return {
+            "kernel_initializer": keras.initializers.GlorotUniform(seed=self.seed()),
+            "kernel_regularizer": self.regularizer,
+            "dtype": self.dtype_policy,
+        }
+
+    def spatial_dropout(self, tensor, rate, name):
+        """Drop whole channels of `tensor` (B, H, W, C)."""
+        return layers.SpatialDropout2D(rate, seed=self.seed(), dtype=self.dtype_policy, name=name)(tensor)
+
+
+def create_encoder_layer(tensor, filters, name, options, batch_norm=True):
+    """Two 3x3 convolutions with ReLU; `batch_norm` normalises before the second ReLU.
+
+    (B, H, W, C) -> (B, H - 4, W - 4, filters), or (B, H, W, filters) with ``options.padding == "same"``.
+    """
+    padding, dtype, momentum = options.padding, options.dtype_policy, _BATCH_NORM_MOMENTUM
+    tensor = layers.Conv2D(
+        filters, 3, padding=padding, activation="relu", **options.kernel(), name=f"{name}_convolution1"
+    )(tensor)
+    tensor = layers.Conv2D(filters, 3, padding=padding, **options.kernel(), name=f"{name}_convolution2")(tensor)
+    if batch_norm:
+        tensor = layers.BatchNormalization(momentum=momentum, dtype=dtype, name=f"{name}_batch_norm")(tensor)
+    return layers.ReLU(dtype=dtype, name=f"{name}_relu")(tensor)
+
+
+def create_decoder_layer(tensor, skip, filters, dropout_rate, name, options, skip_crop=None, batch_norm=True):
+    """Double the size of `tensor`, join the encoder map `skip`, drop channels of both, convolve as an encoder layer.
+
+    (B, H, W, C) -> (B, 2H - 4, 2W - 4, filters), or (B, 2H, 2W, filters) with ``options.padding == "same"``.
+    `skip_crop`, ((top, bottom), (left, right)) in pixels, cuts `skip` to (B, 2H, 2W, any); None leaves it whole.
+    """
+    dtype = options.dtype_policy
+    tensor = layers.Conv2DTranspose(filters, 2, strides=2, **options.kernel(), name=f"{name}_upsampled")(tensor)
+    if skip_crop is not None:
+        skip = layers.Cropping2D(skip_crop, dtype=dtype, name=f"{name}_skip")(skip)
+    tensor = options.spatial_dropout(tensor, dropout_rate, f"{name}_upsampled_dropout")
+    skip = options.spatial_dropout(skip, dropout_rate, f"{name}_skip_dropout")
+    tensor = layers.Concatenate(dtype=dtype, name=f"{name}_joined")([tensor, skip])
+    return create_encoder_layer(tensor, filters, name, options, batch_norm)
+
+
+def create_unet_model(
+    input_shape=(256, 128, 3),
+    regularizer_type="l2",
+    regularizer_weight=1e-4,
+    activation="softmax",
+    base_filters=64,
+    padding="valid",
+    train_classes=False,
+    n_classes=4,
+    seed=None,
+    dtype_policy="float32",
+):
+    """U-Net of Tennakoon et al. (ISBI 2018), whose output layer sees all four scales.
+
+    Input `image`: float32 (B, height, width, channels); height and width multiples of 8, or None for any such size.
+    Output `segmentation`: float32 class probabilities (B, height - 92, width - 92, n_classes), 46 pixels less on every
+    side; of the input's size with ``padding="same"``. With `train_classes` a list of `segmentation`, `irf`, `srf` and
+    `ped`, the last three float32 (B, 1): the probability that the patch holds that fluid.
+
+    `seed` fixes initial weights and dropout without touching global random state; None draws fresh ones.
+    `dtype_policy` is a Keras policy. Under "mixed_bfloat16" weights and outputs stay float32, so that
+    ``float32_model.set_weights(mixed_model.get_weights())`` gives the plain model of the same weights.
+    """
+    _check_unet_arguments(input_shape, regularizer_type, padding)
+    valid = padding == "valid"
+    regularizer = _REGULARIZERS[regularizer_type](regularizer_weight)
+    options = LayerOptions(np.random.default_rng(seed), padding, regularizer, dtype_policy)
+
+    image = keras.Input(input_shape, name="image")
+    tensor = layers.Conv2D(
+        base_filters, 7, padding="same", activation="relu", **options.kernel(), name="image_convolution"
+    )(image)
+    skips = []
+    for level in (1, 2, 3):
+        tensor = create_encoder_layer(tensor, base_filters * 2 ** (level - 1), f"encoder{level}", options)
+        skips.append(tensor)
+        tensor = layers.MaxPooling2D(2, dtype=dtype_policy, name=f"encoder{level}_pooled")(tensor)
+    bottleneck = tensor = create_encoder_layer(tensor, base_filters * 8, "bottleneck", options)
+
+    scales = [bottleneck]
+    for level, dropout_rate, skip_crop in zip((3, 2, 1), _SKIP_DROPOUT, _SKIP_CROPS, strict=True):
+        tensor = create_decoder_layer(
+            tensor,
+            skips[level - 1],
+            base_filters * 2 ** (level - 1),
+            dropout_rate,
+            f"decoder{level}",
+            options,
+            skip_crop=skip_crop if valid else None,
+            batch_norm=level > 1,
+        )
+        scales.append(tensor)
+    scales[-1] = options.spatial_dropout(tensor, _OUTPUT_DROPOUT, "decoder1_dropout")
+
+    enlarged = []
+    for tensor, factor, crop in zip(scales, (8, 4, 2, 1), _OUTPUT_CROPS, strict=True):
+        if factor > 1:
+            tensor = layers.UpSampling2D(factor, dtype=dtype_policy, name=f"output_x{factor}")(tensor)
+        if valid and crop > 0:
+            tensor = layers.Cropping2D(crop, dtype=dtype_policy, name=f"output_x{factor}_cropped")(tensor)
+        enlarged.append(tensor)
+    tensor = layers.Concatenate(dtype=dtype_policy, name="output_joined")(enlarged)
+    logits = layers.Conv2D(n_classes, 3, padding="same", **options.kernel(), name="segmentation_logits")(tensor)
+    # float32 under every policy: bfloat16 has no number between 0.996 and 1
+    segmentation = layers.Activation(activation, dtype="float32", name="segmentation")(logits)
+    if not train_classes:
+        return keras.Model(image, segmentation, name="unet")
+    return keras.Model(image, [segmentation, *_fluid_presence([bottleneck, scales[-1]], options)], name="unet")
+
+
+def _fluid_presence(feature_maps, options):
+    """Probability (B, 1) of each fluid from the channels' maxima (a small lesion counts) and means (so does extent)."""
+    pooled = []
+    for tensor, scale in zip(feature_maps, ("coarse", "fine"), strict=True):
+        pooled.append(layers.GlobalMaxPooling2D(dtype=options.dtype_policy, name=f"{scale}_maximum")(tensor))
+        pooled.append(layers.GlobalAveragePooling2D(dtype=options.dtype_policy, name=f"{scale}_mean")(tensor))
+    features = layers.Concatenate(dtype=options.dtype_policy, name="presence_features")(pooled)
+    outputs = []
+    for fluid in FLUIDS:
+        logit = layers.Dense(1, **options.kernel(), name=f"{fluid}_logit")(features)
+        outputs.append(layers.Activation("sigmoid", dtype="float32", name=fluid)(logit))
+    return outputs
+
+
+def _check_unet_arguments(input_shape, regularizer_type, padding):
+    if padding not in ("valid", "same"):
+        raise ValueError(f"padding is {padding!r}; allowed are 'valid' and 'same'")
+    if regularizer_type not in _REGULARIZERS:
+        raise ValueError(f"regularizer_type is {regularizer_type!r}; allowed are {', '.join(_REGULARIZERS)}")
+    smallest = _SMALLEST_VALID_SIZE if padding == "valid" else 8
+    for size in input_shape[:2]:
+        if size is not None and (size % 8 != 0 or size < smallest):
+            raise ValueError(
+                f"input_shape is {input_shape}; with padding={padding!r} height and width must be multiples of 8, "
+                f"{smallest} or more, or None"
+            )
+
+
+def create_discriminator(image_shape=(164, 36, 3), n_classes=4, base_filters=64, seed=None, dtype_policy="float32"):
+    """Tells reference masks from generated ones, given the image.
+
+    Inputs [`image`, `mask`]: the image's centre crop (B, height, width, channels) and a one-hot mask (B, height, width,
+    n_classes), both float32; height and width may be None. Output `logit`: linear, float32 (B, 1), above 0 where the
+    mask looks like a reference. `seed` and `dtype_policy` are as in `create_unet_model`.
+    """
+    options = LayerOptions(np.random.default_rng(seed), padding="same", dtype_policy=dtype_policy)
+
+    def convolve(tensor, filters, size, name):
+        convolution = layers.Conv2D(
+            filters, size, padding=options.padding, activation="relu", **options.kernel(), name=name
+        )
+        return convolution(tensor)
+
+    image = keras.Input(image_shape, name="image")
+    mask = keras.Input((*image_shape[:2], n_classes), name="mask")
+    branches = []
+    for name, tensor in (("image", image), ("mask", mask)):
+        tensor = convolve(tensor, base_filters, 7, f"{name}_convolution1")
+        tensor = convolve(tensor, base_filters, 3, f"{name}_convolution2")
+        branches.append(convolve(tensor, base_filters, 3, f"{name}_convolution3"))
+    tensor = layers.Concatenate(dtype=dtype_policy, name="joined")(branches)
+    # Pooling ahead of the convolutions keeps the whole below half a U-Net pass.
+    for level, pool_size in enumerate(((2, 2), (2, 1), (2, 1)), start=1):
+        tensor = layers.MaxPooling2D(pool_size, dtype=dtype_policy, name=f"level{level}_pooled")(tensor)
+        tensor = convolve(tensor, base_filters * 2**level, 3, f"level{level}_convolution1")
+        tensor = convolve(tensor, base_filters * 2**level, 3, f"level{level}_convolution2")
+    tensor = layers.GlobalAveragePooling2D(dtype="float32", name="average")(tensor)
+    kernel_initializer = keras.initializers.GlorotUniform(seed=options.seed())
+    logit = layers.Dense(1, kernel_initializer=kernel_initializer, dtype="float32", name="logit")(tensor)
+    return keras.Model([image, mask], logit, name="discriminator")
+
+
+def main(argv):
+    """Draw the U-Net and the discriminator at their default sizes into plots/."""
+    if argv:
+        raise InputError(f"found arguments {' '.join(argv)}; expected none: python model.py")
+    for model in (create_unet_model(), create_discriminator()):
+        path = Path("plots") / f"model_{model.name}.png"
+        with written_whole(path) as temporary:
+            try:
+                keras.utils.plot_model(model, temporary, show_shapes=True, show_layer_names=True, dpi=56)
+            except ImportError:
+                raise InputError(
+                    f"{path}: found no pydot or no Graphviz to draw with; install both: pip install pydot, "
+                    "apt-get install graphviz"
+                ) from None
+        print(f"wrote {path} ({model.count_params():,} parameters)")
+
+
+if __name__ == "__main__":
+    run_script(main)

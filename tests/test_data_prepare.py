@@ -1,0 +1,332 @@
+import itertools
+import random
+import threading
+
+import numpy as np
+import pytest
+
+from utils.data_prepare import drop_patch, get_data_iterator, get_iterator_nuts, read_csv_data
+from utils.errors import InputError
+from utils.mhd import write_volume
+
+HEADER = "image_name,vendor,root,slice,is_IRF,is_SRF,is_PED"
+PATCH = (256, 128)  # B-scans of this size hold exactly one patch, which is the B-scan
+
+
+def write_case(folder, vendor, name, volume, mask=None, roi=None):
+    mask = np.zeros(volume.shape, np.uint8) if mask is None else mask
+    roi = np.ones(volume.shape, np.uint8) if roi is None else roi
+    for kind, voxels in (("oct_imgs", volume), ("oct_masks", mask), ("roi_masks", roi)):
+        write_volume(folder / kind / f"{vendor}_{name}.mhd", voxels, (0.0117, 0.003872, 0.047))
+
+
+def write_slices_csv(path, cases):
+    """CSV of all slices of `cases`, tuples (vendor, name, number of slices)."""
+    lines = [f"{name},{vendor},{vendor}/{name},{z},0,0,0" for vendor, name, slices in cases for z in range(slices)]
+    path.write_text("\n".join([HEADER, *lines]) + "\n")
+    return path
+
+
+def numbered_slices(first, count, shape=PATCH):
+    """uint8 volume whose slice z is first + z everywhere."""
+    return np.broadcast_to(np.arange(first, first + count, dtype=np.uint8)[:, None, None], (count, *shape))
+
+
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory):
+    """Twelve slices of patch size; slice z is 101 + z everywhere, and slices 0 to 5 hold fluid in their centre."""
+    folder = tmp_path_factory.mktemp("small_set")
+    mask = np.zeros((12, *PATCH), np.uint8)
+    mask[0:2, 100:150, 60:70] = 1
+    mask[2:4, 100:150, 60:70] = 2
+    mask[4:6, 100:150, 60:70] = 3
+    write_case(folder, "Topcon", "NA", numbered_slices(101, 12), mask)
+    return write_slices_csv(folder / "slices.csv", [("Topcon", "NA", 12)]), folder
+
+
+@pytest.fixture(scope="module")
+def wide_set(tmp_path_factory):
+    """Sixty slices, z filled with 1 + z, that hold 12 + 2 patches each."""
+    folder = tmp_path_factory.mktemp("wide_set")
+    write_case(folder, "Topcon", "a", numbered_slices(1, 60, (256, 308)))
+    return write_slices_csv(folder / "slices.csv", [("Topcon", "a", 60)]), folder
+
+
+def slice_number(image):
+    """Grey value of the slice that a patch of `numbered_slices` comes from: its middle channel, rotated or not."""
+    return int(image[128, 64, 1])
+
+
+def same_samples(first, second):
+    return len(first) == len(second) and all(
+        all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+        for left, right in zip(first, second, strict=True)
+    )
+
+
+# ---- CSV -----------------------------------------------------------------------------------------------------------
+def test_csv_rows_are_read_as_written(tmp_path):
+    path = tmp_path / "slices.csv"
+    path.write_text(
+        f"{HEADER},note\nNA,Topcon,data/NA,7,0,1,0,\n007,Cirrus,null,0,1,0,1,x\nBücher,Cirrus,,1,0,0,0,\n\n"
+    )
+    assert [tuple(row) for row in read_csv_data(path)] == [
+        ("NA", "Topcon", "data/NA", 7, 0, 1, 0),
+        ("007", "Cirrus", "null", 0, 1, 0, 1),
+        ("Bücher", "Cirrus", "", 1, 0, 0, 0),
+    ]
+
+
+def test_csv_columns_are_found_by_name(tmp_path):
+    path = tmp_path / "slices.csv"
+    path.write_text("\ufeffslice,is_PED,is_SRF,is_IRF,root,vendor,image_name\n5,1,0,0,r,Cirrus,a\n", encoding="utf-8")
+    (row,) = read_csv_data(path)
+    assert (row.image_name, row.vendor, row.slice, row.is_IRF, row.is_PED) == ("a", "Cirrus", 5, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a CSV table"),
+        (HEADER + "\n", "read 0 rows of 0"),
+        (HEADER + "\na,Cirrus,r,0,0,0,0\nb,Cirrus,r,0,0,0,0,1,2\n", "not a CSV table"),
+        (HEADER + "\na,Cirrus,r,0,0,0,0,\nb,Cirrus,r,0,0,0,0,\n", "more values than the header has names"),
+        (HEADER + '\n"a,Cirrus,r,0,0,0,0\nb,Cirrus,r,0,0,0,0\nc",Cirrus,r,0,0,0,0\n', "read 1 rows of 3"),
+        ("image_name,vendor,slice,is_IRF,is_PED\na,Cirrus,0,0,0\n", "lacks the column root, is_SRF"),
+        (HEADER + "\na,Cirrus,r,0,0,0,0\n,Cirrus,r,1,0,0,0\n", "row 2: image_name is empty"),
+        (HEADER + "\na,Cirrus,r,,0,0,0\n", "row 1: slice is ''"),
+        (HEADER + "\na,Cirrus,r,-1,0,0,0\n", "row 1: slice is '-1'"),
+        (HEADER + "\na,Cirrus,r,0,0,2,0\n", "row 1: is_SRF is '2', expected 0 or 1"),
+        (HEADER + "\na,Cirrus,r,0,0\n", "row 1: is_SRF is"),
+    ],
+)
+def test_a_csv_that_loses_rows_or_values_is_an_error(tmp_path, text, message):
+    path = tmp_path / "slices.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        read_csv_data(path)
+    assert all(str(path) in line for line in error.value.messages)
+
+
+def test_all_offending_rows_are_reported_up_to_a_limit(tmp_path):
+    path = tmp_path / "slices.csv"
+    path.write_text(HEADER + "\n" + "a,Cirrus,r,x,0,0,0\n" * 13)
+    with pytest.raises(InputError) as error:
+        read_csv_data(path)
+    assert len(error.value.messages) == 11
+    assert error.value.messages[-1] == "and 3 more"
+
+
+def test_a_missing_csv_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.csv: no such file"):
+        read_csv_data(tmp_path / "nothing.csv")
+    with pytest.raises(ValueError, match=r"expected a \.csv"):
+        read_csv_data(tmp_path / "slices.pkl")
+
+
+# ---- Samples -------------------------------------------------------------------------------------------------------
+def test_three_of_four_patches_without_fluid_are_dropped():
+    rng = random.Random(0)
+    dropped = sum(drop_patch(("image", "mask", 0, 0, 0), 0.75, rng) for _ in range(4000))
+    assert dropped == pytest.approx(3000, abs=110)  # four standard deviations of a binomial draw
+    for fluids in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        assert not any(drop_patch(("image", "mask", *fluids), 0.75, rng) for _ in range(50))
+    assert not drop_patch(("image", "mask", 0, 0, 0), 0.0, rng)
+    assert drop_patch(("image", "mask", 0, 0, 0), 1.0, rng)
+
+
+def test_validation_holds_every_slice_of_a_single_vendor_once_and_untouched(small_set):
+    samples = list(get_iterator_nuts(*small_set, training=False, seed=0, epoch=0, drop_healthy=0.0))
+    assert sorted(slice_number(image) for image, *_ in samples) == list(range(101, 113))
+    for image, mask, *fluids in samples:
+        number = slice_number(image)
+        channels = [max(number - 1, 101), number, min(number + 1, 112)]
+        assert (image == channels).all()
+        label = (number - 101) // 2 + 1 if number < 107 else 0
+        assert mask.max() == label
+        assert fluids == [int(label == fluid) for fluid in (1, 2, 3)]
+
+
+def test_patches_without_fluid_are_dropped_in_the_pipeline(small_set):
+    for training in (False, True):
+        samples = list(get_iterator_nuts(*small_set, training=training, seed=0, epoch=0, drop_healthy=1.0))
+        assert {slice_number(image) for image, *_ in samples} == set(range(101, 107))
+
+
+def test_a_slice_gives_two_and_a_quarter_images_whose_masks_follow(tmp_path):
+    # A left-right asymmetric mask, and an image that is a function of it, so that every patch tells how it was made.
+    mask = np.zeros((1, *PATCH), np.uint8)
+    mask[0, 60:200, 10:50] = 1
+    mask[0, 90:110, 70:120] = 2
+    volume = 50 + 50 * mask
+    write_case(tmp_path, "Topcon", "a", volume, mask)
+    csv_path = tmp_path / "slices.csv"
+    csv_path.write_text("\n".join([HEADER] + ["a,Topcon,r,0,0,0,0"] * 400))  # the same slice 400 times
+    kinds = {"untouched": 0, "mirrored": 0, "rotated": 0}
+    for image, mask_patch, *_ in get_iterator_nuts(
+        csv_path, tmp_path, training=True, seed=0, epoch=0, drop_healthy=0.0
+    ):
+        valid = image[..., 1] > 0
+        np.testing.assert_array_equal(image[valid], np.repeat(50 + 50 * mask_patch[valid][:, None], 3, axis=1))
+        assert not mask_patch[~valid].any()
+        if np.array_equal(mask_patch, mask[0]):
+            kinds["untouched"] += 1
+        elif np.array_equal(mask_patch, mask[0, :, ::-1]):
+            kinds["mirrored"] += 1
+        else:
+            assert (~valid).any()
+            assert valid.mean() > 0.9  # 10 degrees at most
+            kinds["rotated"] += 1
+    # A slice stands for 1 untouched, 0.5 mirrored and 0.75 rotated images (variance 0.9375 of the sum, 0.4375 of the
+    # rotated); tolerances are four standard deviations over 400 slices. Rotated by less than 0.2 degrees, an image of
+    # this size stays as it is.
+    assert sum(kinds.values()) == pytest.approx(2.25 * 400, abs=77)
+    assert 400 <= kinds["untouched"] <= 400 + 15
+    assert kinds["mirrored"] == pytest.approx(200, abs=40)
+    assert kinds["rotated"] == pytest.approx(300, abs=53)
+
+
+def test_the_roi_is_mirrored_and_rotated_with_the_image(tmp_path):
+    roi = np.zeros((1, 256, 400), np.uint8)
+    roi[0, 20:40, 300:320] = 1  # far from the centre: a rotation by 10 degrees moves it by 24 pixels
+    write_case(tmp_path, "Topcon", "a", 100 + 100 * roi, roi=roi)
+    csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 1)])
+    samples = [
+        sample
+        for epoch in range(40)
+        for sample in get_iterator_nuts(csv_path, tmp_path, training=True, seed=0, epoch=epoch, drop_healthy=0.0)
+    ]
+    assert len(samples) > 100
+    assert all((image[:, 64] == 200).any() for image, *_ in samples)  # a patch's middle column crosses the ROI
+
+
+def test_vendors_are_drawn_as_often_as_the_rarest(tmp_path):
+    cases = [("Cirrus", "a", 20), ("Spectralis", "b", 60), ("Topcon", "c", 100)]
+    first_values = {"Cirrus": 1, "Spectralis": 51, "Topcon": 121}
+    for vendor, name, slices in cases:
+        write_case(tmp_path, vendor, name, numbered_slices(first_values[vendor], slices))
+    csv_path = write_slices_csv(tmp_path / "slices.csv", cases)
+
+    def drawn(**settings):
+        samples = get_iterator_nuts(csv_path, tmp_path, drop_healthy=0.0, **settings)
+        return {slice_number(image) for image, *_ in samples}
+
+    epochs = [drawn(training=True, seed=0, epoch=epoch) for epoch in range(3)]
+    for numbers in [*epochs, drawn(training=False, seed=0, epoch=0)]:
+        assert {number for number in numbers if number < 51} == set(range(1, 21))  # all of the rarest
+        # 20 expected of each; four standard deviations of a binomial draw: 14.6 and 16.
+        assert 20 - 14 <= sum(51 <= number < 121 for number in numbers) <= 20 + 14
+        assert 20 - 16 <= sum(number >= 121 for number in numbers) <= 20 + 16
+    assert epochs[0] != epochs[1] != epochs[2]  # drawn anew
+    assert epochs[0] == drawn(training=True, seed=0, epoch=0)
+
+
+def test_patches_of_a_slice_are_spread_over_the_epoch(wide_set):
+    samples = list(get_iterator_nuts(*wide_set, training=False, seed=0, epoch=0, drop_healthy=0.0))
+    numbers = [slice_number(image) for image, *_ in samples]
+    assert len(numbers) == 60 * 14
+    assert len(set(numbers[:16])) >= 8  # 2 if patches were not shuffled
+    assert max(numbers[:64]) > 40  # about 23 if only the buffer's patches were shuffled, and not the slices before
+
+
+def test_labels_of_the_fluids_can_be_chosen(small_set):
+    samples = get_iterator_nuts(*small_set, training=False, seed=0, epoch=0, drop_healthy=1.0, fluid_labels=(3, 1, 2))
+    for _, mask, *fluids in samples:
+        assert fluids == [int(mask.max() == label) for label in (3, 1, 2)]
+
+
+# ---- Randomness ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["small_set", "wide_set"])
+def test_seed_and_epoch_alone_determine_the_samples(name, request):
+    def samples(seed, epoch):
+        patches = get_iterator_nuts(*request.getfixturevalue(name), training=True, seed=seed, epoch=epoch)
+        return list(itertools.islice(patches, 50))
+
+    first = samples(3, 5)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002 - the global state that must not matter
+    state = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert same_samples(first, samples(3, 5))
+    assert not same_samples(first, samples(3, 6))
+    assert not same_samples(first, samples(4, 5))
+    assert state == (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+
+
+def test_validation_is_the_same_at_every_epoch(small_set):
+    first, later, other_seed = (
+        list(get_iterator_nuts(*small_set, training=False, seed=seed, epoch=epoch))
+        for seed, epoch in ((3, 0), (3, 7), (4, 0))
+    )
+    assert same_samples(first, later)
+    assert not same_samples(first, other_seed)
+
+
+# ---- Batches -------------------------------------------------------------------------------------------------------
+def test_batches_hold_the_normalised_samples(small_set):
+    samples = list(get_iterator_nuts(*small_set, training=True, seed=0, epoch=0))
+    batches = list(get_data_iterator(*small_set, training=True, seed=0, epoch=0, batch_size=3))
+    assert len(batches) == len(samples) // 3
+    for number, (images, targets) in enumerate(batches):
+        masks, *fluids = targets
+        assert isinstance(targets, tuple)
+        assert (images.shape, images.dtype) == ((3, 256, 128, 3), np.float32)
+        assert (masks.shape, masks.dtype) == ((3, 256, 128, 4), np.uint8)
+        assert [(fluid.shape, fluid.dtype) for fluid in fluids] == [((3, 1), np.uint8)] * 3
+        for index in range(3):
+            image, mask, *is_fluid = samples[3 * number + index]
+            np.testing.assert_array_equal(images[index], (image.astype(float) - 128) / 128)  # exact in float32
+            np.testing.assert_array_equal(masks[index], np.stack([mask == label for label in range(4)], axis=-1))
+            assert [fluid[index, 0] for fluid in fluids] == is_fluid
+    assert any(fluid.any() for _, (_, *fluids) in batches for fluid in fluids)
+
+
+def test_mean_and_standard_deviation_are_used(small_set):
+    (batch,) = get_data_iterator(
+        *small_set, training=False, seed=0, epoch=0, batch_size=12, slice_mean=100, slice_sd=10, drop_healthy=0.0
+    )
+    assert sorted(batch[0][:, 0, 0, 1]) == pytest.approx([(value - 100) / 10 for value in range(101, 113)])
+
+
+def test_what_is_left_over_is_dropped_in_training_and_kept_in_validation(small_set):
+    settings = {"seed": 0, "epoch": 0, "batch_size": 5, "drop_healthy": 0.0}
+    validation = [len(images) for images, _ in get_data_iterator(*small_set, training=False, **settings)]
+    assert validation == [5, 5, 2]
+    total = len(list(get_iterator_nuts(*small_set, training=True, seed=0, epoch=0, drop_healthy=0.0)))
+    training = [len(images) for images, _ in get_data_iterator(*small_set, training=True, **settings)]
+    assert total % 5  # else this seed tests nothing
+    assert training == [5] * (total // 5)
+
+
+# ---- Errors --------------------------------------------------------------------------------------------------------
+def test_missing_volumes_are_named_before_the_first_batch(tmp_path):
+    write_case(tmp_path, "Topcon", "a", numbered_slices(1, 2))
+    (tmp_path / "roi_masks" / "Topcon_a.mhd").unlink()
+    csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 2), ("Cirrus", "b", 1)])
+    with pytest.raises(InputError) as error:
+        get_data_iterator(csv_path, tmp_path, training=True, seed=0, epoch=0, batch_size=2)
+    assert [line.split(":")[0].removeprefix(f"{tmp_path}/") for line in error.value.messages] == [
+        "roi_masks/Topcon_a.mhd",
+        "oct_imgs/Cirrus_b.mhd",
+        "oct_masks/Cirrus_b.mhd",
+        "roi_masks/Cirrus_b.mhd",
+    ]
+
+
+def test_an_error_while_reading_reaches_the_consumer(tmp_path):
+    write_case(tmp_path, "Topcon", "a", numbered_slices(1, 2))
+    csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 3)])
+    threads = threading.active_count()
+    batches = get_data_iterator(csv_path, tmp_path, training=True, seed=0, epoch=0, batch_size=2)
+    assert threading.active_count() == threads  # with nutsflow's prefetching thread, the next line never returned
+    with pytest.raises(InputError, match="asks for slice 2"):
+        list(batches)
+
+
+def test_an_epoch_without_a_batch_is_an_error(tmp_path):
+    volume = numbered_slices(1, 2)
+    write_case(tmp_path, "Topcon", "a", volume, roi=np.zeros(volume.shape, np.uint8))
+    csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 2)])
+    for training, smallest in ((True, 16), (False, 1)):
+        batches = get_data_iterator(csv_path, tmp_path, training=training, seed=0, epoch=0, batch_size=16)
+        with pytest.raises(InputError, match=f"gave 0 patches, expected at least {smallest}"):
+            next(batches)

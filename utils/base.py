@@ -1,0 +1,71 @@
+"""segmentation_models' formulas on keras.ops, so that they run on every Keras backend."""
+
+import contextlib
+import io
+import os
+import types
+
+import keras
+from keras import ops
+
+FLUIDS = {"irf": 1, "srf": 2, "ped": 3}  # channel of the one-hot masks and of the network's output; 0 is background
+
+
+def center_crop(tensor, height, width):
+    """The middle `height` x `width` pixels of `tensor` (B, H, W, C); of an odd surplus the greater part goes below.
+
+    A ValueError names both sizes where `tensor` is the smaller.
+    """
+    rows, columns = ops.shape(tensor)[1:3]
+    if any(isinstance(surplus, int) and surplus < 0 for surplus in (rows - height, columns - width)):
+        raise ValueError(f"a tensor of {rows} x {columns} pixels has no {height} x {width} centre")
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return tensor[:, top : top + height, left : left + width]
+
+
+def crop_and_cast(reference, prediction):
+    """`reference` (B, H, W, C; any dtype) centre-cropped to `prediction` (B, h, w, C), and both as float32."""
+    _, height, width, _ = ops.shape(prediction)
+    reference = center_crop(reference, height, width)
+    return ops.cast(reference, "float32"), ops.cast(prediction, "float32")
+
+
+def import_segmentation_models():
+    """The package segmentation_models, which chooses its framework and announces it when first imported."""
+    os.environ.setdefault("SM_FRAMEWORK", "tf.keras")  # its own default, multi-backend keras, has gone from Keras 3
+    with contextlib.redirect_stdout(io.StringIO()):
+        import segmentation_models
+    return segmentation_models
+
+
+# The functions of the old Keras backend that segmentation_models' losses and metrics call, by their names there.
+backend = types.SimpleNamespace(
+    binary_crossentropy=ops.binary_crossentropy,
+    cast=ops.cast,
+    clip=ops.clip,
+    epsilon=keras.config.epsilon,
+    floatx=keras.config.floatx,
+    gather=lambda tensor, indices: ops.take(tensor, ops.convert_to_tensor(indices), axis=0),
+    greater=ops.greater,
+    image_data_format=keras.config.image_data_format,
+    log=ops.log,
+    mean=ops.mean,
+    permute_dimensions=ops.transpose,
+    pow=ops.power,
+    sum=ops.sum,
+)
+
+
+class OnKerasOps:
+    """Mixin for a subclass of a segmentation_models loss or metric: computes it through `backend`.
+
+    The call takes the reference of the full patch (B, H, W, C; one-hot, any dtype) and the network's smaller prediction
+    (B, h, w, C). Only the subclass is bound; segmentation_models' own classes keep the framework that they have.
+    """
+
+    def __init_subclass__(cls, **keywords):
+        super().__init_subclass__(**keywords)
+        cls.set_submodules(backend=backend, layers=keras.layers, models=keras.models, utils=keras.utils)
+
+    def __call__(self, reference, prediction):
+        return super().__call__(*crop_and_cast(reference, prediction))

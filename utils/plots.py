@@ -1,0 +1,93 @@
+"""Pictures: training curves, masks and overlays of fluid on B-scans."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from utils.files import written_whole
+from utils.labels import CLASS_NAMES
+
+# One colour a class, told apart with every common colour vision deficiency (Okabe and Ito 2008).
+CLASS_COLOURS = np.array([(0, 0, 0), (230, 159, 0), (86, 180, 233), (204, 121, 167)], np.uint8)
+_OPACITY = 0.45
+_LEGEND_ROWS = 22
+
+
+def save_mask(path, labels):
+    """Write labels (rows, columns; uint8 0-3) as a palette PNG: the stored values are the labels, shown in colour."""
+    image = Image.fromarray(labels)
+    image.putpalette(CLASS_COLOURS.tobytes())
+    with written_whole(path) as temporary:
+        image.save(temporary)
+
+
+def overlay(grey, labels):
+    """Fluid drawn over a B-scan: translucent areas with solid outlines.
+
+    `grey` and `labels` are uint8 (rows, columns); returns uint8 (rows, columns, 3).
+    """
+    padded = np.pad(labels, 1, mode="edge")
+    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    outline = np.logical_or.reduce([labels != neighbour for neighbour in neighbours]) & (labels > 0)
+    opacity = np.where(outline, 1.0, np.where(labels > 0, _OPACITY, 0.0))[..., np.newaxis]
+    return np.rint(grey[..., np.newaxis] * (1 - opacity) + CLASS_COLOURS[labels] * opacity).astype(np.uint8)
+
+
+def save_overlay(path, grey, labels):
+    """Write the `overlay` of a B-scan with a legend below it as PNG."""
+    picture = overlay(grey, labels)
+    canvas = Image.new("RGB", (max(picture.shape[1], 240), picture.shape[0] + _LEGEND_ROWS))
+    canvas.paste(Image.fromarray(picture))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    top = picture.shape[0] + 4
+    for code, name in list(enumerate(CLASS_NAMES))[1:]:
+        left = 8 + 78 * (code - 1)
+        draw.rectangle([left, top, left + 13, top + 13], fill=tuple(CLASS_COLOURS[code].tolist()))
+        draw.text((left + 19, top - 2), name, fill="white", font=font)
+    with written_whole(path) as temporary:
+        canvas.save(temporary)
+
+
+def save_comparison(path, rows):
+    """Write B-scans with truth and prediction side by side as PNG.
+
+    `rows` is a list of (title, grey, reference, labels), each array uint8 (rows, columns).
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    figure = Figure(figsize=(12, 3.4 * len(rows) + 0.6), layout="constrained")
+    for axes, (title, grey, reference, labels) in zip(figure.subplots(len(rows), 3, squeeze=False), rows, strict=True):
+        pictures = (np.repeat(grey[..., np.newaxis], 3, axis=2), overlay(grey, reference), overlay(grey, labels))
+        for ax, picture, name in zip(axes, pictures, (title, "reader", "model"), strict=True):
+            ax.imshow(picture, aspect="auto")
+            ax.set_title(name, fontsize=10)
+            ax.axis("off")
+    patches = [Patch(color=CLASS_COLOURS[code] / 255, label=CLASS_NAMES[code]) for code in (1, 2, 3)]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=80)
+
+
+def save_progress(path, history, panels):
+    """Write training curves as PNG.
+
+    `history` is a list of one dictionary an epoch, `panels` maps a panel's title to the names to draw in it; a name's
+    validation curve (``val_<name>``) is drawn dashed where there is one.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for ax, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for index, name in enumerate(names):
+            for prefix, style in (("", "-"), ("val_", "--")):
+                if prefix + name in history[-1]:
+                    values = [row[prefix + name] for row in history]
+                    ax.plot(epochs, values, style, marker=".", color=f"C{index}", label=prefix + name)
+        ax.set(title=title, xlabel="epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=100)

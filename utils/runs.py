@@ -1,0 +1,186 @@
+"""Run folders: the resolved settings, the state to continue from, the log, and the exported best model."""
+
+import csv
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.files import write_json, written_whole
+
+# Settings that may differ when a run goes on: they say how long, where and with how many processes, not what.
+MAY_CHANGE = {
+    *("DATA_ROOT", "OUTPUT_ROOT", "RUN_NAME", "REFERENCE_HISTOGRAM"),
+    *("EPOCH", "ADVERSARIAL_EPOCH", "WORKERS", "KEEP_EPOCHS", "THRESHOLD"),
+}
+_PACKAGES = [
+    *("tensorflow", "jax", "keras", "segmentation-models", "nutsml", "numpy", "numba"),
+    *("pandas", "scikit-image", "SimpleITK"),
+]
+
+
+def start_run(folder, settings, irrelevant=()):
+    """Create the run's `folder`, or check that it was started with the same settings.
+
+    Writes ``config.json`` (settings) and ``versions.json`` (packages and hardware) once. `irrelevant` names settings
+    that do not alter this step. Raises `InputError` with a line for each other setting that has changed.
+    """
+    path = Path(folder) / "config.json"
+    if path.exists():
+        before = read_json(path)
+        settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
+        names = [name for name in settings if name not in MAY_CHANGE and name not in irrelevant]
+        changed = [name for name in names if name not in before or before[name] != settings[name]]
+        if changed:
+            raise InputError(
+                *(f"{path}: {name} was {before.get(name)!r}, is now {settings[name]!r}" for name in changed),
+                f"{path}: this run began with other settings; set them back or choose another RUN_NAME",
+            )
+    write_json(path, settings)
+    versions = {name: _version(name) for name in _PACKAGES}
+    versions |= {"python": platform.python_version(), "keras_backend": os.environ.get("KERAS_BACKEND", "tensorflow")}
+    versions |= {"platform": platform.platform(), "processor_cores": os.cpu_count()}
+    write_json(Path(folder) / "versions.json", versions)
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def read_json(path):
+    """Content of a JSON file; `InputError` where it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; run the step that writes it first") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); delete it and run the step that writes it") from None
+
+
+# ---- State to continue from ----------------------------------------------------------------------------------------
+def save_state(folder, variables, progress):
+    """Save Keras `variables` (weights, optimizer slots, random states) in ``last.npz``, then `progress` in
+    ``last.json`` (epoch done, best so far, history).
+
+    The JSON names the array file, so that a kill between the two leaves the state before.
+    """
+    folder = Path(folder)
+    arrays = folder / f"last-{progress['epoch']:04d}.npz"
+    with written_whole(arrays) as temporary:
+        np.savez(temporary, *[np.asarray(variable) for variable in variables])
+    write_json(folder / "last.json", {**progress, "arrays": arrays.name, "sha256": sha256(arrays)})
+    for outdated in folder.glob("last-*.npz"):
+        if outdated != arrays:
+            outdated.unlink()
+
+
+def saved_progress(folder):
+    """What `save_state` recorded last, or None where the run has not finished an epoch."""
+    path = Path(folder) / "last.json"
+    return read_json(path) if path.exists() else None
+
+
+def restore_state(folder, variables):
+    """Put the arrays of ``last.json`` back into `variables`, in the order in which they were saved."""
+    progress = saved_progress(folder)
+    path = Path(folder) / progress["arrays"]
+    if not path.exists() or sha256(path) != progress["sha256"]:
+        raise InputError(f"{path}: missing or damaged; delete the run's folder or choose another RUN_NAME")
+    with np.load(path) as stored:
+        arrays = [stored[name] for name in stored.files]
+    if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
+        raise InputError(f"{path}: holds another network than the one in config.py; choose another RUN_NAME")
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+
+
+def keep_epoch_weights(folder, model, epoch, keep):
+    """Store this epoch's weights as ``epochs/NNNN.weights.h5`` and remove all but the last `keep` (None: all)."""
+    if keep == 0:
+        return
+    folder = Path(folder) / "epochs"
+    with written_whole(folder / f"{epoch:04d}.weights.h5") as temporary:
+        model.save_weights(temporary, overwrite=True)
+    stored = sorted(folder.glob("[0-9]*.weights.h5"))
+    for outdated in stored[:-keep] if keep else []:
+        outdated.unlink()
+
+
+# ---- The best model ------------------------------------------------------------------------------------------------
+def export_best(folder, model, details):
+    """Write ``best.keras`` (`model`, a float32 inference graph), then ``best.json``: `details` and its SHA-256."""
+    path = Path(folder) / "best.keras"
+    with written_whole(path) as temporary:
+        model.save(temporary)
+    write_json(path.with_suffix(".json"), {**details, "sha256": sha256(path)})
+
+
+def read_best(path):
+    """Details of an exported model, after checking that it is the file that they describe.
+
+    `path` is the ``.keras`` file. Raises `InputError` where either file is missing or the two do not belong together.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such model; train one with model_training.py or name another with --model")
+    details = read_json(path.with_suffix(".json"))
+    if details.get("sha256") != sha256(path):
+        raise InputError(f"{path}: is not the model that {path.stem}.json describes; copy both files of one run")
+    return details
+
+
+def best_model_path(*folders):
+    """``best.keras`` of the first of the step `folders` that holds a complete one; `InputError` where none does."""
+    for folder in folders:
+        if (Path(folder) / "best.json").exists():
+            return Path(folder) / "best.keras"
+    raise InputError(f"{folders[-1]}: no best.keras there; run model_training.py first, or check RUN_NAME")
+
+
+def sha256(path):
+    """Hexadecimal SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- The log -------------------------------------------------------------------------------------------------------
+def write_log(folder, history):
+    """Rewrite ``log.csv`` from `history`, a list of one dictionary an epoch with the same keys."""
+    with written_whole(Path(folder) / "log.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+
+
+class EventLog:
+    """TensorBoard scalars, one event file a process, for any Keras backend.
+
+    keras.callbacks.TensorBoard needs TensorFlow and reopens its writers at every call of `fit`.
+    """
+
+    def __init__(self, folder):
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._writer = EventFileWriter(str(Path(folder) / "tensorboard"))
+
+    def write(self, epoch, scalars):
+        """Add a dictionary of floats at step `epoch`."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._writer.add_event(Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
+        self._writer.flush()
+
+    def close(self):
+        """Close the event file."""
+        self._writer.close()

@@ -1,0 +1,98 @@
+"""The make targets as one Python command each, for any Python 3.11 or 3.12 without installed packages.
+
+    python -m utils.tasks demo     environment, synthetic data, the five scripts in order
+    python -m utils.tasks test     environment, what tests need, code style, the quick tests
+
+Both make `.venv` here and install into it where that has not been done for the current requirement files.
+"""
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+ENVIRONMENT = Path(".venv")
+DEMO = Path("demo")
+
+# The demo's settings: a narrow network for a few minutes, on volumes of few slices. The defaults are config.py's.
+DEMO_SETTINGS = {
+    "DATA_ROOT": DEMO / "data",
+    "OUTPUT_ROOT": DEMO / "output",
+    "RUN_NAME": "demo",
+    "WORKERS": 2,
+    "BASE_FILTERS": 16,
+    "ADAM_LR": 1e-3,
+    "EPOCH": 8,
+    "ADVERSARIAL_EPOCH": 2,
+    "STEPS_PER_EPOCH": 60,
+}
+DEMO_CASES, DEMO_SLICES = 16, 8
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m utils.tasks")
+    parser.add_argument("task", choices=("demo", "test"))
+    task = parser.parse_args().task
+    if not (3, 11) <= sys.version_info[:2] <= (3, 12):
+        sys.exit(f"Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}")
+    if task == "demo":
+        demo(environment("requirements.txt"))
+    else:
+        test(environment("requirements.txt", "requirements-test.txt"))
+
+
+def environment(*requirement_files):
+    """The environment's Python, after installing the requirement files into it if they have changed."""
+    python = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        print(f"making {ENVIRONMENT}", flush=True)
+        venv.create(ENVIRONMENT, with_pip=True)
+    for file in requirement_files:
+        stamp = ENVIRONMENT / f"{file}.installed"
+        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        if not stamp.exists() or stamp.read_text() != digest:
+            run(python, "-m", "pip", "install", "--disable-pip-version-check", "--requirement", file)
+            stamp.write_text(digest)
+    return python
+
+
+def run(*command):
+    """Show and run a command; leave with its exit code where it fails."""
+    command = [str(part) for part in command]
+    print(f"\n$ {' '.join(command)}", flush=True)
+    code = subprocess.run(command).returncode
+    if code:
+        sys.exit(code)
+
+
+def demo(python):
+    """Synthetic data and the five scripts in order."""
+    started = time.monotonic()
+    settings = [part for name, value in DEMO_SETTINGS.items() for part in ("--set", f"{name}={value}")]
+    data, output = DEMO_SETTINGS["DATA_ROOT"], DEMO_SETTINGS["OUTPUT_ROOT"]
+    sizes = ("--cases", DEMO_CASES, "--slices", DEMO_SLICES, "--seed", 0)
+    run(python, "-m", "utils.phantom", "--output", data, *sizes)
+    for script in ("prepare_data.py", "model_training.py", "adversarial_training.py", "evaluate.py"):
+        run(python, script, *settings)
+    run(python, "test.py", data, "--output", DEMO / "segmented", *settings)
+    evaluation = output / "runs" / DEMO_SETTINGS["RUN_NAME"] / "evaluation"
+    print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Look at")
+    print(f"  {evaluation / 'comparison.png'}   reader and model, one B-scan of each held-out case")
+    print(f"  {evaluation.parent / 'segmentation' / 'progress.png'}   training curves")
+    print(f"  {DEMO / 'segmented'}   label volumes, masks and overlays of every scan")
+    print(f"  {evaluation / 'report.md'}   Dice, volume difference and AUC per vendor and fluid")
+
+
+def test(python):
+    """Code style and the quick tests."""
+    run(python, "-m", "ruff", "check", ".")
+    run(python, "-m", "ruff", "format", "--check", ".")
+    run(python, "-m", "pytest", "-q")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Overlap-tile prediction: a network's view of whole B-scans, stitched, and brought back onto the scan's own grid.
+
+The U-Net runs on any size divisible by 8, and its output shifts with its input in steps of 8. So a B-scan cut into
+tiles at multiples of 8 gives the same probabilities as the whole B-scan, wherever a tile's own border is far enough:
+46 pixels are lost to 'valid' convolutions and 9 more see the zero padding of the two 'same' ones.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from utils.preprocessing import preprocess_volume, resampled_rows, resampling_matrix
+
+CONTEXT = 56  # pixels of each tile side that are not stitched: 46 + 9, rounded up to the network's step
+STEP = 8  # the network's total stride
+LARGEST_TILE = (512, 384)  # rows, columns of a tile: 1.2 GB for the full network's widest layer and its input
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """What turns a scan into the network's input and its output into labels; stored in ``best.json``."""
+
+    axial_spacing_mm: float
+    slice_mean: float
+    slice_sd: float
+    threshold: float
+    reference_histogram: list | None  # counts of the 256 grey values that Cirrus and Topcon are matched to
+
+    @classmethod
+    def from_details(cls, details):
+        """The settings in the content of ``best.json``."""
+        return cls(**{name: details[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmented scan."""
+
+    labels: np.ndarray  # uint8 (slices, rows, columns) on the scan's own grid: 0 background, 1 IRF, 2 SRF, 3 PED
+    presence: np.ndarray  # float (3,): how sure the model is that IRF, SRF, PED is anywhere in the scan
+
+
+def segment_scan(model, voxels, spacing_mm, vendor, settings, *, on_slice=None):
+    """Segment one scan.
+
+    `model` is an exported network, `voxels` (slices, rows, columns) the scan as read from its file, `spacing_mm`
+    (x, y, z), `settings` a `PredictionSettings`; `on_slice()`, if given, is called after every B-scan.
+    Returns a `Segmentation`.
+    """
+    _, rows, columns = voxels.shape
+    volume = preprocess_volume(
+        voxels,
+        spacing_mm,
+        vendor,
+        axial_spacing_mm=settings.axial_spacing_mm,
+        reference_histogram=settings.reference_histogram,
+    )
+    scan_rows = resampled_rows(rows, spacing_mm[1], settings.axial_spacing_mm)
+    to_scan_rows = resampling_matrix(scan_rows, rows)
+    labels = np.zeros(voxels.shape, np.uint8)
+    presence = np.zeros(3)
+    probabilities_of_slices = predict_probabilities(model, volume, settings.slice_mean, settings.slice_sd)
+    for index, probabilities in enumerate(probabilities_of_slices):
+        probabilities = probabilities[:scan_rows, :columns]  # without the padding of small scans
+        presence = np.maximum(presence, presence_scores(probabilities))
+        on_scan_rows = np.einsum("nr,rck->nck", to_scan_rows, probabilities, optimize=True)
+        labels[index] = labels_from_probabilities(on_scan_rows, settings.threshold)
+        if on_slice:
+            on_slice()
+    return Segmentation(labels, presence)
+
+
+def labels_from_probabilities(probabilities, threshold):
+    """Likeliest class of each pixel, background where even that is less probable than `threshold`.
+
+    `probabilities` is float (rows, columns, classes); returns uint8 (rows, columns).
+    """
+    labels = probabilities.argmax(axis=-1).astype(np.uint8)
+    labels[probabilities.max(axis=-1) < threshold] = 0
+    return labels
+
+
+def presence_scores(probabilities):
+    """Largest probability of each fluid in a B-scan after a 5x5 mean, which a lone pixel cannot carry.
+
+    `probabilities` is float (rows, columns, 4); returns float (3,).
+    """
+    return np.array([ndimage.uniform_filter(probabilities[..., k], 5, mode="nearest").max() for k in (1, 2, 3)])
+
+
+def predict_probabilities(model, volume, slice_mean, slice_sd, *, largest_tile=LARGEST_TILE):
+    """Class probabilities of every B-scan of a preprocessed volume.
+
+    `model` maps (B, H, W, 3) to (B, H - 2 m, W - 2 m, 4) for any H, W divisible by 8 (its first output is taken);
+    `volume` is uint8 (slices, rows, columns) with 0 = invalid, `largest_tile` limits the memory.
+    Yields float32 (rows, columns, 4) for each slice in order; an invalid pixel is background with probability 1.
+    """
+    slices, rows, columns = volume.shape
+    row_starts, tile_rows = tile_starts(rows, largest_tile[0])
+    column_starts, tile_columns = tile_starts(columns, largest_tile[1])
+    core_rows, core_columns = tile_rows - 2 * CONTEXT, tile_columns - 2 * CONTEXT
+    padding = [
+        (CONTEXT, row_starts[-1] + core_rows + CONTEXT - rows),
+        (CONTEXT, column_starts[-1] + core_columns + CONTEXT - columns),
+        (0, 0),
+    ]
+    for index in range(slices):
+        neighbours = np.clip([index - 1, index, index + 1], 0, slices - 1)
+        image = (np.moveaxis(volume[neighbours], 0, -1).astype(np.float32) - slice_mean) / slice_sd
+        image = np.pad(image, padding, mode="symmetric")
+        stitched = np.empty((row_starts[-1] + core_rows, column_starts[-1] + core_columns, 4), np.float32)
+        for row in row_starts:
+            for column in column_starts:
+                tile = image[row : row + tile_rows, column : column + tile_columns]
+                output = _first_output(model.predict_on_batch(tile[np.newaxis]))[0]
+                start = CONTEXT - (tile_rows - output.shape[0]) // 2  # of the core, within the output
+                core = output[start : start + core_rows, start : start + core_columns]
+                stitched[row : row + core_rows, column : column + core_columns] = core
+        probabilities = stitched[:rows, :columns]
+        probabilities[volume[index] == 0] = (1, 0, 0, 0)
+        yield probabilities
+
+
+def tile_starts(length, largest_tile):
+    """Where the stitched cores of equal tiles begin along an axis of `length` pixels, and the tiles' size.
+
+    As few tiles as `largest_tile` allows, each as small as that number allows. Returns (starts, tile size), all
+    multiples of 8.
+    """
+    largest_core = (largest_tile - 2 * CONTEXT) // STEP * STEP
+    if largest_core < STEP:
+        raise ValueError(f"largest_tile must be at least {2 * CONTEXT + STEP} pixels, got {largest_tile}")
+    count = -(-length // largest_core)
+    core = -(-length // (count * STEP)) * STEP
+    return list(range(0, length, core)), core + 2 * CONTEXT
+
+
+def _first_output(outputs):
+    return outputs[0] if isinstance(outputs, list | tuple) else outputs
