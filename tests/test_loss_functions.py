@@ -59,7 +59,7 @@ def gradient(function, values):
             return ops.reshape(function(self.values), (1, 1))
 
     model = keras.Sequential([keras.Input((1,)), Variable()])
-    model.compile(keras.optimizers.SGD(1.0), loss=lambda _, output: ops.mean(output), jit_compile=False)
+    model.compile(keras.optimizers.SGD(1.0), loss=lambda _, output: ops.mean(output))
     model.train_on_batch(np.zeros((1, 1)), np.zeros((1, 1)))
     return values - model.get_weights()[0]
 

@@ -90,7 +90,7 @@ def test_segmentation_models_own_classes_keep_their_binding():
 
 def test_metrics_and_bound_losses_in_a_compiled_model():
     model = keras.Sequential([keras.Input((6, 6, 4)), keras.layers.Cropping2D(1), keras.layers.Softmax()])
-    model.compile(loss=utils.losses.DiceLoss(), metrics=segmentation_metrics(), jit_compile=False)
+    model.compile(loss=utils.losses.DiceLoss(), metrics=segmentation_metrics())
     labels = np.random.default_rng(0).integers(0, 4, (2, 6, 6))
     result = model.evaluate(100 * one_hot(labels), one_hot(labels, "uint8"), verbose=0, return_dict=True)
     assert result["loss"] == pytest.approx(0, abs=1e-5)

@@ -14,7 +14,8 @@ import pytest
 from keras import layers, ops
 
 from loss_functions import get_combined_cross_entropy_and_dice_loss_function, get_dice_loss
-from model import create_discriminator, create_unet_model
+from model import create_discriminator, create_unet_model, main
+from utils.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 
@@ -154,10 +155,8 @@ def test_train_classes_adds_three_heads_that_train():
     is_irf = np.array([[1], [1], [0], [0]], "float32")
     targets = (mask, is_irf, 1 - is_irf, np.zeros((4, 1), "float32"))
     dice_and_cross_entropy = get_combined_cross_entropy_and_dice_loss_function(4, 4)
-    model.compile(
-        keras.optimizers.Adam(0.01), [dice_and_cross_entropy, *["binary_crossentropy"] * 3], jit_compile=False
-    )
-    for _ in range(25):
+    model.compile(keras.optimizers.Adam(0.01), [dice_and_cross_entropy, *["binary_crossentropy"] * 3], run_eagerly=True)
+    for _ in range(20):
         model.train_on_batch(image, targets)
     _, irf, srf, ped = predict(model, image)
     assert irf.min() >= 0
@@ -252,24 +251,20 @@ def test_one_batch_can_be_learned_by_heart():
     model.compile(
         keras.optimizers.Adam(5e-3, beta_1=0.5),
         get_combined_cross_entropy_and_dice_loss_function(4, 4),
-        jit_compile=False,
     )
-    for _ in range(120):
+    for _ in range(80):
         model.train_on_batch(image, mask)
-    assert float(get_dice_loss(mask, predict(model, image))) < 0.05
+    prediction = predict(model, image)
+    assert float(get_dice_loss(mask, prediction)) < 0.05
+    fluid = labels[:, 46:-46, 46:-46] > 0
+    assert (prediction.argmax(axis=-1) == labels[:, 46:-46, 46:-46])[fluid].mean() > 0.95  # and of the right kind
 
 
-def test_pictures_need_graphviz(tmp_path):
-    """Without dot on the PATH: one line, exit code 2, no file."""
-    result = subprocess.run(
-        [sys.executable, ROOT / "model.py"],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 2
-    assert result.stderr.strip().splitlines()[-1].startswith("model.py: error: plots/model_unet.png: found no")
+def test_pictures_need_graphviz(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"model_unet.png: found no pydot or no Graphviz"):
+        main([])
     assert not list(tmp_path.rglob("*.png"))
 
 

@@ -198,6 +198,13 @@ def test_largest_fluids_together_fit_the_image(vendor, rows):
         assert np.sum(heights_mm) * area_mm2 == pytest.approx(volume_mm3, rel=1e-3)
 
 
+def test_strong_curvature_is_flattened_where_the_image_is_shallow():
+    # As drawn, the bowl of this eye is too deep for 0.9 mm: it would end 0.3 mm below the image.
+    eye = create_eye(np.random.default_rng(1), 0.9, 49, 512, spacing_mm("Spectralis", 496), {})
+    assert eye.boundary_mm("nerve fibre layer").min() > 0.09
+    assert eye.boundary_mm("choroid").max() < 0.9 - 0.2
+
+
 def test_each_fluid_lies_between_its_layers():
     eye = eye_of("Cirrus", 1024, {IRF: 0.3, SRF: 0.2, PED: 0.3}, seed=2)
     between = {

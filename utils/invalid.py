@@ -71,7 +71,8 @@ def find_circular_crop_radius(padding):
 
 
 def _white_padding(slice_, maximum):
-    white = _padding_regions(slice_ >= max(1, maximum - _WHITE_TOLERANCE), _WHITE)
+    threshold = max(maximum - _WHITE_TOLERANCE, maximum // 2 + 1)  # the latter for scans that are nearly black
+    white = _padding_regions(slice_ >= threshold, _WHITE)
     if white.any():
         white = _grow_within(white, slice_ > maximum // 2, _FRINGE_PIXELS)
     return white

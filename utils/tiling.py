@@ -11,9 +11,11 @@ import numpy as np
 from scipy import ndimage
 
 from utils.preprocessing import preprocess_volume, resampled_rows, resampling_matrix
+from utils.roi import roi_mask
 
 CONTEXT = 56  # pixels of each tile side that are not stitched: 46 + 9, rounded up to the network's step
 STEP = 8  # the network's total stride
+BACKGROUND = (1, 0, 0, 0)  # class probabilities
 LARGEST_TILE = (512, 384)  # rows, columns of a tile: 1.2 GB for the full network's widest layer and its input
 
 
@@ -42,7 +44,7 @@ class Segmentation:
 
 
 def segment_scan(model, voxels, spacing_mm, vendor, settings, *, on_slice=None):
-    """Segment one scan.
+    """Segment one scan: preprocessed as in training, predicted within its region of interest, on its own grid.
 
     `model` is an exported network, `voxels` (slices, rows, columns) the scan as read from its file, `spacing_mm`
     (x, y, z), `settings` a `PredictionSettings`; `on_slice()`, if given, is called after every B-scan.
@@ -62,6 +64,7 @@ def segment_scan(model, voxels, spacing_mm, vendor, settings, *, on_slice=None):
     presence = np.zeros(3)
     probabilities_of_slices = predict_probabilities(model, volume, settings.slice_mean, settings.slice_sd)
     for index, probabilities in enumerate(probabilities_of_slices):
+        probabilities[roi_mask(volume[index]) == 0] = BACKGROUND  # training's patches have only shown the retina
         probabilities = probabilities[:scan_rows, :columns]  # without the padding of small scans
         presence = np.maximum(presence, presence_scores(probabilities))
         on_scan_rows = np.einsum("nr,rck->nck", to_scan_rows, probabilities, optimize=True)
@@ -118,7 +121,7 @@ def predict_probabilities(model, volume, slice_mean, slice_sd, *, largest_tile=L
                 core = output[start : start + core_rows, start : start + core_columns]
                 stitched[row : row + core_rows, column : column + core_columns] = core
         probabilities = stitched[:rows, :columns]
-        probabilities[volume[index] == 0] = (1, 0, 0, 0)
+        probabilities[volume[index] == 0] = BACKGROUND
         yield probabilities
 
 

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+
+from utils import runs
+from utils.errors import InputError
+
+
+class Variable:
+    """As much of a Keras variable as saving needs."""
+
+    def __init__(self, value):
+        self.assign(value)
+
+    def assign(self, value):
+        self.value = np.asarray(value)
+        self.shape = self.value.shape
+
+    def __array__(self, dtype=None, copy=None):
+        return self.value
+
+
+def test_a_changed_setting_stops_a_run_and_is_named(tmp_path):
+    settings = {"SEED": 1, "ADAM_LR": 0.1, "EPOCH": 3, "WORKERS": 0, "D_ADAM_LR": 0.1}
+    runs.start_run(tmp_path, settings, irrelevant=["D_ADAM_LR"])
+    with pytest.raises(InputError) as caught:
+        runs.start_run(tmp_path, {**settings, "SEED": 2, "ADAM_LR": 0.2}, irrelevant=["D_ADAM_LR"])
+    text = "\n".join(caught.value.messages)
+    assert "SEED was 1, is now 2" in text
+    assert "ADAM_LR was 0.1, is now 0.2" in text
+    assert runs.read_json(tmp_path / "config.json") == settings
+    runs.start_run(tmp_path, {**settings, "EPOCH": 9, "WORKERS": 2, "D_ADAM_LR": 0.5}, irrelevant=["D_ADAM_LR"])
+    assert runs.read_json(tmp_path / "config.json")["EPOCH"] == 9
+    assert runs.read_json(tmp_path / "versions.json")["numpy"] == np.__version__
+
+
+def test_state_is_restored_and_only_the_last_is_kept(tmp_path):
+    variables = [Variable(np.arange(6.0).reshape(2, 3)), Variable(np.int32(7))]
+    assert runs.saved_progress(tmp_path) is None
+    runs.save_state(tmp_path, variables, {"epoch": 1, "best": None})
+    variables[0].assign(variables[0].value + 1)
+    runs.save_state(tmp_path, variables, {"epoch": 2, "best": {"value": 0.5}})
+    assert [path.name for path in tmp_path.glob("*.npz")] == ["last-0002.npz"]
+    fresh = [Variable(np.zeros((2, 3))), Variable(np.int32(0))]
+    runs.restore_state(tmp_path, fresh)
+    np.testing.assert_array_equal(fresh[0].value, np.arange(6.0).reshape(2, 3) + 1)
+    assert fresh[1].value == 7
+    assert runs.saved_progress(tmp_path)["best"] == {"value": 0.5}
+
+
+def test_a_damaged_state_or_another_network_is_refused(tmp_path):
+    runs.save_state(tmp_path, [Variable(np.zeros(3))], {"epoch": 1})
+    with pytest.raises(InputError, match="another network"):
+        runs.restore_state(tmp_path, [Variable(np.zeros(4))])
+    with open(tmp_path / "last-0001.npz", "r+b") as file:
+        file.truncate(100)
+    with pytest.raises(InputError, match="missing or damaged"):
+        runs.restore_state(tmp_path, [Variable(np.zeros(3))])
+
+
+def test_the_weights_of_the_last_epochs_are_kept(tmp_path):
+    class Model:
+        def save_weights(self, path, overwrite):
+            assert path.name.endswith(".weights.h5")
+            path.write_text("weights")
+
+    for epoch in (1, 2, 3):
+        runs.keep_epoch_weights(tmp_path, Model(), epoch, keep=2)
+    assert [path.name for path in sorted(tmp_path.glob("epochs/*"))] == ["0002.weights.h5", "0003.weights.h5"]
+    runs.keep_epoch_weights(tmp_path, Model(), 4, keep=0)
+    runs.keep_epoch_weights(tmp_path, Model(), 5, keep=None)
+    assert len(list(tmp_path.glob("epochs/*"))) == 3
+
+
+def test_an_exported_model_is_checked_against_its_description(tmp_path):
+    class Model:
+        def save(self, path):
+            path.write_text("network")
+
+    runs.export_best(tmp_path, Model(), {"epoch": 4})
+    assert runs.read_best(tmp_path / "best.keras")["epoch"] == 4
+    assert runs.best_model_path(tmp_path / "none", tmp_path) == tmp_path / "best.keras"
+    (tmp_path / "best.keras").write_text("another")
+    with pytest.raises(InputError, match=r"not the model that best\.json describes"):
+        runs.read_best(tmp_path / "best.keras")
+    with pytest.raises(InputError, match="no such model"):
+        runs.read_best(tmp_path / "other.keras")
+    with pytest.raises(InputError, match=r"run model_training\.py first"):
+        runs.best_model_path(tmp_path / "none")
+
+
+def test_damaged_json_is_named(tmp_path):
+    (tmp_path / "last.json").write_text('{"epoch": ')
+    with pytest.raises(InputError, match=r"last\.json: not valid JSON"):
+        runs.saved_progress(tmp_path)
+
+
+def test_log_and_events(tmp_path):
+    runs.write_log(tmp_path, [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
+    assert (tmp_path / "log.csv").read_text().splitlines() == ["epoch,loss", "1,0.5", "2,0.25"]
+    event_log = runs.EventLog(tmp_path)
+    event_log.write(2, {"loss": 0.25})
+    event_log.close()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(2, 0.25)]
