@@ -117,7 +117,9 @@ def fine_tune(folder, start, progress, epochs):
         event_log.write(epoch, {name: value for name, value in row.items() if name != "epoch"})
         report(row, progress["best"])
         if progress["stopped"]:
-            print(f"stopped: the discriminator no longer tells the masks apart (D_STOP_ACCURACY {config.D_STOP_ACCURACY})")
+            print(
+                f"stopped: the discriminator no longer tells the masks apart (D_STOP_ACCURACY {config.D_STOP_ACCURACY})"
+            )
             break
     event_log.close()
     best = progress["best"]
@@ -147,7 +149,8 @@ def report(row, best):
         f"epoch {row['epoch']}: loss {row['loss']:.4f}, adversarial {row['adversarial_loss']:.3f}, "
         f"D loss {row['d_loss']:.3f}, D right on real/generated {row['d_accuracy_real']:.2f}/"
         f"{row['d_accuracy_generated']:.2f}, {MONITOR} {row[MONITOR]:.4f}, {row['seconds']:.0f} s"
-        + "  *best" * (best["epoch"] == row["epoch"]),
+        + "  *best"
+        * (best["epoch"] == row["epoch"]),
         flush=True,
     )
 

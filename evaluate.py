@@ -35,7 +35,9 @@ def main(argv):
     cases = sorted({(row.vendor, row.image_name, row.root) for row in read_csv_data(config.split_csv("test"))})
     folders = {case: Path(config.DATA_ROOT) / case[2] for case in cases}
     files = [folder / name for folder in folders.values() for name in ("oct.mhd", "reference.mhd")]
-    missing = [f"{file}: not found; is DATA_ROOT the folder given to prepare_data.py?" for file in files if not file.exists()]
+    missing = [
+        f"{file}: not found; is DATA_ROOT the folder given to prepare_data.py?" for file in files if not file.exists()
+    ]
     if missing:
         raise InputError(*missing)
     model_path = runs.best_model_path(config.run_folder("adversarial"), config.run_folder("segmentation"))
@@ -61,7 +63,9 @@ def main(argv):
     report = report_text(model_path, details, patches, volumes, summary)
     with written_whole(folder / "report.md") as temporary:
         temporary.write_text(report, "utf-8")
-    print(f"\n{report}\npictures: {folder / 'comparison.png'}; tables: {folder / 'summary.csv'}, {folder / 'volumes.csv'}")
+    print(
+        f"\n{report}\npictures: {folder / 'comparison.png'}; tables: {folder / 'summary.csv'}, {folder / 'volumes.csv'}"
+    )
 
 
 def score_patches(model):
@@ -109,7 +113,9 @@ def score_cases(model, details, folders):
 def report_text(model_path, details, patches, volumes, summary):
     """The evaluation as Markdown."""
     cases = volumes.case.nunique()
-    on_patches = pd.DataFrame([{name: patches[name] for name in ("loss", "iou_score", "f_score", "f_irf", "f_srf", "f_ped")}])
+    on_patches = pd.DataFrame(
+        [{name: patches[name] for name in ("loss", "iou_score", "f_score", "f_irf", "f_srf", "f_ped")}]
+    )
     return "\n".join(
         [
             f"# Evaluation of {config.RUN_NAME}",

@@ -31,7 +31,9 @@ def main(argv):
     runs.start_run(folder, config.values(), IRRELEVANT)
     progress = runs.saved_progress(folder)
     if progress and progress["epoch"] >= config.EPOCH:
-        print(f"{folder}: finished, {progress['epoch']} epochs of {config.EPOCH}; best model in {folder / 'best.keras'}")
+        print(
+            f"{folder}: finished, {progress['epoch']} epochs of {config.EPOCH}; best model in {folder / 'best.keras'}"
+        )
         return
     train(folder, progress)
 

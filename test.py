@@ -85,7 +85,9 @@ def check_names(scans):
     for scan in scans:
         other = first.setdefault(output_name(scan), scan)
         if other is not scan:
-            complaints.append(f"{scan.oct_path}: same vendor and case name as {other.oct_path}; segment them one by one")
+            complaints.append(
+                f"{scan.oct_path}: same vendor and case name as {other.oct_path}; segment them one by one"
+            )
     if complaints:
         raise InputError(*complaints)
 

@@ -85,7 +85,9 @@ def test_no_script_rebinds_a_config_value(script):
         assert getattr(getattr(node, "func", None), "id", "") != "setattr"
 
 
-@pytest.mark.parametrize("path", [*(PROJECT / "utils").glob("*.py"), PROJECT / "model.py", PROJECT / "loss_functions.py"])
+@pytest.mark.parametrize(
+    "path", [*(PROJECT / "utils").glob("*.py"), PROJECT / "model.py", PROJECT / "loss_functions.py"]
+)
 def test_only_scripts_read_config(path):
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -155,7 +155,7 @@ def test_train_classes_adds_three_heads_that_train():
     is_irf = np.array([[1], [1], [0], [0]], "float32")
     targets = (mask, is_irf, 1 - is_irf, np.zeros((4, 1), "float32"))
     dice_and_cross_entropy = get_combined_cross_entropy_and_dice_loss_function(4, 4)
-    model.compile(keras.optimizers.Adam(0.01), [dice_and_cross_entropy, *["binary_crossentropy"] * 3], run_eagerly=True)
+    model.compile(keras.optimizers.Adam(0.01), [dice_and_cross_entropy, *["binary_crossentropy"] * 3])
     for _ in range(20):
         model.train_on_batch(image, targets)
     _, irf, srf, ped = predict(model, image)

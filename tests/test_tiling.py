@@ -114,7 +114,9 @@ def test_a_scan_gets_labels_on_its_own_grid(rows):
     """A bright block, twice as fine in the rows at 512, is found where it lies."""
     voxels = np.repeat(retina(), rows // 256, axis=1)
     voxels[1, rows // 4 : rows // 2, 40:80] = 250
-    segmentation = segment_scan(brightness_model(), voxels, (0.0117, 0.003872 * 256 / rows, 0.1), "Spectralis", SETTINGS)
+    segmentation = segment_scan(
+        brightness_model(), voxels, (0.0117, 0.003872 * 256 / rows, 0.1), "Spectralis", SETTINGS
+    )
     assert segmentation.labels.shape == voxels.shape
     assert segmentation.labels.dtype == np.uint8
     disagree = (segmentation.labels == 1) != (voxels == 250)

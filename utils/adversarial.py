@@ -67,7 +67,8 @@ class AdversarialStep:
         """(what the generator minimises, segmentation losses with penalties, adversarial loss)."""
         outputs = outputs if isinstance(outputs, list) else [outputs]
         losses = [
-            loss(target, output) for loss, target, output in zip(self.segmentation_losses, targets, outputs, strict=True)
+            loss(target, output)
+            for loss, target, output in zip(self.segmentation_losses, targets, outputs, strict=True)
         ]
         segmentation = sum([*losses, *penalties])
         adversarial = generator_loss(logits_on_generated)
@@ -147,7 +148,10 @@ class AdversarialStep:
 
         def d_terms(weights, image, real, generated):
             logits_on_real, logits_on_generated = (discriminate(weights, image, mask) for mask in (real, generated))
-            return discriminator_loss(logits_on_real, logits_on_generated, self.real_label), (logits_on_real, logits_on_generated)
+            return discriminator_loss(logits_on_real, logits_on_generated, self.real_label), (
+                logits_on_real,
+                logits_on_generated,
+            )
 
         def g_terms(outputs, penalties):
             image, _, generated = self._discriminator_inputs(images, targets[0], outputs)

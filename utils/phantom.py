@@ -9,6 +9,7 @@ fluids of a full-depth eye: byte for byte the slices that the full volume has th
 """
 
 import argparse
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -31,6 +32,7 @@ FLUID_STATISTICS = {
 }
 MOST_SLICES = max(scanner.slices for scanner in VENDORS.values())
 WHITE, BLACK = 1, 2  # padding of two kinds
+NOISE_EXPONENT = 0.7  # of an exponentially distributed number: 1 exponential, 0.5 Rayleigh
 CASES_PER_BLOCK = 4  # of one vendor; every block has each fluid in about its share
 
 
@@ -221,8 +223,9 @@ def render_b_scan(rng, eye, slice_index, rows, spacing_mm, appearance):
     image *= 1 + appearance.speckle * (rayleigh - 1)
     depth_mm = (np.arange(rows, dtype=np.float32)[:, None] + 0.5) * row_mm
     image *= np.exp(-appearance.roll_off_per_mm * depth_mm)
-    noise = rng.standard_exponential(image.shape, dtype=np.float32)
-    image = cv2.magnitude(image, appearance.noise * noise) - appearance.black_level
+    # Between exponential and Rayleigh (a Weibull distribution): no speck of the vitreous is as bright as the retina.
+    noise = rng.standard_exponential(image.shape, dtype=np.float32) ** NOISE_EXPONENT
+    image = cv2.magnitude(image, appearance.noise / math.gamma(1 + NOISE_EXPONENT) * noise) - appearance.black_level
     return np.clip(appearance.contrast * image, 0, 255 - appearance.offset) + appearance.offset
 
 

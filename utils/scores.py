@@ -7,7 +7,6 @@ from scipy import stats
 from utils.labels import FLUIDS
 
 
-
 def score_volume(labels, reference, spacing_mm):
     """Scores of one volume, a dictionary for each fluid.
 
