@@ -102,8 +102,8 @@ def report(row, best, seconds_left):
     starred = "  *best" if best["epoch"] == row["epoch"] else ""
     fluids = "/".join(f"{row[f'val_f_{fluid}']:.2f}" for fluid in ("irf", "srf", "ped"))
     print(
-        f"epoch {row['epoch']}: loss {row['loss']:.4f}, val_loss {row['val_loss']:.4f}, val F-score IRF/SRF/PED {fluids}, "
-        f"{row['seconds']:.0f} s, {seconds_left / 60:.0f} min left{starred}",
+        f"epoch {row['epoch']}: loss {row['loss']:.4f}, val_loss {row['val_loss']:.4f}, val F-score IRF/SRF/PED "
+        f"{fluids}, {row['seconds']:.0f} s, {seconds_left / 60:.0f} min left{starred}",
         flush=True,
     )
 

@@ -46,7 +46,7 @@ def test_an_optional_value_may_be_set_and_unset():
 )
 def test_a_wrong_override_is_an_error_and_changes_nothing(override, expected):
     before = config.values()
-    with pytest.raises(InputError, match="^[^\n]*$") as caught:
+    with pytest.raises(InputError, match=r"^[^\n]*$") as caught:
         config.load(["--set", "SEED=9", "--set", override])
     assert expected in str(caught.value)
     assert config.values() == before

@@ -19,9 +19,14 @@ def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
 def test_a_failure_leaves_the_file_before(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("before")
-    with pytest.raises(RuntimeError), written_whole(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def write_half():
+        with written_whole(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
