@@ -132,8 +132,9 @@ def report_text(model_path, details, patches, volumes, summary):
             "",
             "## Volumes, on the scan's own grid",
             "",
-            "dice_present: mean over the cases whose reference holds the fluid. dice_all: mean over all cases, where both "
-            "empty counts 1 and one empty 0. avd_mm3: mean absolute volume difference over all cases. auc: detection.",
+            "dice_present: mean over the cases whose reference holds the fluid. dice_all: mean over all cases, where "
+            "both empty counts 1 and one empty 0. avd_mm3: mean absolute volume difference over all cases. auc: area "
+            "under the ROC curve of the detection.",
             "",
             markdown_table(summary),
             "",

@@ -116,7 +116,7 @@ def epoch_progress(epoch, epochs):
 def export_inference_model(folder, model, unet_settings, details, histogram_csv):
     """Export `model`'s weights as ``best.keras``: float32, for images of any size divisible by 8.
 
-    `details` go into ``best.json`` together with the class names and the reference histogram, if `histogram_csv` exists.
+    `details` go into ``best.json``, with the class names and the reference histogram where `histogram_csv` exists.
     """
     from model import create_unet_model
 
