@@ -46,7 +46,7 @@ def fine_tune(folder, start, progress, epochs):
     """Fine-tune the exported model `start`, from where `progress` (the content of last.json, or None) left off."""
     from utils import training
 
-    jit_compile = training.set_up_keras(config.SEED, config.DETERMINISTIC)
+    training.set_up_keras(config.SEED, config.DETERMINISTIC)
     import keras
 
     from model import create_discriminator, create_unet_model
@@ -62,7 +62,7 @@ def fine_tune(folder, start, progress, epochs):
         (height, width, 3), config.N_CLASSES, config.BASE_FILTERS, config.SEED, config.DTYPE_POLICY
     )
     losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
-    training.compile_for_scoring(unet, losses, config.THRESHOLD, jit_compile=jit_compile)
+    training.compile_for_scoring(unet, losses, config.THRESHOLD)
     step = AdversarialStep(
         unet,
         discriminator,
@@ -71,7 +71,6 @@ def fine_tune(folder, start, progress, epochs):
         losses,
         config.ADVERSARIAL_WEIGHT,
         real_label=config.D_REAL_LABEL,
-        jit_compile=jit_compile,
     )
     print(f"{folder}: discriminator of {discriminator.count_params():,} parameters, weight {config.ADVERSARIAL_WEIGHT}")
     patch_settings = {"preprocessed_folder": config.preprocessed_folder(), **config.patch_settings()}

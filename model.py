@@ -10,9 +10,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from utils.base import FLUIDS
 from utils.errors import InputError, run_script
 from utils.files import written_whole
+from utils.labels import FLUIDS
 
 # Pixels cut from ((top, bottom), (left, right)) of the encoder maps, from the deepest decoder level up, and from every
 # side of the four enlarged scales. They hold for every input size n divisible by 8: 'valid' encoder maps have n/4 - 7,
@@ -23,9 +23,7 @@ _SMALLEST_VALID_SIZE = 96  # pixels; the next smaller multiple of 8 leaves no ou
 
 _SKIP_DROPOUT = (0.25, 0.25, 0.5)  # from the deepest decoder level up
 _OUTPUT_DROPOUT = 0.25
-_BATCH_NORM_MOMENTUM = (
-    0.9  # Keras' 0.99 lags hundreds of steps behind the weights, which spoils a short run's validation
-)
+_BATCH_NORM_MOMENTUM = 0.9  # Keras' 0.99 lags hundreds of steps behind, which spoils a short run's validation
 _REGULARIZERS = {"l1": keras.regularizers.L1, "l2": keras.regularizers.L2}
 
 
@@ -164,7 +162,7 @@ def _fluid_presence(feature_maps, options):
         pooled.append(layers.GlobalAveragePooling2D(dtype=options.dtype_policy, name=f"{scale}_mean")(tensor))
     features = layers.Concatenate(dtype=options.dtype_policy, name="presence_features")(pooled)
     outputs = []
-    for fluid in FLUIDS:
+    for fluid in map(str.lower, FLUIDS):
         logit = layers.Dense(1, **options.kernel(), name=f"{fluid}_logit")(features)
         outputs.append(layers.Activation("sigmoid", dtype="float32", name=fluid)(logit))
     return outputs

@@ -42,7 +42,7 @@ def train(folder, progress):
     """Train from where `progress` (the content of last.json, or None) left off, up to config.EPOCH."""
     from utils import training
 
-    jit_compile = training.set_up_keras(config.SEED, config.DETERMINISTIC)
+    training.set_up_keras(config.SEED, config.DETERMINISTIC)
     import keras
 
     from model import create_unet_model
@@ -50,7 +50,7 @@ def train(folder, progress):
     unet = create_unet_model(**config.unet_settings())
     optimizer = keras.optimizers.Adam(config.ADAM_LR, beta_1=config.ADAM_BETA_1)
     losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
-    training.compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer, jit_compile=jit_compile)
+    training.compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
     optimizer.build(unet.trainable_variables)
     variables = [*unet.non_trainable_variables, *unet.trainable_variables, *optimizer.variables]
     print(f"{folder}: {unet.count_params():,} parameters, {config.DTYPE_POLICY}, batches of {config.BATCH_SIZE}")

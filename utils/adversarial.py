@@ -32,7 +32,6 @@ class AdversarialStep:
         segmentation_losses,
         adversarial_weight,
         real_label=1.0,
-        jit_compile=False,
     ):
         self.generator, self.discriminator = generator, discriminator
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
@@ -44,7 +43,7 @@ class AdversarialStep:
         if backend == "tensorflow":
             import tensorflow
 
-            self._step = tensorflow.function(self._tensorflow_step, jit_compile=jit_compile, reduce_retracing=True)
+            self._step = tensorflow.function(self._tensorflow_step, reduce_retracing=True)
         elif backend == "jax":
             import jax
 

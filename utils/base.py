@@ -8,8 +8,6 @@ import types
 import keras
 from keras import ops
 
-FLUIDS = {"irf": 1, "srf": 2, "ped": 3}  # channel of the one-hot masks and of the network's output; 0 is background
-
 
 def center_crop(tensor, height, width):
     """The middle `height` x `width` pixels of `tensor` (B, H, W, C); of an odd surplus the greater part goes below.

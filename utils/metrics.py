@@ -1,6 +1,7 @@
 """segmentation_models' IoU and F-score on any Keras backend, of the three fluids together and one by one."""
 
-from utils.base import FLUIDS, OnKerasOps, import_segmentation_models
+from utils.base import OnKerasOps, import_segmentation_models
+from utils.labels import FLUIDS
 
 _metrics = import_segmentation_models().metrics
 
@@ -19,7 +20,8 @@ def segmentation_metrics(threshold=0.5):
     `iou_score`, `f_score`: mean over the three fluids; `..._with_background`: over all four classes, as the original
     reports them; `iou_irf`, `f_irf` and so on: one fluid. An epoch's value is the mean of its batches' values.
     """
-    groups = {"score": list(FLUIDS.values()), "score_with_background": None, **FLUIDS}
+    groups = {"score": list(FLUIDS.values()), "score_with_background": None}
+    groups |= {fluid.lower(): label for fluid, label in FLUIDS.items()}
     return [
         metric(class_indexes=classes, threshold=threshold, name=f"{prefix}_{group}")
         for group, classes in groups.items()

@@ -28,10 +28,11 @@ DEMO_SETTINGS = {
     "BASE_FILTERS": 16,
     "ADAM_LR": 1e-3,
     "EPOCH": 7,
-    "ADVERSARIAL_EPOCH": 2,
+    "ADVERSARIAL_EPOCH": 1,
     "STEPS_PER_EPOCH": 50,
 }
-FINE_TUNING_SETTINGS = {**DEMO_SETTINGS, "ADAM_LR": 1e-4}  # a trained network wants smaller steps than a new one
+# A trained network wants smaller steps than a new one; the discriminator is new.
+FINE_TUNING_SETTINGS = {**DEMO_SETTINGS, "ADAM_LR": 1e-4, "D_ADAM_LR": 1e-3}
 DEMO_CASES, DEMO_SLICES = 32, 6
 
 

@@ -17,26 +17,21 @@ from utils.reference_histogram import read_reference_histogram
 
 
 def set_up_keras(seed, deterministic):
-    """Import Keras quietly, seed its global random state and, on TensorFlow, ask for reproducible kernels.
-
-    Returns the ``jit_compile`` argument for `keras.Model.compile`: XLA's convolutions on a CPU take several times as
-    long as TensorFlow's own.
-    """
+    """Import Keras quietly, seed its global random state and, if `deterministic`, ask TensorFlow for reproducible
+    kernels."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with _quiet_start():
         import keras
 
-        jit_compile = True
         if keras.backend.backend() == "tensorflow":
             import tensorflow
 
-            jit_compile = bool(tensorflow.config.list_physical_devices("GPU"))
+            tensorflow.config.list_physical_devices()  # where TensorFlow tells that there is no GPU
             if deterministic:
                 tensorflow.config.experimental.enable_op_determinism()
     # An epoch ends where its generator does; Keras takes that for an accident.
     warnings.filterwarnings("ignore", message="Your input ran out of data", category=UserWarning)
     keras.utils.set_random_seed(seed)
-    return jit_compile
 
 
 @contextlib.contextmanager
