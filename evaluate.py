@@ -28,6 +28,8 @@ from utils.plots import save_comparison
 from utils.preprocessing import to_8_bit
 from utils.scores import score_volume, summarise_volumes
 
+COMPARED_CASES = 12  # at most, spread over the vendors, in comparison.png
+
 
 def main(argv):
     config.load(argv)
@@ -56,7 +58,8 @@ def main(argv):
 
     folder = config.run_folder("evaluation")
     write_csv(folder / "volumes.csv", volumes)
-    save_comparison(folder / "comparison.png", comparison)
+    shown = np.unique(np.linspace(0, len(comparison) - 1, COMPARED_CASES).round().astype(int))
+    save_comparison(folder / "comparison.png", [comparison[index] for index in shown])
     write_csv(folder / "summary.csv", summary)
     records = summary.astype(object).where(summary.notna(), None).to_dict("records")
     write_json(folder / "summary.json", {"model": model_path.as_posix(), "patches": patches, "volumes": records})
