@@ -12,7 +12,7 @@ def test_the_demos_settings_are_valid(settings):
         config.validate()
         assert config.BASE_FILTERS == 16
         assert config.RUN_NAME == "demo"
-        assert config.DATA_ROOT == str(tasks.DEMO / "data")
+        assert str(tasks.DEMO / "data") == config.DATA_ROOT
     finally:
         vars(config).update(before)
 

@@ -32,7 +32,7 @@ DEMO_SETTINGS = {
     "STEPS_PER_EPOCH": 50,
 }
 # A trained network wants smaller steps than a new one; the discriminator is new.
-FINE_TUNING_SETTINGS = {**DEMO_SETTINGS, "ADAM_LR": 1e-4, "D_ADAM_LR": 1e-3}
+FINE_TUNING_SETTINGS = {**DEMO_SETTINGS, "ADAM_LR": 1e-4, "D_ADAM_LR": 1e-3, "STEPS_PER_EPOCH": 30}
 DEMO_CASES, DEMO_SLICES = 32, 6
 
 
