@@ -87,11 +87,11 @@ def _padding_regions(candidates, rule):
         return seeds
     if candidates.all():
         return candidates
-    depth = _distance_to_zero(candidates)
+    depth = distance_to_zero(candidates)
     seeds |= depth > rule.seed_radius
     if not seeds.any():
         return seeds
-    regions = seeds | (_distance_to_zero(depth <= rule.edge_radius) <= rule.edge_radius)
+    regions = seeds | (distance_to_zero(depth <= rule.edge_radius) <= rule.edge_radius)
     _, labels = cv2.connectedComponents(regions.astype(np.uint8), connectivity=8)
     at_border = np.unique(np.concatenate(list(_outermost(labels))))
     kept = np.intersect1d(at_border, np.unique(labels[seeds]))
@@ -122,7 +122,8 @@ def _long_runs(line, length):
     return marked
 
 
-def _distance_to_zero(mask):
+def distance_to_zero(mask):
+    """Exact Euclidean distance in pixels (float32) of each pixel of `mask` (rows, columns; bool) to a false one."""
     return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 

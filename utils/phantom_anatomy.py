@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-IRF, SRF, PED = 1, 2, 3
+from utils.labels import FLUIDS
+
+IRF, SRF, PED = FLUIDS.values()
 
 # Thin layers from vitreous to choroid, with their grey value (0-255) in a Spectralis export. The fluid layers' values
 # only shine through their blurred walls.

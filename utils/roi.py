@@ -1,8 +1,9 @@
 """Region of interest of a B-scan: where there is texture bright enough to be retina, or fluid."""
 
-import cv2
 import numba
 import numpy as np
+
+from utils.invalid import distance_to_zero
 
 ENTROPY_RADIUS = 15  # pixels
 CLOSING_RADIUS = 55  # pixels
@@ -88,13 +89,9 @@ def close_with_disk(mask, radius):
         return mask.copy()
     margin = radius + 1
     extended = np.pad(mask, margin)
-    dilated = _distance_to_zero(~extended) < radius + 0.5 / (radius + 1)
-    closed = _distance_to_zero(dilated) >= radius + 0.25 / (radius + 1)
+    dilated = distance_to_zero(~extended) < radius + 0.5 / (radius + 1)
+    closed = distance_to_zero(dilated) >= radius + 0.25 / (radius + 1)
     return closed[margin:-margin, margin:-margin]
-
-
-def _distance_to_zero(mask):
-    return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 def _fill_columns(mask):
