@@ -80,6 +80,25 @@ def test_borders_are_predicted_and_invalid_pixels_are_not():
     np.testing.assert_array_equal(probabilities[0, 0], [1, 0, 0, 0])
 
 
+def test_tiles_outside_the_region_are_not_computed():
+    computed = []
+
+    class Model:
+        def predict_on_batch(self, batch):
+            computed.append(batch.shape)
+            return np.full((1, batch.shape[1] - 92, batch.shape[2] - 92, 4), 0.25, np.float32)
+
+    region = np.zeros((256, 256), bool)
+    region[200:210, 10:20] = True  # within the lower left of four tiles
+    volume = np.full((1, 256, 256), 100, np.uint8)
+    (probabilities,) = predict_probabilities(
+        Model(), volume, 128.0, 128.0, find_region=lambda slice_: region, largest_tile=(240, 240)
+    )
+    assert computed == [(1, 240, 240, 3)]
+    assert (probabilities[region] == 0.25).all()
+    assert (probabilities[~region] == (1, 0, 0, 0)).all()
+
+
 def test_channels_are_the_neighbouring_slices():
     seen = []
 

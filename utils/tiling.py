@@ -62,9 +62,11 @@ def segment_scan(model, voxels, spacing_mm, vendor, settings, *, on_slice=None):
     to_scan_rows = resampling_matrix(scan_rows, rows)
     labels = np.zeros(voxels.shape, np.uint8)
     presence = np.zeros(3)
-    probabilities_of_slices = predict_probabilities(model, volume, settings.slice_mean, settings.slice_sd)
+    # Only in the region of interest: training's patches have shown the network nothing else.
+    probabilities_of_slices = predict_probabilities(
+        model, volume, settings.slice_mean, settings.slice_sd, find_region=roi_mask
+    )
     for index, probabilities in enumerate(probabilities_of_slices):
-        probabilities[roi_mask(volume[index]) == 0] = BACKGROUND  # training's patches have only shown the retina
         probabilities = probabilities[:scan_rows, :columns]  # without the padding of small scans
         presence = np.maximum(presence, presence_scores(probabilities))
         on_scan_rows = np.einsum("nr,rck->nck", to_scan_rows, probabilities, optimize=True)
@@ -92,12 +94,18 @@ def presence_scores(probabilities):
     return np.array([ndimage.uniform_filter(probabilities[..., k], 5, mode="nearest").max() for k in (1, 2, 3)])
 
 
-def predict_probabilities(model, volume, slice_mean, slice_sd, *, largest_tile=LARGEST_TILE):
+def valid_pixels(slice_):
+    """Where a preprocessed B-scan is image, not padding."""
+    return slice_ > 0
+
+
+def predict_probabilities(model, volume, slice_mean, slice_sd, *, find_region=valid_pixels, largest_tile=LARGEST_TILE):
     """Class probabilities of every B-scan of a preprocessed volume.
 
     `model` maps (B, H, W, 3) to (B, H - 2 m, W - 2 m, 4) for any H, W divisible by 8 (its first output is taken);
-    `volume` is uint8 (slices, rows, columns) with 0 = invalid, `largest_tile` limits the memory.
-    Yields float32 (rows, columns, 4) for each slice in order; an invalid pixel is background with probability 1.
+    `volume` is uint8 (slices, rows, columns) with 0 = invalid, `largest_tile` limits the memory. `find_region` maps a
+    B-scan to the mask of the pixels to predict; the others are background with probability 1, and tiles without any
+    are not computed. Yields float32 (rows, columns, 4) for each slice in order.
     """
     slices, rows, columns = volume.shape
     row_starts, tile_rows = tile_starts(rows, largest_tile[0])
@@ -112,16 +120,19 @@ def predict_probabilities(model, volume, slice_mean, slice_sd, *, largest_tile=L
         neighbours = np.clip([index - 1, index, index + 1], 0, slices - 1)
         image = (np.moveaxis(volume[neighbours], 0, -1).astype(np.float32) - slice_mean) / slice_sd
         image = np.pad(image, padding, mode="symmetric")
+        region = find_region(volume[index]) != 0
         stitched = np.empty((row_starts[-1] + core_rows, column_starts[-1] + core_columns, 4), np.float32)
         for row in row_starts:
             for column in column_starts:
+                if not region[row : row + core_rows, column : column + core_columns].any():
+                    continue
                 tile = image[row : row + tile_rows, column : column + tile_columns]
                 output = _first_output(model.predict_on_batch(tile[np.newaxis]))[0]
                 start = CONTEXT - (tile_rows - output.shape[0]) // 2  # of the core, within the output
                 core = output[start : start + core_rows, start : start + core_columns]
                 stitched[row : row + core_rows, column : column + core_columns] = core
         probabilities = stitched[:rows, :columns]
-        probabilities[volume[index] == 0] = BACKGROUND
+        probabilities[~region] = BACKGROUND
         yield probabilities
 
 
