@@ -59,7 +59,7 @@ EPOCH = 100  # epochs of model_training.py
 STEPS_PER_EPOCH = None  # steps an epoch; None: every slice of the stratified draw
 ADAM_LR = 2e-4  # learning rate of the segmentation network
 ADAM_BETA_1 = 0.5  # first-moment decay; 0.5 rather than 0.9 is what adversarial training is usually stable with
-VALIDATION_B_SCANS = 48  # whole B-scans on which Dice is measured after every epoch
+VALIDATION_B_SCANS = 48  # whole B-scans for a stitched Dice after every epoch; no script measures that yet
 KEEP_EPOCHS = 1  # how many epochs' weights stay on disk: 0 none, N the last N, None all
 WORKERS = 0  # processes that prepare data beside the main one; 0: everything in-process
 
