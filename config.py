@@ -62,6 +62,7 @@ ADAM_BETA_1 = 0.5  # first-moment decay; 0.5 rather than 0.9 is what adversarial
 VALIDATION_B_SCANS = 48  # whole B-scans for a stitched Dice after every epoch; no script measures that yet
 KEEP_EPOCHS = 1  # how many epochs' weights stay on disk: 0 none, N the last N, None all
 WORKERS = 0  # processes that prepare data beside the main one; 0: everything in-process
+DASK_SCHEDULER = None  # "tcp://host:port" of a Dask cluster that prepare_data.py's cases go to instead
 
 # ---- Adversarial fine-tuning ---------------------------------------------------------------------------------------
 ADVERSARIAL_EPOCH = None  # epochs of adversarial_training.py; None: as EPOCH
@@ -107,6 +108,7 @@ def patch_settings():
         "n_classes": N_CLASSES,
         "fluid_labels": (IRF_CODE, SRF_CODE, PED_CODE),
         "seed": SEED,
+        "workers": WORKERS,
     }
 
 
@@ -145,6 +147,7 @@ _OPTIONAL = {
     "REFERENCE_HISTOGRAM": str,
     "FOLDS": int,
     "STEPS_PER_EPOCH": int,
+    "DASK_SCHEDULER": str,
     "KEEP_EPOCHS": int,
     "ADVERSARIAL_EPOCH": int,
 }

@@ -2,110 +2,212 @@
 
 Reads DATA_ROOT/RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd (other layouts: see `utils.cases`), writes below
 OUTPUT_ROOT: pre_processed/{oct_imgs,oct_masks,roi_masks}/<Vendor>_<case>.mhd, pre_processed/slice_gt.csv,
-pre_processed/reference_histogram.csv and {train,val,test}_data.csv. Nothing is written before all cases are checked.
+reference_histogram.csv, summary.csv and overview.png there, and {train,val,test}_data.csv. Nothing is written before
+all cases are checked. Run again, it goes on with the cases that are not finished, or that a changed setting concerns.
 
-    python prepare_data.py [--set NAME=VALUE ...]
+    python prepare_data.py [--skip-bad] [--unlabelled] [--set NAME=VALUE ...]
 """
 
+import argparse
+import contextlib
+import functools
+import json
+import shutil
 import sys
+from collections import Counter
+from dataclasses import asdict, astuple
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas
 from tqdm import tqdm
 
 import config
-from utils.cases import check_cases, find_cases
-from utils.custom_nuts import volume_paths
+from utils.cases import find_cases
+from utils.checks import (
+    CaseFacts,
+    Finding,
+    check_facts,
+    check_headers,
+    findings_table,
+    read_facts_or_finding,
+    summary_text,
+    vendor_summary,
+)
 from utils.data_prepare import SliceRow
 from utils.errors import InputError, run_script
-from utils.files import write_csv
+from utils.files import locked, remove_unfinished, write_csv, write_json
 from utils.invalid import find_invalid
 from utils.labels import FLUIDS
-from utils.mhd import open_volume, read_volume, write_volume
-from utils.preprocessing import grey_value_histogram, preprocess_reference, preprocess_volume, to_8_bit
+from utils.mhd import read_volume
+from utils.overview import save_overview
+from utils.parallel import map_unordered
+from utils.preparation import Preparation, forget, prepare_case, source_files, why_unfinished
+from utils.preprocessing import grey_value_histogram, to_8_bit
 from utils.reference_histogram import read_reference_histogram, write_reference_histogram
-from utils.roi import roi_mask
 from utils.splits import PARTS, split_patients
 
 
 def main(argv):
-    config.load(argv)
+    parser = argparse.ArgumentParser(description="Step 1: check and preprocess the raw volumes, draw the split.")
+    parser.add_argument("--skip-bad", action="store_true", help="go on without the cases that cannot be used")
+    parser.add_argument("--unlabelled", action="store_true", help="take cases without reference into slice_gt.csv too")
+    arguments = config.load(argv, parser)
     config.validate()
-    cases = find_cases(config.DATA_ROOT)
-    check_cases(cases)
+    folder = config.preprocessed_folder()
+    with contextlib.ExitStack() as lock:
+        if Path(config.OUTPUT_ROOT).exists():  # a second process hears at once that it is one
+            lock.enter_context(locked(config.OUTPUT_ROOT))
+        facts, findings = check_cases(find_cases(config.DATA_ROOT), need_reference=not arguments.unlabelled)
+        if findings:
+            report_findings(findings, arguments.skip_bad)
+        if not facts:
+            raise InputError(f"{config.DATA_ROOT}: no case is left that can be used; mend the ones listed above")
+        # The split comes first: intensities are matched to a volume that trains.
+        split = create_split(facts)
+        reference_histogram = find_reference_histogram(facts, split)
 
-    # The split comes first: intensities are matched to a volume that trains.
-    split = split_patients(
-        [(case.vendor, case.name) for case in cases],
+        lock.enter_context(locked(config.OUTPUT_ROOT))  # only now, so that nothing is written before the checks pass
+        remove_unfinished(folder)
+        summary = save_checks(facts, findings)
+        write_reference_histogram(config.reference_histogram_csv(), reference_histogram)
+        prepared = prepare_cases(facts, reference_histogram)
+        create_test_train_set(facts, split)
+        if prepared or not (folder / "overview.png").exists():
+            save_overview(folder / "overview.png", facts, folder, reference_histogram)
+    print(f"\n{summary_text(summary)}\n\n{split_text(facts, split)}")
+    print(f"Look at {folder / 'overview.png'}; then: python model_training.py")
+
+
+def check_cases(cases, need_reference=True):
+    """Check every case; `WORKERS` processes read the voxels of those whose files have changed since the last check.
+
+    Returns {case: `CaseFacts`} of the cases that can be used, and a list of `Finding` about the others.
+    """
+    findings = check_headers(cases, need_reference)
+    offenders = {finding.case for finding in findings}
+    known = read_known_facts()
+    sound = [case for case in cases if case not in offenders]
+    facts = {case: known[key] for case in sound if (key := facts_key(case)) in known}
+    to_read = [case for case in sound if case not in facts]
+    for case, result in _with_progress("checking", read_facts_or_finding, to_read):
+        if isinstance(result, Finding):
+            findings.append(result)
+        else:
+            facts[case] = result
+    facts = {case: facts[case] for case in sound if case in facts}  # in the order of the cases, whoever read them first
+    findings += check_facts(facts)
+    offenders = {finding.case for finding in findings}
+    return {case: of_case for case, of_case in facts.items() if case not in offenders}, findings
+
+
+def report_findings(findings, skip_bad):
+    """Show what is wrong; raise `InputError` unless these cases are to be skipped."""
+    print(findings_table(findings, shutil.get_terminal_size((120, 24)).columns), file=sys.stderr)
+    offenders = len({finding.case for finding in findings})
+    if not skip_bad:
+        raise InputError(
+            f"{offenders} {'case' if offenders == 1 else 'cases'} below {config.DATA_ROOT} cannot be used, see the "
+            "table above; mend them, or go on without them: --skip-bad"
+        )
+    print(f"warning: goes on without {offenders} bad cases, listed in skipped.csv", file=sys.stderr)
+
+
+def create_split(facts):
+    """Part of each labelled case, as {(vendor, name): part}: what stands on disk, else drawn."""
+    labelled = {case: of_case for case, of_case in facts.items() if case.reference_path is not None}
+    if not labelled:
+        raise InputError(f"{config.DATA_ROOT}: no case has a reference.mhd; training needs some")
+    return split_patients(
+        [(case.vendor, case.name) for case in labelled],
         pattern=config.PATIENT_PATTERN,
         test_fraction=config.TEST_FRACTION,
         validation_fraction=config.VALIDATION_FRACTION,
         seed=config.SEED,
+        fluids={(case.vendor, case.name): fluids_held(of_case) for case, of_case in labelled.items()},
         folds=config.FOLDS,
         fold=config.FOLD,
         existing=read_existing_split(),
     )
-    reference_histogram = find_reference_histogram(cases, split)
 
+
+def fluids_held(facts):
+    """Names of the fluids in a labelled case with these `CaseFacts`."""
+    voxels = np.sum(facts.label_counts, axis=0)
+    return [fluid for fluid, label in FLUIDS.items() if voxels[label] > 0]
+
+
+def prepare_cases(facts, reference_histogram):
+    """Preprocess the cases that are not finished, saying why; `WORKERS` processes share them. Returns how many."""
     folder = config.preprocessed_folder()
-    write_reference_histogram(config.reference_histogram_csv(), reference_histogram)
-    fluids = preprocess_oct_images(
-        cases,
-        folder,
-        reference_histogram=reference_histogram,
+    preparation = Preparation(
         axial_spacing_mm=config.AXIAL_SPACING_MM,
         minimum_shape=(config.PATCH_SIZE_H, config.PATCH_SIZE_W),
-        workers=config.WORKERS,
-    )
-    create_roi_masks(cases, folder, workers=config.WORKERS)
-    slices = create_test_train_set(cases, fluids, split, folder)
-    print(summary(slices, split))
-
-
-def preprocess_oct_images(
-    cases, preprocessed_folder, *, reference_histogram, axial_spacing_mm, minimum_shape, workers=0
-):
-    """Write the preprocessed scan and reference of every case; `workers` processes share the work (0: in-process).
-
-    Returns for each case which fluids each B-scan of the reference holds: a list of bool arrays (slices, fluids).
-    """
-    return _for_each_case(
-        _preprocess_case,
-        cases,
-        "preprocessing",
-        workers,
-        preprocessed_folder=preprocessed_folder,
         reference_histogram=reference_histogram,
-        axial_spacing_mm=axial_spacing_mm,
-        minimum_shape=minimum_shape,
     )
+    reasons = {case: why_unfinished(case, folder, preparation) for case in facts}
+    unfinished = [case for case, reason in reasons.items() if reason is not None]
+    print(f"{len(facts) - len(unfinished)} of {len(facts)} cases are prepared already")
+    for reason, count in Counter(reasons[case] for case in unfinished).items():
+        print(f"  {count} to do: {reason}")
+    for case in unfinished:
+        forget(case, folder)
+    prepare = functools.partial(prepare_case, preprocessed_folder=folder, preparation=preparation)
+    b_scans = {case: facts[case].shape[0] for case in unfinished}
+    for _ in _with_progress("preparing", prepare, unfinished, b_scans):
+        pass
+    return len(unfinished)
 
 
-def create_roi_masks(cases, preprocessed_folder, *, workers=0):
-    """Write the ROI mask of every preprocessed case."""
-    _for_each_case(_create_roi_mask, cases, "ROI masks", workers, preprocessed_folder=preprocessed_folder)
-
-
-def create_test_train_set(cases, fluids, split, preprocessed_folder):
-    """Write slice_gt.csv and the three CSV files of the split; returns the table in slice_gt.csv.
-
-    `fluids` is what `preprocess_oct_images` returns, `split` what `split_patients` does.
-    """
+def create_test_train_set(facts, split):
+    """Write slice_gt.csv and the three CSV files of the split."""
     slices = pandas.DataFrame(
-        [
-            SliceRow(case.name, case.vendor, case.root, index, *held.astype(int))
-            for case, of_case in zip(cases, fluids, strict=True)
-            for index, held in enumerate(of_case)
-        ],
-        columns=SliceRow._fields,
+        [row for case, of_case in facts.items() for row in slice_rows(case, of_case)], columns=SliceRow._fields
     )
-    write_csv(Path(preprocessed_folder) / "slice_gt.csv", slices)
-    parts = _parts(slices, split)
+    write_csv(config.preprocessed_folder() / "slice_gt.csv", slices)
+    parts = np.array([split.get(key) for key in zip(slices["vendor"], slices["image_name"], strict=True)])
     for part in PARTS:
         write_csv(config.split_csv(part), slices[parts == part])
-    return slices
+
+
+def slice_rows(case, facts):
+    """A `SliceRow` for each B-scan of `case`; its labels are empty text where there is no reference."""
+    if facts.label_counts is None:
+        held = [[""] * len(FLUIDS)] * facts.shape[0]
+    else:
+        held = [[int(counts[label] > 0) for label in FLUIDS.values()] for counts in facts.label_counts]
+    return [SliceRow(case.name, case.vendor, case.root, index, *row) for index, row in enumerate(held)]
+
+
+def save_checks(facts, findings):
+    """Keep what the checks found: checked.json for the next run, summary.csv (returned) and skipped.csv."""
+    folder = config.preprocessed_folder()
+    write_json(folder / "checked.json", {facts_key(case): asdict(of_case) for case, of_case in facts.items()})
+    summary = vendor_summary(list(facts), facts)
+    write_csv(folder / "summary.csv", summary)
+    if findings:
+        rows = [(finding.case.root, *astuple(finding)[1:]) for finding in findings]
+        write_csv(folder / "skipped.csv", pandas.DataFrame(rows, columns=["case", "found", "expected", "what to do"]))
+    else:
+        (folder / "skipped.csv").unlink(missing_ok=True)
+    return summary
+
+
+def read_known_facts():
+    """The facts of the last check that passed, by `facts_key`; none where there was no such check."""
+    path = config.preprocessed_folder() / "checked.json"
+    if not path.exists():
+        return {}
+    try:
+        return {key: CaseFacts(**facts) for key, facts in json.loads(path.read_text("utf-8")).items()}
+    except (ValueError, TypeError, AttributeError):
+        print(f"warning: {path} is damaged; checking all cases anew", file=sys.stderr)
+        return {}
+
+
+def facts_key(case):
+    """What tells the files of `case` from others and from themselves at another time."""
+    return json.dumps([case.vendor, case.root, source_files(case)])
 
 
 def read_existing_split():
@@ -128,9 +230,9 @@ def read_existing_split():
     return existing
 
 
-def find_reference_histogram(cases, split):
+def find_reference_histogram(facts, split):
     """What Cirrus and Topcon are matched to (256 counts): of a Spectralis case, else of a file, else None."""
-    spectralis = [case for case in cases if case.vendor == "Spectralis"]
+    spectralis = [case for case in facts if case.vendor == "Spectralis"]
     if config.REFERENCE_CASE is not None:
         chosen = [case for case in spectralis if case.name == config.REFERENCE_CASE]
         if not chosen:
@@ -152,56 +254,26 @@ def find_reference_histogram(cases, split):
     return None
 
 
-def summary(slices, split):
-    """Text: volumes and B-scans per vendor, how many hold each fluid, and the split."""
-    columns = [f"is_{fluid}" for fluid in FLUIDS]
-    volumes = slices.groupby(["vendor", "image_name"], sort=False)[columns].max()
-    table = pandas.DataFrame(
-        {
-            "volumes": volumes.groupby("vendor").size(),
-            "B-scans": slices.groupby("vendor").size(),
-            **{f"volumes with {fluid}": volumes.groupby("vendor")[f"is_{fluid}"].sum() for fluid in FLUIDS},
-            **{f"B-scans with {fluid}": slices.groupby("vendor")[f"is_{fluid}"].sum() for fluid in FLUIDS},
-        }
-    )
+def split_text(facts, split):
+    """The split in a line, and a warning where it leaves cases out."""
     parts = list(split.values())
-    left_out = len(volumes) - len(parts)
-    lines = [table.to_string(), "Volumes: " + ", ".join(f"{parts.count(part)} {part}" for part in reversed(PARTS))]
+    left_out = sum(case.reference_path is not None for case in facts) - len(parts)
+    text = "Split: " + ", ".join(f"{parts.count(part)} {part}" for part in reversed(PARTS)) + " volumes"
     if left_out:
-        lines.append(f"warning: {left_out} volumes are in no part of the existing split and will not be used")
-    return "\n".join(lines)
+        text += f"\nwarning: {left_out} volumes are in no part of the existing split and will not be used"
+    return text
 
 
-def _preprocess_case(case, preprocessed_folder, reference_histogram, axial_spacing_mm, minimum_shape):
-    oct_path, mask_path, _ = volume_paths(preprocessed_folder, case.vendor, case.name)
-    voxels, spacing_mm = read_volume(case.oct_path)
-    reference, _ = read_volume(case.reference_path)
-    grid = {"axial_spacing_mm": axial_spacing_mm, "minimum_shape": minimum_shape}
-    volume = preprocess_volume(voxels, spacing_mm, case.vendor, reference_histogram=reference_histogram, **grid)
-    written_spacing_mm = (spacing_mm[0], axial_spacing_mm, spacing_mm[2])
-    write_volume(oct_path, volume, written_spacing_mm)
-    write_volume(mask_path, preprocess_reference(reference, spacing_mm, **grid), written_spacing_mm)
-    return np.stack([(reference == label).any(axis=(1, 2)) for label in FLUIDS.values()], axis=1)
-
-
-def _create_roi_mask(case, preprocessed_folder):
-    oct_path, mask_path, roi_path = volume_paths(preprocessed_folder, case.vendor, case.name)
-    volume, spacing_mm = open_volume(oct_path)
-    reference, _ = open_volume(mask_path)
-    roi = np.stack([roi_mask(*slices) for slices in zip(volume, reference, strict=True)])
-    write_volume(roi_path, roi, spacing_mm)
-
-
-def _for_each_case(function, cases, description, workers, **arguments):
-    """``function(case, **arguments)`` of every case, in order, with a progress bar."""
-    parallel = joblib.Parallel(n_jobs=max(1, workers), return_as="generator")
-    results = parallel(joblib.delayed(function)(case, **arguments) for case in cases)
-    return list(tqdm(results, description, total=len(cases), unit="volume"))
-
-
-def _parts(slices, split):
-    """Part of each row of `slices`, None where its case is in no part."""
-    return np.array([split.get(case) for case in zip(slices["vendor"], slices["image_name"], strict=True)])
+def _with_progress(description, function, cases, b_scans=None):
+    """Yield (case, function(case)) as they are done, under a bar of cases, or of `b_scans` ({case: number})."""
+    b_scans = b_scans or dict.fromkeys(cases, 1)
+    results = map_unordered(function, cases, workers=config.WORKERS, dask_scheduler=config.DASK_SCHEDULER)
+    unit = "case" if set(b_scans.values()) == {1} else "B-scan"
+    with tqdm(desc=description, total=sum(b_scans.values()), unit=f" {unit}", disable=not cases) as bar:
+        for done, (case, result) in enumerate(results, 1):
+            yield case, result
+            bar.set_postfix_str(f"case {done}/{len(cases)}", refresh=False)
+            bar.update(b_scans[case])
 
 
 if __name__ == "__main__":

@@ -1,16 +1,22 @@
 """prepare_data.py as a user runs it: what it writes, and what it refuses to start with."""
 
+import itertools
+import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
+from PIL import Image
 
 import config
 import prepare_data
 from utils.errors import InputError
+from utils.files import locked
 from utils.mhd import VENDORS, open_volume, read_volume, write_volume
 from utils.preprocessing import preprocess_reference, preprocess_volume
 
@@ -40,23 +46,28 @@ def write_case(data_root, vendor, name, seed=0):
     return folder
 
 
-def arguments(data_root, output_root, *settings):
+def arguments(data_root, output_root, *settings, flags=()):
     settings = [f"DATA_ROOT={data_root}", f"OUTPUT_ROOT={output_root}", *settings]
-    return [argument for setting in settings for argument in ("--set", setting)]
+    return [*flags, *(argument for setting in settings for argument in ("--set", setting))]
 
 
-def prepare(*settings):
+def prepare(*settings, flags=()):
     """Run the script as a user does."""
-    command = [sys.executable, "prepare_data.py", *arguments(*settings)]
+    command = [sys.executable, "prepare_data.py", *arguments(*settings, flags=flags)]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture
 def prepare_here(monkeypatch):
     """Run the script in this process, after which the settings are as before."""
-    for name, value in config.values().items():
-        monkeypatch.setattr(config, name, value)
-    return lambda *settings: prepare_data.main(arguments(*settings))
+    defaults = config.values()
+
+    def run(*settings, flags=()):
+        for name, value in defaults.items():
+            monkeypatch.setattr(config, name, value)
+        prepare_data.main(arguments(*settings, flags=flags))
+
+    return run
 
 
 def read_csv(path):
@@ -67,9 +78,8 @@ def read_csv(path):
 def prepared(tmp_path_factory):
     """Three vendors with three cases each, one of them named NA, prepared by two processes."""
     folder = tmp_path_factory.mktemp("prepared")
-    for vendor in VENDORS:
-        for number, name in enumerate(["NA", "007", "case"]):
-            write_case(folder / "data", vendor, name, seed=number)
+    for number, (vendor, name) in enumerate(itertools.product(VENDORS, ["NA", "007", "case"])):
+        write_case(folder / "data", vendor, name, seed=number)
     result = prepare(folder / "data", folder / "output", "WORKERS=2")
     assert result.returncode == 0, result.stderr
     return folder, result
@@ -143,11 +153,17 @@ def test_parts_share_no_case_and_lose_none(prepared):
     assert len(set.union(*cases)) == 9
 
 
-def test_summary_per_vendor(prepared):
-    _, result = prepared
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("Topcon")]
-    assert line.split()[1:] == ["3", "6", "3", "3", "3", "3", "3", "3"]
-    assert "Volumes: 3 train, 3 val, 3 test" in result.stdout
+def test_summary_and_overview(prepared):
+    folder, result = prepared
+    summary = pandas.read_csv(folder / "output" / "pre_processed" / "summary.csv").set_index("vendor")
+    assert summary["volumes"].to_dict() == {"Cirrus": 3, "Spectralis": 3, "Topcon": 3, "all": 9}
+    assert (summary["b_scans_with_SRF_percent"] == 50).all()
+    # 10 x 40 pixels of 0.0117 x 0.0026 mm, 0.05 mm apart
+    assert summary.loc["Topcon", "IRF_median_mm3"] == pytest.approx(400 * 0.0117 * 0.0026 * 0.05, abs=1e-4)
+    assert "IRF_median_mm3" in result.stdout
+    assert "Split: 3 train, 3 val, 3 test volumes" in result.stdout
+    with Image.open(folder / "output" / "pre_processed" / "overview.png") as overview:
+        assert min(overview.size) > 300
 
 
 def test_no_unfinished_file_is_left(prepared):
@@ -181,6 +197,46 @@ def test_reference_histogram_from_a_file(tmp_path, prepare_here):
     assert set(np.unique(voxels)) == {0, 77}
 
 
+def contents(folder):
+    """Every file below `folder` but records and checks, which hold times, as {name: bytes}."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on_to_the_same_files(tmp_path):
+    for number, (vendor, name) in enumerate(itertools.product(VENDORS, "abcd")):
+        write_case(tmp_path / "data", vendor, name, seed=number)
+    assert prepare(tmp_path / "data", tmp_path / "whole", "WORKERS=2").returncode == 0
+    command = [sys.executable, "prepare_data.py", *arguments(tmp_path / "data", tmp_path / "killed", "WORKERS=2")]
+    finished = 0
+    for delay_s in (2.0, 2.5, 3.0, 3.5, 4.0):
+        process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for record in (tmp_path / "killed").rglob("finished/*.json"):
+            json.loads(record.read_text())
+        now = len(list((tmp_path / "killed").rglob("finished/*.json")))
+        assert now >= finished  # nothing is done twice
+        finished = now
+    assert prepare(tmp_path / "data", tmp_path / "killed", "WORKERS=2").returncode == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_does_the_same(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    for number, vendor in enumerate(VENDORS):
+        write_case(tmp_path / "data", vendor, "a", seed=number)
+    assert prepare(tmp_path / "data", tmp_path / "here").returncode == 0
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        result = prepare(tmp_path / "data", tmp_path / "cluster", f"DASK_SCHEDULER={address}")
+    assert result.returncode == 0, result.stderr
+    assert contents(tmp_path / "cluster") == contents(tmp_path / "here")
+
+
 def truncate(folder):
     (folder / "oct.raw").write_bytes(bytes(10))
 
@@ -204,37 +260,124 @@ def hide_vendor(folder):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "settings", "expected"),
+    ("spoil", "expected"),
     [
-        (truncate, [], "oct.raw: 10 bytes, expected 84000"),
-        (remove_reference, [], "has no reference.mhd"),
-        (make_0_255, [], "labels are 0 and 255"),
-        (crop_reference, [], "140 x 299 x 2 voxels, expected 140 x 300 x 2"),
-        (hide_vendor, [], "vendor unknown"),
-        (None, ["REFERENCE_CASE=TRAIN999"], "no Spectralis case"),
-        (None, ["REFERENCE_HISTOGRAM=nowhere.csv"], "nowhere.csv"),
-        (None, ["PATIENT_PATTERN=^X"], "does not match PATIENT_PATTERN"),
+        (truncate, "10 bytes"),
+        (remove_reference, "reference.mhd is missing"),
+        (make_0_255, "replace 255"),
+        (crop_reference, "299 x 2 voxels"),
+        (hide_vendor, "vendor unknown"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, prepare_here, spoil, settings, expected):
-    folder = write_case(tmp_path / "data", "Topcon", "TRAIN049")
-    if spoil is not None:
-        spoil(folder)
-    with pytest.raises(InputError) as raised:
-        prepare_here(tmp_path / "data", tmp_path / "output", *settings)
-    (message,) = raised.value.messages
-    assert "\n" not in message
-    assert expected in message
+def test_bad_case_is_told_and_nothing_is_written(tmp_path, prepare_here, capsys, spoil, expected):
+    spoil(write_case(tmp_path / "data", "Topcon", "TRAIN049"))
+    with pytest.raises(InputError, match=r"^1 case below .*--skip-bad$"):
+        prepare_here(tmp_path / "data", tmp_path / "output")
+    table = capsys.readouterr().err
+    assert "what to do" in table
+    assert expected in " ".join(table.split())
     assert not (tmp_path / "output").exists()
 
 
-def test_bad_input_ends_the_script_with_2_and_a_line_each(tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("REFERENCE_CASE=TRAIN999", "no Spectralis case"),
+        ("REFERENCE_HISTOGRAM=nowhere.csv", "nowhere.csv"),
+        ("PATIENT_PATTERN=^X", "does not match PATIENT_PATTERN"),
+        ("DASK_SCHEDULER=nonsense", "no Dask scheduler answers"),
+    ],
+)
+def test_bad_setting_is_one_line_and_nothing_is_written(tmp_path, prepare_here, setting, expected):
+    write_case(tmp_path / "data", "Topcon", "TRAIN049")
+    with pytest.raises(InputError, match=expected) as raised:
+        prepare_here(tmp_path / "data", tmp_path / "output", setting)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "output").exists()
+
+
+def test_bad_cases_end_the_script_with_2_and_can_be_skipped(tmp_path):
+    write_case(tmp_path / "data", "Topcon", "TRAIN050", seed=1)
     truncate(write_case(tmp_path / "data", "Topcon", "TRAIN049"))
-    make_0_255(write_case(tmp_path / "data", "Cirrus", "TRAIN001"))
+    make_0_255(write_case(tmp_path / "data", "Cirrus", "TRAIN001", seed=2))
     result = prepare(tmp_path / "data", tmp_path / "output")
     assert result.returncode == 2
-    assert [line.split(": ")[:2] for line in result.stderr.splitlines()] == [["prepare_data.py", "error"]] * 2
+    assert [line for line in result.stderr.splitlines() if "error" in line] == [
+        f"prepare_data.py: error: 2 cases below {tmp_path / 'data'} cannot be used, see the table above; "
+        "mend them, or go on without them: --skip-bad"
+    ]
     assert not (tmp_path / "output").exists()
+    assert prepare(tmp_path / "data", tmp_path / "output", flags=["--skip-bad"]).returncode == 0
+    folder = tmp_path / "output" / "pre_processed"
+    assert set(read_csv(folder / "slice_gt.csv")["image_name"]) == {"TRAIN050"}
+    skipped = pandas.read_csv(folder / "skipped.csv")
+    assert skipped["case"].tolist() == ["RETOUCH-TrainingSet-Topcon/TRAIN049", "RETOUCH-TrainingSet-Cirrus/TRAIN001"]
+    assert skipped["found"].tolist() == ["oct.raw: 10 bytes", "reference.mhd holds 0, 255"]
+
+
+def test_cases_without_reference_are_taken_when_asked_for(tmp_path, prepare_here):
+    write_case(tmp_path / "data", "Topcon", "TRAIN049")
+    remove_reference(write_case(tmp_path / "data", "Topcon", "TEST001", seed=1))
+    prepare_here(tmp_path / "data", tmp_path / "output", flags=["--unlabelled"])
+    folder = tmp_path / "output" / "pre_processed"
+    table = pandas.read_csv(folder / "slice_gt.csv", keep_default_na=False, dtype=str)
+    assert table.loc[table["image_name"] == "TEST001", "is_IRF":].to_numpy().tolist() == [["", "", ""]] * SLICES
+    assert table.loc[table["image_name"] == "TRAIN049", "is_IRF":].to_numpy().tolist() == [list("100"), list("011")]
+    assert set(read_csv(tmp_path / "output" / "train_data.csv")["image_name"]) == {"TRAIN049"}
+    assert (folder / "roi_masks" / "Topcon_TEST001.mhd").exists()
+    assert not (folder / "oct_masks" / "Topcon_TEST001.mhd").exists()
+
+
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in sorted(folder.rglob("*.raw"))}
+
+
+def test_only_what_a_change_concerns_is_done_again(tmp_path, prepare_here, capsys):
+    for number, vendor in enumerate(VENDORS):
+        write_case(tmp_path / "data", vendor, "a", seed=number)
+    output = tmp_path / "output"
+
+    def changed(*settings):
+        before = times(output)
+        prepare_here(tmp_path / "data", output, "PATIENT_PATTERN=^", *settings)
+        return sorted(name for name, modified in times(output).items() if before.get(name) != modified)
+
+    assert changed() == sorted([f"{vendor}_a.raw" for vendor in VENDORS])
+    assert "3 to do: not prepared yet" in capsys.readouterr().out
+    assert changed() == []
+    assert changed("PATCH_SIZE_H=208", "PATCH_SIZE_W=136") == ["Cirrus_a.raw", "Topcon_a.raw"]  # 151 and 201 rows
+    assert "2 to do: size changed" in capsys.readouterr().out
+    changed()
+    write_case(tmp_path / "data", "Cirrus", "a", seed=9)
+    assert changed() == ["Cirrus_a.raw"]
+    assert "1 to do: source files changed" in capsys.readouterr().out
+    (output / "pre_processed" / "roi_masks" / "Topcon_a.raw").write_bytes(b"short")
+    assert changed() == ["Topcon_a.raw"]
+    assert "1 to do: files missing or damaged" in capsys.readouterr().out
+    assert changed("AXIAL_SPACING_MM=0.004") == sorted([f"{vendor}_a.raw" for vendor in VENDORS])
+    assert "AXIAL_SPACING_MM" in capsys.readouterr().out
+
+
+def test_another_reference_redoes_those_that_are_matched_to_it(tmp_path, prepare_here, capsys):
+    for number, vendor in enumerate(VENDORS):
+        write_case(tmp_path / "data", vendor, "a", seed=number)
+    write_case(tmp_path / "data", "Spectralis", "b", seed=5)
+    prepare_here(tmp_path / "data", tmp_path / "output", "REFERENCE_CASE=a")
+    before = times(tmp_path / "output")
+    prepare_here(tmp_path / "data", tmp_path / "output", "REFERENCE_CASE=b")
+    assert "2 to do: reference histogram changed" in capsys.readouterr().out
+    after = times(tmp_path / "output")
+    assert sorted(name for name in after if after[name] != before[name]) == ["Cirrus_a.raw", "Topcon_a.raw"]
+
+
+def test_a_second_process_on_the_same_output_stops(tmp_path):
+    write_case(tmp_path / "data", "Topcon", "a")
+    with locked(tmp_path / "output"):
+        result = prepare(tmp_path / "data", tmp_path / "output")
+    assert result.returncode == 2
+    assert "another process is writing there" in result.stderr
+    assert not (tmp_path / "output" / "pre_processed").exists()
+    assert prepare(tmp_path / "data", tmp_path / "output").returncode == 0
 
 
 def test_split_that_names_a_missing_case_is_refused(tmp_path, prepare_here):

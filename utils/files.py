@@ -6,6 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
+import filelock
+
+from utils.errors import InputError
+
+_UNFINISHED = ".unfinished-"  # how the names of files begin that are still being written
+
 
 @contextlib.contextmanager
 def written_whole(path):
@@ -16,7 +22,7 @@ def written_whole(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".unfinished-", suffix=f"-{path.name}", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=_UNFINISHED, suffix=f"-{path.name}", dir=path.parent)
     os.close(handle)
     os.chmod(temporary, 0o666 & ~_umask())
     try:
@@ -25,6 +31,32 @@ def written_whole(path):
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def remove_unfinished(folder):
+    """Remove what killed processes left in `folder` and the folders below it; nobody may be writing there."""
+    for path in Path(folder).rglob(f"{_UNFINISHED}*"):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Keep other processes that ask for the same out of `folder` for the length of the block.
+
+    Raises `InputError` at once where another one is in it. The lock is the operating system's: it goes with its
+    process, however that ends. A process that holds it may ask again.
+    """
+    path = Path(folder) / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path, timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(f"{folder}: another process is writing there; wait for it, or name another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_json(path, content):

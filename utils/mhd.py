@@ -81,7 +81,7 @@ def read_volume(path):
 
     path = Path(path)
     header = read_header(path)
-    _check_data_is_whole(path, header)
+    check_data_file(path, header)
     try:
         voxels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
     except RuntimeError as error:
@@ -140,6 +140,13 @@ def open_volume(path):
     return np.memmap(data_path, dtype, mode="r", shape=shape), spacing_mm
 
 
+def volume_files(path):
+    """The files that the volume at `path` consists of: the header and, where it names one, its data file."""
+    path = Path(path)
+    data_file = _metaimage_fields(path).get("ElementDataFile", "LOCAL") if path.suffix.lower() == ".mhd" else "LOCAL"
+    return [path] if data_file == "LOCAL" else [path, path.parent / data_file]
+
+
 def _metaimage_fields(path):
     """The ``Name = value`` lines of a MetaImage header as a dictionary."""
     try:
@@ -158,11 +165,13 @@ def _metaimage_fields(path):
     return fields
 
 
-def _check_data_is_whole(path, header):
-    """Raise `InputError` where the data file of a ``.mhd`` is missing, cut short or damaged.
+def check_data_file(path, header, decompress=True):
+    """Raise `InputError` where the data file of a ``.mhd`` with this `VolumeHeader` is missing, cut short or damaged.
 
     SimpleITK's own message for these names no reason, and damaged compressed data it returns as if nothing were wrong.
+    Without `decompress` no voxel is read, and only sizes are compared.
     """
+    path = Path(path)
     if path.suffix.lower() != ".mhd":
         return
     fields = _metaimage_fields(path)
@@ -175,6 +184,8 @@ def _check_data_is_whole(path, header):
         _check_size(path, data_path, expected, "HeaderSize" in fields)
         return
     _check_size(path, data_path, int(fields.get("CompressedDataSize", 0)), True)
+    if not decompress:
+        return
     try:
         found = len(zlib.decompress(data_path.read_bytes()))
     except zlib.error as error:

@@ -1,0 +1,52 @@
+"""The picture of what preparation did: which cases and B-scans it shows, and that it can be drawn of any."""
+
+import numpy as np
+from PIL import Image
+
+from utils.cases import find_cases
+from utils.checks import read_facts
+from utils.mhd import write_volume
+from utils.overview import save_overview
+from utils.plots import CLASS_COLOURS
+from utils.preparation import Preparation, prepare_case
+
+
+def write_case(folder, seed, labels=(0, 1, 3)):
+    """Three slices of noise; slice n holds a square of `labels`[n], larger in later slices."""
+    voxels = np.random.default_rng(seed).integers(1, 256, (3, 300, 140)).astype(np.uint8)
+    voxels[:, :40] = 0
+    write_volume(folder / "oct.mhd", voxels, (0.0117, 0.0035, 0.05))
+    if labels is not None:
+        reference = np.zeros(voxels.shape, np.uint8)
+        for index, label in enumerate(labels):
+            reference[index, 150 : 160 + 30 * index, 40:100] = label
+        write_volume(folder / "reference.mhd", reference, (0.0117, 0.0035, 0.05))
+
+
+def colours(path):
+    with Image.open(path) as picture:
+        return {tuple(colour) for colour in np.unique(np.array(picture.convert("RGB")).reshape(-1, 3), axis=0).tolist()}
+
+
+def overview(tmp_path, name="overview.png"):
+    preparation = Preparation(0.003872, (256, 128), np.ones(256, np.int64))
+    facts = {case: read_facts(case) for case in find_cases(tmp_path / "data")}
+    for case in facts:
+        prepare_case(case, tmp_path / "prepared", preparation)
+    save_overview(tmp_path / name, facts, tmp_path / "prepared", preparation.reference_histogram)
+    return tmp_path / name
+
+
+def test_two_cases_a_vendor_with_their_fluids_and_padding(tmp_path):
+    for number in range(3):
+        write_case(tmp_path / "data" / "Topcon" / f"{number}", number)
+    write_case(tmp_path / "data" / "Spectralis" / "a", 3)
+    with Image.open(overview(tmp_path)) as picture:
+        assert picture.height == 80 * (2.6 * 3 + 0.6)  # three rows: two of Topcon's three cases and one of Spectralis
+    assert tuple(CLASS_COLOURS[3]) in colours(tmp_path / "overview.png")
+
+
+def test_cases_without_reference(tmp_path):
+    write_case(tmp_path / "data" / "Cirrus" / "a", 0, labels=None)
+    with Image.open(overview(tmp_path)) as picture:
+        assert picture.width == 80 * 16

@@ -1,0 +1,47 @@
+"""The same function for many items: in this process, in several, or on a Dask cluster."""
+
+import contextlib
+
+import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from utils.errors import InputError
+
+
+def map_unordered(function, items, *, workers=0, dask_scheduler=None):
+    """Yield (item, ``function(item)``) for each of `items` as they are done.
+
+    `workers` processes of this machine share the work (0 or 1: this one does it all), or whatever the Dask cluster at
+    the address `dask_scheduler` ("tcp://host:port") has; its workers must see the same files under the same paths, and
+    this code. Raises what `function` raises, and `InputError` where a process dies or the cluster cannot be reached.
+    """
+    with _backend(workers, dask_scheduler) as parallel:
+        try:
+            yield from parallel(joblib.delayed(_with_item)(function, item) for item in items)
+        except TerminatedWorkerError as error:
+            raise InputError(
+                f"WORKERS = {workers}: a worker process was killed, most often for want of memory; what is finished is "
+                "kept, run the same command again, with fewer WORKERS if it recurs"
+            ) from error
+
+
+def _with_item(function, item):
+    return item, function(item)
+
+
+@contextlib.contextmanager
+def _backend(workers, dask_scheduler):
+    """A `joblib.Parallel` that yields results as they come."""
+    if dask_scheduler is None:
+        yield joblib.Parallel(n_jobs=max(1, workers), return_as="generator_unordered")
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise InputError("DASK_SCHEDULER is set and Dask is not installed; pip install distributed") from error
+    try:
+        client = Client(dask_scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise InputError(f"DASK_SCHEDULER = {dask_scheduler!r}: no Dask scheduler answers there ({error})") from error
+    with client, joblib.parallel_config(backend="dask"):
+        yield joblib.Parallel(return_as="generator_unordered")
