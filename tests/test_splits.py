@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from utils.errors import InputError
@@ -106,3 +107,29 @@ def test_existing_split_with_faults_names_all_of_them():
     missing, on_two_sides = raised.value.messages
     assert "val_data.csv: Cirrus case gone is not in the data" in missing
     assert "case A-2 is of patient A, who is in test_data.csv too" in on_two_sides
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fluids_are_spread_over_the_parts(seed):
+    """Cirrus' counts in RETOUCH: of 24 volumes 18 hold IRF, 12 SRF, 12 PED; 6 test, so 4.5, 3 and 3 of them."""
+    cases = some_cases("Cirrus", 24)
+    rng = np.random.default_rng(seed)
+    holders = {name: rng.permutation(24)[:count] for name, count in (("IRF", 18), ("SRF", 12), ("PED", 12))}
+    fluids = {case: [name for name in holders if index in holders[name]] for index, case in enumerate(cases)}
+    split = split_patients(cases, **SETTINGS | {"seed": seed}, fluids=fluids)
+    for name, expected in (("IRF", 4.5), ("SRF", 3), ("PED", 3)):
+        assert abs(sum(name in fluids[case] for case in cases if split[case] == "test") - expected) < 1
+    for fold in range(5):
+        testing = [
+            c
+            for c, part in split_patients(cases, **SETTINGS, fluids=fluids, folds=5, fold=fold).items()
+            if part == "test"
+        ]
+        for name, count in (("IRF", 18), ("SRF", 12), ("PED", 12)):
+            assert abs(sum(name in fluids[case] for case in testing) - count * len(testing) / 24) < 1.01
+
+
+def test_typed_in_training_part_alone_is_refused():
+    cases = some_cases("Cirrus", 4)
+    with pytest.raises(InputError, match=r"train_data\.csv: found without test_data\.csv and val_data\.csv"):
+        split_patients(cases, **SETTINGS, existing={"train": cases[:2]})

@@ -88,16 +88,15 @@ def _draw(ax, title, grey, labels, aspect, roi=None):
 
 
 def _draw_distribution(ax, vendor, grey_counts, reference_histogram):
-    """Shares of the grey values 1-255 of a whole volume, as exported and matched; 0 is padding as often as not."""
+    """Cumulative distributions of a whole volume's grey values, as exported and matched, and what it was matched to."""
     curves = [("as exported", grey_counts, "C0-")]
     if reference_histogram is not None and VENDOR_RULES[vendor].match_histogram:
         table = histogram_matching_table(grey_counts, reference_histogram)
         curves.append(("matched", np.bincount(table, weights=grey_counts, minlength=256), "C1-"))
         curves.append(("matched to", reference_histogram, "k--"))
     for name, counts, style in curves:
-        shares = np.asarray(counts[1:]) / max(1, np.sum(counts[1:]))
-        ax.plot(np.arange(1, 256), 100 * shares, style, label=name, linewidth=1)
-    ax.set_title("grey values of the volume, % of those above 0", fontsize=9)
-    ax.set_ylim(0)
+        ax.plot(100 * np.cumsum(counts) / np.sum(counts), style, label=name, linewidth=1)
+    ax.set_title("% of the volume's voxels up to a grey value", fontsize=9)
+    ax.set(xlim=(0, 255), ylim=(0, 101))
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="lower right")
