@@ -4,15 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from images import noise
+from images import adversarial_masks, noise
+from scipy import ndimage
 
 from utils.cases import find_cases
 from utils.invalid import find_circular_crop_radius, find_invalid
 from utils.mhd import read_volume
-from utils.preprocessing import (
-    preprocess_volume,
-    to_8_bit,
-)
+from utils.preprocessing import preprocess_volume, to_8_bit
 from utils.roi import roi_mask
 
 REAL_SCANS = Path(__file__).resolve().parents[2] / "shared" / "data" / "real_oct"
@@ -22,6 +20,56 @@ def tilted(rows=200, columns=150):
     """Wedge below a slanted line."""
     row, column = np.ogrid[:rows, :columns]
     return row > rows - 60 + column * 0.3
+
+
+def padding_oracle(candidates, seed_radius, edge_radius, least_run):
+    """Padding of one colour by scipy's distance transform and labels, without any early way out."""
+    if candidates.all():
+        return candidates
+    depth = ndimage.distance_transform_edt(candidates)
+    seeds = depth > seed_radius
+    for line in ((0, ...), (-1, ...), (..., 0), (..., -1)):
+        for run in ndimage.find_objects(ndimage.label(candidates[line])[0]):
+            if run[0].stop - run[0].start >= max(32, least_run * len(candidates[line])):
+                seeds[line][run] = True
+    opened = (depth > edge_radius).any() & (ndimage.distance_transform_edt(depth <= edge_radius) <= edge_radius)
+    labels, _ = ndimage.label(seeds | opened, np.ones((3, 3)))
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    padding = np.isin(labels, np.intersect1d(labels[seeds], border))
+    return ndimage.binary_dilation(padding, np.ones((3, 3)), edge_radius, mask=candidates) if padding.any() else padding
+
+
+def invalid_oracle(slice_, maximum):
+    black = padding_oracle(slice_ == 0, 9, 4, 0.5)
+    white = padding_oracle(slice_ >= max(maximum - 10, maximum // 2 + 1), 6, 2, 0)
+    if white.any():
+        white = ndimage.binary_dilation(white, np.ones((3, 3)), 4, mask=white | (slice_ > maximum // 2))
+    return black | white
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_padding_equals_that_by_scipy(seed):
+    """On noise with black and white boxes, many of them at the border and about as large as the disks."""
+    rng = np.random.default_rng(seed)
+    slice_ = rng.integers(0, 256, rng.integers(20, 120, 2)).astype(np.uint8)
+    for _ in range(rng.integers(1, 8)):
+        (row, column), (height, width) = rng.integers(0, slice_.shape), rng.integers(2, 40, 2)
+        slice_[max(0, row - height // 2) : row + height // 2, max(0, column - width // 2) : column + width // 2] = (
+            rng.choice([0, 255, 248])
+        )
+    expected = invalid_oracle(slice_, int(slice_.max()))
+    corners = expected[[0, 0, -1, -1], [0, -1, 0, -1]]
+    if not corners.all():  # else it may be a circular crop
+        np.testing.assert_array_equal(find_invalid(slice_[np.newaxis])[0], expected)
+
+
+@pytest.mark.parametrize("name", adversarial_masks((5, 5)))
+@pytest.mark.parametrize("shape", [(60, 50), (1, 80), (80, 1), (1, 1)])
+def test_padding_of_adversarial_images_equals_that_by_scipy(name, shape):
+    for values in ((0, 90), (90, 255)):
+        slice_ = np.where(adversarial_masks(shape)[name], *values).astype(np.uint8)
+        expected = invalid_oracle(slice_, int(slice_.max()))
+        np.testing.assert_array_equal(find_invalid(slice_[np.newaxis])[0], expected)
 
 
 @pytest.mark.parametrize("colour", ["black", "white", "blurred white"])
@@ -35,11 +83,13 @@ def test_wedges_are_found_to_the_pixel(colour):
     assert (invalid[1] != wedge).mean() < 0.001
 
 
-def test_thin_white_strip_at_the_border_is_padding():
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_thin_white_strip_at_the_border_is_padding(width):
+    """Too thin for any disk, but long."""
     volume = noise((1, 200, 150), 10, 120)
-    volume[:, :, -1] = 255
+    volume[:, :, -width:] = 255
     expected = np.zeros(volume.shape, bool)
-    expected[:, :, -1] = True
+    expected[:, :, -width:] = True
     np.testing.assert_array_equal(find_invalid(volume), expected)
 
 

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from images import noise
+from images import adversarial_masks, noise
 from scipy import ndimage
 from skimage import exposure
 
 from utils.errors import InputError
+from utils.invalid import find_invalid
 from utils.preprocessing import (
     grey_value_histogram,
     histogram_matching_table,
@@ -54,6 +55,16 @@ def test_histogram_matching_by_hand():
     assert table[[10, 20]].tolist() == [100, 200]
 
 
+@pytest.mark.parametrize("name", adversarial_masks((5, 5)))
+def test_matching_by_table_equals_scikit_image_on_adversarial_volumes(name):
+    source = np.where(adversarial_masks((30, 40))[name], 255, 3).astype(np.uint8)[np.newaxis]
+    reference = noise((2, 50, 40), 20, 250)
+    valid = np.zeros(source.shape, bool), np.zeros(reference.shape, bool)
+    counts = [grey_value_histogram(volume, invalid) for volume, invalid in zip((source, reference), valid, strict=True)]
+    matched = histogram_matching_table(*counts)[source]
+    np.testing.assert_array_equal(matched, np.rint(exposure.match_histograms(source, reference)))
+
+
 def test_invalid_pixels_are_in_no_histogram():
     volume = np.array([[[0, 3], [3, 255]]], np.uint8)
     invalid = np.array([[[True, False], [False, True]]])
@@ -74,6 +85,26 @@ def test_cirrus_and_topcon_get_both_medians(vendor):
     volume = noise((4, 40, 30))
     filtered = preprocess_volume(volume, SPACING_MM, vendor, **SAME_ROWS)
     np.testing.assert_array_equal(filtered, median_oracle(volume))
+
+
+@pytest.mark.parametrize("name", adversarial_masks((5, 5)))
+def test_medians_of_adversarial_volumes(name):
+    volume = np.where([adversarial_masks((40, 30), seed)[name] for seed in range(4)], 200, 60).astype(np.uint8)
+    volume[::2] = volume[::2, ::-1]  # not every slice the same
+    volume[:, 0, 0] = 255  # the maximum: nothing else is white, and so padding
+    filtered = preprocess_volume(volume, SPACING_MM, "Topcon", **SAME_ROWS)
+    np.testing.assert_array_equal(filtered, median_oracle(volume))
+
+
+def test_medians_see_padding_as_black():
+    volume = noise((4, 80, 60), 10, 200)
+    volume[1:3, :, 40:] = 255
+    invalid = find_invalid(volume)
+    filtered = preprocess_volume(volume, SPACING_MM, "Cirrus", **SAME_ROWS)
+    expected = median_oracle(np.where(invalid, 0, volume))
+    np.testing.assert_array_equal(filtered, np.where(invalid, 0, np.maximum(expected, 1)))
+    assert invalid[1, :, 40:].all()
+    assert not invalid[:, :, :36].any()
 
 
 def test_cirrus_slice_median_is_not_overwritten():
@@ -132,6 +163,34 @@ def test_resampling_keeps_constants_and_ramps(rows_in, rows_out):
     ramp = matrix @ np.arange(rows_in)
     centres = (np.arange(rows_out) + 0.5) * rows_in / rows_out - 0.5
     np.testing.assert_allclose(ramp[2:-2], centres[2:-2], atol=0.3)
+
+
+@pytest.mark.parametrize("rows", [1024, 885, 650, 496, 300, 41, 1])
+def test_resampling_a_volume_equals_the_matrix(rows):
+    """Rows by a band of the matrix, invalid pixels left out, against the whole matrix in float64."""
+    volume = noise((2, rows, 40), 1, 130)
+    volume[0, :, 25:] = 255  # white padding, with a slanted edge
+    volume[0] = np.where(np.arange(40) * rows > 900 * (rows - np.arange(rows))[:, None], 255, volume[0])
+    invalid = find_invalid(volume)
+    rows_out = resampled_rows(rows, 2.0, 3.872)
+    matrix = resampling_matrix(rows, rows_out).astype(np.float64)
+    coverage = matrix @ ~invalid
+    mean = matrix @ np.where(invalid, 0, volume) / np.maximum(coverage, 1e-9)
+    resampled = preprocess_volume(volume, (1, 2.0, 1), "Spectralis", axial_spacing_mm=3.872, minimum_shape=(1, 1))
+    decided = np.abs(coverage - 0.5) > 1e-5
+    np.testing.assert_array_equal((resampled > 0)[decided], (coverage > 0.5)[decided])
+    valid = resampled > 0
+    assert np.abs(resampled[valid] - mean[valid]).max() <= 0.5 + 1e-4
+    assert rows < 41 or (invalid.any() and not invalid.all())
+
+
+def test_arrays_of_any_strides_are_taken():
+    volume = noise((3, 60, 50))
+    flipped = preprocess_volume(volume[:, ::-1, ::-1], SPACING_MM, "Cirrus", **SAME_ROWS)
+    copied = preprocess_volume(volume[:, ::-1, ::-1].copy(), SPACING_MM, "Cirrus", **SAME_ROWS)
+    np.testing.assert_array_equal(flipped, copied)
+    histogram = grey_value_histogram(volume[:, ::-1, ::-1], np.zeros(volume.shape, bool))
+    np.testing.assert_array_equal(histogram, np.bincount(volume.ravel(), minlength=256))
 
 
 def test_shrinking_does_not_alias():

@@ -2,49 +2,75 @@
 
 import numpy as np
 import pytest
-from images import noise
-from scipy import signal
+from images import adversarial_masks, noise
 from skimage import morphology
 from skimage.filters import rank
 
-from utils.roi import close_with_disk, local_entropy, roi_mask
+from utils.roi import CLOSING_RADIUS, ENTROPY_RADIUS, roi_mask, textured
+
+SHAPE = (90, 70)
+ADVERSARIAL_IMAGES = {
+    f"{name}: {background} and {foreground}": np.where(mask, foreground, background).astype(np.uint8)
+    for name, mask in adversarial_masks(SHAPE).items()
+    for background, foreground in ((0, 255), (255, 0), (7, 200), (254, 255))
+} | {
+    "bright noise": noise(SHAPE, 129, 256),
+    "noise": noise(SHAPE, 0, 256),
+    "saturated noise": np.clip(noise(SHAPE, 0, 256).astype(int) * 3, 0, 255).astype(np.uint8),
+    "sparse noise": np.where(adversarial_masks(SHAPE)["sparse"], noise(SHAPE, 0, 256), 0).astype(np.uint8),
+    "ramp": np.broadcast_to(np.arange(70, dtype=np.uint8) * 3, SHAPE).copy(),
+    "halves": np.repeat(np.array([[0, 255]], np.uint8), 35, axis=1).repeat(90, axis=0),
+}
 
 
-@pytest.mark.parametrize("shape", [(70, 50), (20, 90)])
-def test_entropy_equals_scikit_image(shape):
-    image = noise(shape, 0, 256)
-    image[:, :20] = 7  # even: entropy 0
-    expected = rank.entropy(image, morphology.disk(15))
-    np.testing.assert_allclose(local_entropy(image, 15), expected, atol=1e-10)
-    assert local_entropy(image, 15)[10, 0] == 0
+def textured_oracle(image, share):
+    entropy = rank.entropy(image, morphology.disk(ENTROPY_RADIUS))
+    return entropy > share * entropy.max()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_closing_equals_scikit_image_with_background_outside(seed):
+@pytest.mark.parametrize("name", ADVERSARIAL_IMAGES)
+def test_texture_equals_scikit_image_on_adversarial_images(name):
+    image = ADVERSARIAL_IMAGES[name]
+    for share in (0.01, 0.5, 0.99):
+        np.testing.assert_array_equal(textured(image, ENTROPY_RADIUS, share), textured_oracle(image, share))
+
+
+@pytest.mark.parametrize("shape", [(1, 60), (60, 1), (1, 1), (20, 90)])
+def test_texture_of_images_smaller_than_the_disk(shape):
+    for seed in range(5):
+        image = noise(shape, 0, 256, seed)
+        np.testing.assert_array_equal(textured(image, ENTROPY_RADIUS, 0.5), textured_oracle(image, 0.5))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_texture_at_every_density_of_bright_pixels(seed):
+    """Left to right from none to all; the share puts the threshold among the entropies of some place or other."""
     rng = np.random.default_rng(seed)
-    mask = rng.random((150, 130)) < 0.01
-    mask[0, 40], mask[149, 100], mask[70, 0] = True, True, True
-    expected = morphology.closing(np.pad(mask, 30), morphology.disk(14))[30:-30, 30:-30]
-    np.testing.assert_array_equal(close_with_disk(mask, 14), expected)
-    assert expected.sum() > mask.sum()
+    image = rng.integers(1, 256, (60, 300)).astype(np.uint8)
+    image[rng.random(image.shape) > np.linspace(0, 1, 300) ** 2] = 0
+    for share in (0.01, 0.1, 0.3, 0.7, 0.9, 0.999):
+        np.testing.assert_array_equal(textured(image, ENTROPY_RADIUS, share), textured_oracle(image, share))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_closing_with_the_disk_of_the_roi(seed):
-    """By counting with an FFT how many mask pixels the disk covers."""
-    mask = np.random.default_rng(seed).random((150, 130)) < 0.0015
-    disk = morphology.disk(55).astype(float)
-    dilated = signal.fftconvolve(np.pad(mask, 120).astype(float), disk, mode="same") > 0.5
-    expected = signal.fftconvolve(dilated.astype(float), disk, mode="same") > disk.sum() - 0.5
-    np.testing.assert_array_equal(close_with_disk(mask, 55), expected[120:-120, 120:-120])
-
-
-def test_closing_joins_what_a_disk_does_not_fit_between():
-    """Two full rows: a disk of radius 5 fits between them from 11 free rows on."""
-    for free_rows, closed in ((10, True), (11, False)):
-        mask = np.zeros((60, 200), bool)
-        mask[[20, 21 + free_rows]] = True
-        assert close_with_disk(mask, 5)[20 + free_rows // 2, 100] == closed
+def test_roi_equals_the_method_step_by_step():
+    """Written with scikit-image and a loop over columns."""
+    slice_ = noise((260, 200), 1, 129)
+    slice_[100:130, 20:80] = slice_[120:150, 130:190] = noise((30, 60), 90, 256)
+    slice_[190, ::60] = 255
+    slice_[:60, :30] = 0
+    reference = np.zeros(slice_.shape, np.uint8)
+    reference[200:204, 100:110] = 3
+    bright = np.rint(np.maximum(0, slice_ / 128 - 1) * 255).astype(np.uint8)
+    expected = textured_oracle(bright, 0.01) | (reference > 0)
+    margin = 2 * CLOSING_RADIUS + 1
+    extended = morphology.isotropic_closing(np.pad(expected, margin), CLOSING_RADIUS)
+    expected = extended[margin:-margin, margin:-margin]
+    for column in range(slice_.shape[1]):
+        rows = np.flatnonzero(expected[:, column])
+        if len(rows):
+            expected[rows[0] : rows[-1] + 1, column] = True
+    np.testing.assert_array_equal(roi_mask(slice_, reference), expected & (slice_ > 0))
+    assert 0.2 < expected.mean() < 0.9
 
 
 def test_everything_darker_than_128_is_outside_the_roi():

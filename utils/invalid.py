@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from utils.disk import dilate_with_disk, erode_with_disk
+
 _WHITE_TOLERANCE = 10  # grey values below the maximum that still count as white: JPEG blurs padding
 
 
@@ -83,21 +85,27 @@ def _padding_regions(candidates, rule):
     seeds = np.zeros(candidates.shape, bool)
     for line, marked in zip(_outermost(candidates), _outermost(seeds), strict=True):
         marked |= _long_runs(line, max(rule.run, rule.run_share * len(line)))
-    if not any(line.any() for line in _outermost(candidates)):
+    if not seeds.any() and not _disk_at_border(candidates, rule.edge_radius):
         return seeds
-    if candidates.all():
-        return candidates
-    depth = distance_to_zero(candidates)
-    seeds |= depth > rule.seed_radius
+    seeds |= erode_with_disk(candidates, rule.seed_radius)
     if not seeds.any():
         return seeds
-    regions = seeds | (distance_to_zero(depth <= rule.edge_radius) <= rule.edge_radius)
-    _, labels = cv2.connectedComponents(regions.astype(np.uint8), connectivity=8)
-    at_border = np.unique(np.concatenate(list(_outermost(labels))))
-    kept = np.intersect1d(at_border, np.unique(labels[seeds]))
-    regions = np.isin(labels, kept[kept > 0])
+    opened = dilate_with_disk(erode_with_disk(candidates, rule.edge_radius), rule.edge_radius)
+    count, labels = cv2.connectedComponents((seeds | opened).astype(np.uint8), connectivity=8)
+    has_seed, at_border = np.zeros((2, count), bool)
+    has_seed[labels[seeds]] = True
+    for line in _outermost(labels):
+        at_border[line] = True
+    regions = (has_seed & at_border)[labels]
     # Disks leave the corners of a region uncovered, and thin strips all but the outermost pixels.
     return _grow_within(regions, candidates, rule.edge_radius)
+
+
+def _disk_at_border(candidates, radius):
+    """Whether a disk of `candidates` may touch the border: most scans have no padding, and need no further look."""
+    depth = 2 * radius + 1
+    strips = candidates[:depth], candidates[-depth:], candidates[:, :depth].T, candidates[:, -depth:].T
+    return any(erode_with_disk(strip, radius).any() for strip in strips)
 
 
 def _grow_within(regions, allowed, steps):
@@ -120,11 +128,6 @@ def _long_runs(line, length):
     for start, stop in edges.reshape(-1, 2):
         marked[start:stop] = stop - start >= length
     return marked
-
-
-def distance_to_zero(mask):
-    """Exact Euclidean distance in pixels (float32) of each pixel of `mask` (rows, columns; bool) to a false one."""
-    return cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 def _distance_to_centre(shape):

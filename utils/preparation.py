@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import invalid, preprocessing, roi
+from utils import disk, invalid, preprocessing, roi
 from utils.custom_nuts import volume_paths
 from utils.errors import InputError
 from utils.files import write_json
@@ -110,7 +110,7 @@ def _outputs(case, preprocessed_folder):
 
 def _code_digest():
     """Changes with the modules that decide what preprocessed voxels are."""
-    return _digest(b"".join(Path(module.__file__).read_bytes() for module in (invalid, preprocessing, roi)))
+    return _digest(b"".join(Path(module.__file__).read_bytes() for module in (disk, invalid, preprocessing, roi)))
 
 
 def _digest(content):

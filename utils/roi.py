@@ -1,13 +1,17 @@
 """Region of interest of a B-scan: where there is texture bright enough to be retina, or fluid."""
 
+import functools
+
+import cv2
 import numba
 import numpy as np
 
-from utils.invalid import distance_to_zero
+from utils.disk import close_with_disk, count_in_disk, half_widths
 
 ENTROPY_RADIUS = 15  # pixels
 CLOSING_RADIUS = 55  # pixels
 ENTROPY_THRESHOLD = 0.01  # of the B-scan's largest local entropy
+_ROUNDING = 1e-9  # bits; more than what rounding can add to or take from an entropy
 
 
 def roi_mask(slice_, reference_slice=None):
@@ -17,85 +21,124 @@ def roi_mask(slice_, reference_slice=None):
     the same shape) holds fluid; closed with a disk, then each column filled from its first to its last row. Invalid
     pixels are never in it.
     """
-    entropy = local_entropy(_bright_part(slice_), ENTROPY_RADIUS)
-    roi = entropy > ENTROPY_THRESHOLD * entropy.max()
+    roi = textured(_bright_part(slice_), ENTROPY_RADIUS, ENTROPY_THRESHOLD)
     if reference_slice is not None:
         roi |= reference_slice > 0
     roi = _fill_columns(close_with_disk(roi, CLOSING_RADIUS))
     return (roi & (slice_ > 0)).astype(np.uint8)
 
 
+def textured(image, radius, share):
+    """Where (rows, columns; bool) the local entropy of `image` exceeds `share` of its largest value in the image.
+
+    Local entropy is the Shannon entropy in bits of the grey values within `radius` pixels; `image` is uint8 (rows,
+    columns) and contiguous, beyond its border there are no pixels. The result is that of ``entropy > share *
+    entropy.max()`` with `skimage.filters.rank.entropy`. A count of black pixels bounds the entropy, which decides all
+    but about one pixel in a hundred: only these, and those that may have the largest, need a histogram.
+    """
+    tables = half_widths(radius), _count_log_count(radius)  # of the disk; n log2 n
+    values = max(1, np.count_nonzero(np.bincount(image.ravel(), minlength=256)[1:]))
+    pixels, not_black = _pixels_in_disk(image.shape, radius), count_in_disk(image > 0, radius)
+    least, most = _entropy_bounds(pixels, not_black, values, tables[1])
+    threshold = share * _largest_entropy(image, most, *tables)
+    exceeds = least > threshold
+    undecided = np.flatnonzero((most > threshold) & ~exceeds)
+    exceeds.ravel()[undecided] = _entropies(image, undecided, *tables) > threshold
+    return exceeds
+
+
 def _bright_part(slice_):
     """max(0, g / 128 - 1) scaled to 8 bit: 0 up to grey value 128, 253 at 255. Without it all speckle is texture."""
     grey_values = np.arange(256)
     table = np.rint(np.maximum(0, grey_values / 128 - 1) * 255).astype(np.uint8)
-    return table[slice_]
+    return cv2.LUT(np.ascontiguousarray(slice_), table)
 
 
-def local_entropy(image, radius):
-    """Shannon entropy in bits (rows, columns; float64) of the grey values within `radius` pixels of each pixel.
+@functools.lru_cache(maxsize=4)  # the B-scans of a volume are all of one shape
+def _pixels_in_disk(shape, radius):
+    return count_in_disk(np.ones(shape, bool), radius)
 
-    `image` is uint8 (rows, columns). Beyond the border there are no pixels. Equals `skimage.filters.rank.entropy`.
-    """
+
+@functools.lru_cache(maxsize=4)
+def _count_log_count(radius):
+    """n log2 n for every number n of pixels in a disk."""
     counts = np.arange((2 * radius + 1) ** 2 + 1, dtype=np.float64)
-    count_log_count = counts * np.log2(np.maximum(counts, 1))
-    offsets = np.arange(-radius, radius + 1)
-    half_widths = np.sqrt(radius**2 - offsets**2).astype(np.int64)  # of the disk's rows
-    return _sliding_entropy(np.ascontiguousarray(image), half_widths, count_log_count)
+    return counts * np.log2(np.maximum(counts, 1))
 
 
 @numba.njit(cache=True, nogil=True)
-def _sliding_entropy(image, half_widths, count_log_count):
-    """Entropy in a disk that slides along each row, updating one histogram.
+def _entropy_bounds(pixels, not_black, values, count_log_count):
+    """Least and most entropy (rows, columns; float64) that a disk of n `pixels` with k that are `not_black` can have.
 
-    With n pixels and counts c, H = log2(n) - sum(c log2 c) / n; a pixel that enters or leaves changes one term.
+    At least that of a coin that shows black in n - k of n throws: all others are alike. At most log2(k) k / n bits
+    more: all others differ, as far as they can with so many `values` (at least 1) that are not black in the image.
+    """
+    rows, columns = pixels.shape
+    bits = np.log2(values)
+    least, most = np.zeros((rows, columns)), np.zeros((rows, columns))
+    for row in range(rows):
+        for column in range(columns):
+            n, k = pixels[row, column], not_black[row, column]
+            if k > 0:
+                coin = (count_log_count[n] - count_log_count[k] - count_log_count[n - k]) / n
+                least[row, column] = coin - _ROUNDING
+                most[row, column] = coin + min(count_log_count[k], k * bits) / n + _ROUNDING
+    return least, most
+
+
+@numba.njit(cache=True, nogil=True)
+def _largest_entropy(image, most, half_widths, count_log_count):
+    """Largest local entropy: beginning where `most` is possible, until no other pixel can exceed what was found."""
+    histogram = np.zeros(256, np.int64)
+    possible = most.ravel()
+    largest = _entropy_at(image, possible.argmax(), half_widths, count_log_count, histogram)
+    candidates = np.flatnonzero(possible > largest)
+    for index in candidates[np.argsort(-possible[candidates])]:
+        if possible[index] <= largest:
+            break
+        largest = max(largest, _entropy_at(image, index, half_widths, count_log_count, histogram))
+    return largest
+
+
+@numba.njit(cache=True, nogil=True)
+def _entropies(image, indices, half_widths, count_log_count):
+    """Local entropy (float64) at each flat index of `indices`."""
+    histogram = np.zeros(256, np.int64)
+    entropies = np.empty(len(indices))
+    for place, index in enumerate(indices):
+        entropies[place] = _entropy_at(image, index, half_widths, count_log_count, histogram)
+    return entropies
+
+
+@numba.njit(cache=True, nogil=True)
+def _entropy_at(image, index, half_widths, count_log_count, histogram):
+    """Entropy in bits at one flat `index`: log2 n - sum(c log2 c) / n for n pixels and counts c of each value.
+
+    `histogram` is memory for 256 counts. Black pixels are what the others leave: counting them costs twice the time.
     """
     rows, columns = image.shape
+    row, column = index // columns, index % columns
     radius = len(half_widths) // 2
-    entropy = np.empty((rows, columns))
-    histogram = np.empty(256, np.int64)
-    for row in range(rows):
-        histogram[:] = 0
-        pixels = 0
-        total = 0.0
-        first, last = max(0, row - radius), min(rows - 1, row + radius)
-        for column in range(-radius, columns):
-            for other in range(first, last + 1):
-                half_width = half_widths[other - row + radius]
-                entering, leaving = column + half_width, column - half_width - 1
-                if 0 <= entering < columns:
-                    count = histogram[image[other, entering]]
-                    total += count_log_count[count + 1] - count_log_count[count]
-                    histogram[image[other, entering]] = count + 1
-                    pixels += 1
-                if 0 <= leaving < columns:
-                    count = histogram[image[other, leaving]]
-                    total += count_log_count[count - 1] - count_log_count[count]
-                    histogram[image[other, leaving]] = count - 1
-                    pixels -= 1
-            if column >= 0:
-                entropy[row, column] = max(0.0, np.log2(pixels) - total / pixels)
-    return entropy
-
-
-def close_with_disk(mask, radius):
-    """Binary closing of `mask` (rows, columns; bool) with the disk x² + y² <= radius²; outside is background.
-
-    By two exact distance transforms, whose cost does not grow with the radius: dilation keeps what is at most `radius`
-    from the mask, erosion what is farther than `radius` from everything else. The dilation may leave the image, so the
-    image is extended by what it can reach.
-    """
-    if not mask.any():
-        return mask.copy()
-    margin = radius + 1
-    extended = np.pad(mask, margin)
-    dilated = distance_to_zero(~extended) < radius + 0.5 / (radius + 1)
-    closed = distance_to_zero(dilated) >= radius + 0.25 / (radius + 1)
-    return closed[margin:-margin, margin:-margin]
+    histogram[:] = 0
+    pixels = 0
+    for other in range(max(0, row - radius), min(rows, row + radius + 1)):
+        half_width = half_widths[other - row + radius]
+        first, end = max(0, column - half_width), min(columns, column + half_width + 1)
+        pixels += end - first
+        for value in image[other, first:end]:
+            if value > 0:
+                histogram[value] += 1
+    black = pixels
+    total = 0.0
+    for count in histogram:
+        total += count_log_count[count]
+        black -= count
+    total += count_log_count[black]
+    return max(0.0, np.log2(pixels) - total / pixels)
 
 
 def _fill_columns(mask):
     """`mask` (rows, columns; bool) with each column filled from its first to its last row."""
-    from_first = np.logical_or.accumulate(mask, axis=0)
-    to_last = np.logical_or.accumulate(mask[::-1], axis=0)[::-1]
-    return from_first & to_last
+    rows = np.arange(len(mask))[:, None]
+    first, last = mask.argmax(axis=0), len(mask) - 1 - mask[::-1].argmax(axis=0)
+    return (rows >= first) & (rows <= last) & mask.any(axis=0)
