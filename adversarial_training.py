@@ -76,8 +76,8 @@ def fine_tune(folder, start, progress, epochs):
     patch_settings = {"preprocessed_folder": config.preprocessed_folder(), **config.patch_settings()}
 
     def validate(epoch):
-        batches = training.epoch_batches(config.split_csv("val"), training=False, epoch=epoch, **patch_settings)
-        logs = unet.evaluate(batches, verbose=0, return_dict=True)
+        with training.epoch_batches(config.split_csv("val"), training=False, epoch=epoch, **patch_settings) as batches:
+            logs = unet.evaluate(batches, verbose=0, return_dict=True)
         return {f"val_{name}": value for name, value in training.scores(logs).items()}
 
     def export(best):
@@ -98,10 +98,10 @@ def fine_tune(folder, start, progress, epochs):
     event_log = runs.EventLog(folder)
     for epoch in range(progress["epoch"] + 1, epochs + 1):
         started = time.perf_counter()
-        batches = training.epoch_batches(
+        with training.epoch_batches(
             config.split_csv("train"), training=True, epoch=epoch, steps=config.STEPS_PER_EPOCH, **patch_settings
-        )
-        logs = train_epoch(step, batches, f"epoch {epoch}/{epochs}")
+        ) as batches:
+            logs = train_epoch(step, batches, f"epoch {epoch}/{epochs}")
         row = {"epoch": epoch, **logs, **validate(epoch), "seconds": round(time.perf_counter() - started, 2)}
         progress["history"].append(row)
         progress["epoch"] = epoch

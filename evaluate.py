@@ -78,11 +78,11 @@ def score_patches(model):
     losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, isinstance(model.output, list))
     training.compile_for_scoring(model, losses, config.THRESHOLD)
     settings = {**config.patch_settings(), "train_classes": isinstance(model.output, list)}
-    batches = training.epoch_batches(
+    with training.epoch_batches(
         config.split_csv("test"), preprocessed_folder=config.preprocessed_folder(), training=False, epoch=0, **settings
-    )
-    batches = tqdm(batches, desc="patches", unit="batch", leave=False, mininterval=1.0)
-    return training.scores(model.evaluate(iter(batches), verbose=0, return_dict=True))
+    ) as batches:
+        batches = tqdm(batches, desc="patches", unit="batch", leave=False, mininterval=1.0)
+        return training.scores(model.evaluate(iter(batches), verbose=0, return_dict=True))
 
 
 def score_cases(model, details, folders):

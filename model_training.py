@@ -64,14 +64,14 @@ def train(folder, progress):
     event_log = runs.EventLog(folder)
     for epoch in range(progress["epoch"] + 1, config.EPOCH + 1):
         started = time.perf_counter()
-        train_batches = training.epoch_batches(
-            config.split_csv("train"), training=True, epoch=epoch, steps=config.STEPS_PER_EPOCH, **patch_settings
-        )
-        val_batches = training.epoch_batches(config.split_csv("val"), training=False, epoch=epoch, **patch_settings)
         callbacks = [training.epoch_progress(epoch, config.EPOCH)]
-        logs = unet.fit(train_batches, shuffle=False, callbacks=callbacks, verbose=0).history
+        with training.epoch_batches(
+            config.split_csv("train"), training=True, epoch=epoch, steps=config.STEPS_PER_EPOCH, **patch_settings
+        ) as batches:
+            logs = unet.fit(batches, shuffle=False, callbacks=callbacks, verbose=0).history
         logs = training.scores({name: values[-1] for name, values in logs.items()})
-        validation = training.scores(unet.evaluate(val_batches, verbose=0, return_dict=True))
+        with training.epoch_batches(config.split_csv("val"), training=False, epoch=epoch, **patch_settings) as batches:
+            validation = training.scores(unet.evaluate(batches, verbose=0, return_dict=True))
         seconds = time.perf_counter() - started
         row = {"epoch": epoch, **logs, **{f"val_{name}": value for name, value in validation.items()}}
         row |= {"learning_rate": float(optimizer.learning_rate), "seconds": round(seconds, 2)}

@@ -6,9 +6,14 @@ import skimage.transform
 
 from utils import custom_nuts
 from utils.custom_nuts import (
+    CutPatch,
     ImagePatchesByMaskRetouch_resampled,
+    MirrorAndRotate,
+    Patch,
     ReadOCT,
-    rotate_nearest,
+    drop_patch,
+    rotated,
+    rotation_map,
     sample_oct_patch_centers,
     sample_patches_entropy_mask,
 )
@@ -79,7 +84,7 @@ def test_cases_stay_open_up_to_the_limit(tmp_path, monkeypatch):
 @pytest.mark.parametrize("z", [-1, 2])
 def test_a_slice_outside_the_volume_is_an_error(tmp_path, z):
     write_case(tmp_path, constant_slices([1, 2]), constant_slices([0, 0]), constant_slices([1, 1]))
-    with pytest.raises(InputError, match=rf"Topcon_a\.mhd: the CSV asks for slice {z}, the volume has slices 0 to 1"):
+    with pytest.raises(InputError, match=rf"Topcon_a\.raw: the CSV asks for slice {z}, the volume has slices 0 to 1"):
         ReadOCT(tmp_path)(Row("a", "Topcon", z))
 
 
@@ -95,21 +100,90 @@ def test_volumes_that_do_not_match_are_all_named(tmp_path):
     assert "(2, 3, 5)" in roi_message
 
 
-# ---- Rotation ------------------------------------------------------------------------------------------------------
+def test_a_label_that_no_class_has_is_an_error(tmp_path):
+    write_case(tmp_path, constant_slices([1, 2]), constant_slices([3, 4]), constant_slices([1, 1]))
+    read_oct = ReadOCT(tmp_path)
+    assert (read_oct(Row("a", "Topcon", 0))[1] == 3).all()
+    with pytest.raises(InputError, match=r"oct_masks.Topcon_a\.raw: slice 1 holds the label 4, expected at most 3"):
+        read_oct(Row("a", "Topcon", 1))
+
+
+@pytest.mark.parametrize("kind", ["oct_imgs", "oct_masks", "roi_masks"])
+def test_a_file_cut_short_while_it_is_mapped_is_an_error(tmp_path, kind):
+    # Without the look at its size, reading it is a bus error that ends the process.
+    shape = (2, 300, 512)
+    write_case(tmp_path, np.ones(shape, np.uint8), np.ones(shape, np.uint8), np.ones(shape, np.uint8))
+    read_oct, cut = ReadOCT(tmp_path), CutPatch(tmp_path, PATCH)
+    patch = Patch(Row("a", "Topcon", 1), False, 0.0, 0, 0, 0.0, 0, 0, 0)
+    read_oct(patch.row)
+    cut(patch)
+    raw = tmp_path / kind / "Topcon_a.raw"
+    raw.write_bytes(raw.read_bytes()[:300])  # the same file, shorter
+    with pytest.raises(InputError, match=rf"{kind}.Topcon_a\.raw: 300 bytes, expected 307200"):
+        read_oct(patch.row)
+    if kind != "roi_masks":  # which cutting does not read
+        with pytest.raises(InputError, match="300 bytes"):
+            cut(patch)
+
+
+# ---- Augmentation --------------------------------------------------------------------------------------------------
+def rotate(image, angle_degrees):
+    source_map, box = rotation_map(image.shape[:2], angle_degrees)
+    return rotated(image[box], source_map)
+
+
 @pytest.mark.parametrize("angle_degrees", [1.7, 5.0, 9.9])
 def test_rotation_agrees_with_scikit_image(angle_degrees):
     image = np.random.default_rng(0).integers(1, 256, (61, 40, 3), dtype=np.uint8)
     expected = skimage.transform.rotate(image, angle_degrees, order=0, preserve_range=True).astype(np.uint8)
-    rotated = rotate_nearest(image, angle_degrees)
-    assert rotated.dtype == np.uint8
-    assert (rotated != expected).mean() < 0.001  # ties are rounded either way
-    assert (rotated == 0).any()  # corners that come in from outside
+    turned = rotate(image, angle_degrees)
+    assert turned.dtype == np.uint8
+    assert (turned != expected).mean() < 0.001  # ties are rounded either way
+    assert (turned == 0).any()  # corners that come in from outside
 
 
 def test_rotation_by_a_right_angle_is_exact_and_counter_clockwise():
     image = np.arange(1, 82, dtype=np.uint8).reshape(9, 9)
-    np.testing.assert_array_equal(rotate_nearest(image, 90), np.rot90(image))
-    np.testing.assert_array_equal(rotate_nearest(image[:, ::-1], 90), np.rot90(image[:, ::-1]))  # a view, as mirrored
+    np.testing.assert_array_equal(rotate(image, 90), np.rot90(image))
+
+
+def test_a_rotated_window_is_that_part_of_the_whole_rotated_image():
+    rng = np.random.default_rng(0)
+    image = rng.integers(1, 256, (90, 70, 3), dtype=np.uint8)
+    for _ in range(200):
+        angle_degrees = rng.uniform(-10, 10)
+        top, left = rng.integers(0, 90 - 30), rng.integers(0, 70 - 20)
+        window = (slice(top, top + 30), slice(left, left + 20))
+        source_map, box = rotation_map(image.shape[:2], angle_degrees, window)
+        np.testing.assert_array_equal(rotated(image[box], source_map), rotate(image, angle_degrees)[window])
+        assert all(part.stop - part.start <= size for part, size in zip(box, (30 + 6, 20 + 8), strict=True))
+
+
+def test_a_b_scan_comes_untouched_mirrored_and_rotated():
+    rng = np.random.default_rng(0)
+    image = rng.integers(1, 256, (30, 20, 3), dtype=np.uint8)
+    mask, roi = (rng.integers(0, high, (30, 20), dtype=np.uint8) for high in (4, 2))
+    counts = {(mirrored, turned): 0 for mirrored in (False, True) for turned in (False, True)}
+    samples = [("row", image, mask, roi)] * 1000
+    for row, mirrored, angle_degrees, *planes in samples >> MirrorAndRotate(0.5, rng):
+        assert row == "row"
+        assert 0 <= angle_degrees <= 10
+        counts[mirrored, angle_degrees > 0] += 1
+        for plane, original in zip(planes, (image[..., 1], mask, roi), strict=True):
+            flipped = np.ascontiguousarray(original[:, ::-1]) if mirrored else original
+            np.testing.assert_array_equal(plane, rotate(flipped, angle_degrees))
+    # Binomial draws; tolerances are four standard deviations.
+    assert counts[False, False] == 1000
+    assert counts[True, False] == pytest.approx(500, abs=63)
+    assert counts[False, True] == pytest.approx(500, abs=63)
+    assert counts[True, True] == pytest.approx(250, abs=55)
+
+
+def test_without_augmentation_b_scans_stay_as_they_are():
+    sample = ("row", np.ones((3, 4, 3), np.uint8), np.ones((3, 4), np.uint8), np.ones((3, 4), np.uint8))
+    assert [variant[1:3] for variant in [sample] * 50 >> MirrorAndRotate(0.0, np.random.default_rng(0))] == (
+        [(False, 0.0)] * 50
+    )
 
 
 # ---- Centres -------------------------------------------------------------------------------------------------------
@@ -201,24 +275,38 @@ def test_an_empty_roi_has_no_centers():
     assert sample_patches_entropy_mask(empty, PATCH, 12, np.random.default_rng(0)).shape == (0, 2)
 
 
+@pytest.mark.parametrize("rows", [256, 257, 300, 496, 1024])
+def test_patches_fit_whatever_the_height_and_columns_are_drawn_evenly(rows):
+    rng = np.random.default_rng(rows)
+    roi = np.zeros((rows, 512), np.uint8)
+    first_rows = rng.integers(0, rows, 512)
+    for column, first in enumerate(first_rows):
+        roi[first : first + 100, column] = 1
+    centers = np.concatenate([sample_patches_entropy_mask(roi, PATCH, 12, rng) for _ in range(400)])
+    assert (centers >= (128, 64)).all()
+    assert (centers <= (rows - 128, 512 - 64)).all()
+    along_middle = centers.reshape(400, 14, 2)[:, :12, 1]
+    columns, counts = np.unique(along_middle, return_counts=True)
+    assert columns.tolist() == list(range(64, 449, 10))  # 39 columns, of which 12 are drawn
+    # Each is drawn with probability 12/39: 123 of 400, standard deviation 9.2; four of them.
+    assert counts.min() > 123 - 37
+    assert counts.max() < 123 + 37
+
+
 # ---- Patches -------------------------------------------------------------------------------------------------------
-def patches_of(samples, seed=0, **settings):
-    return list(samples >> ImagePatchesByMaskRetouch_resampled(PATCH, 12, np.random.default_rng(seed), **settings))
+def plan(image, mask, roi, seed=0, **settings):
+    """The patches of a B-scan as it is; `image` may be its middle slice alone."""
+    sample = (Row("a", "Topcon", 0), False, 0.0, image if image.ndim == 2 else image[..., 1].copy(), mask, roi)
+    rng = np.random.default_rng(seed)
+    return list([sample] >> ImagePatchesByMaskRetouch_resampled(PATCH, 12, rng, **settings))
 
 
-def test_patches_are_what_lies_around_their_centers():
-    rng = np.random.default_rng(1)
-    image = rng.integers(0, 256, (300, 308, 3), dtype=np.uint8)
-    mask = rng.integers(0, 4, (300, 308), dtype=np.uint8)
-    roi = np.ones((300, 308), np.uint8)
-    centers = sample_patches_entropy_mask(roi, PATCH, 12, np.random.default_rng(0))
-    patches = patches_of([(image, mask, roi)])
+def test_patches_lie_around_their_centers():
+    ones = np.ones((300, 308), np.uint8)
+    centers = sample_patches_entropy_mask(ones, PATCH, 12, np.random.default_rng(0))
+    patches = plan(ones, ones, ones)
     assert len(patches) == 14
-    for (row, column), (image_patch, mask_patch, *_) in zip(centers, patches, strict=True):
-        np.testing.assert_array_equal(image_patch, image[row - 128 : row + 128, column - 64 : column + 64])
-        np.testing.assert_array_equal(mask_patch, mask[row - 128 : row + 128, column - 64 : column + 64])
-        assert image_patch.base is None  # a view would keep the B-scan in memory
-        assert mask_patch.base is None
+    assert [(patch.top + 128, patch.left + 64) for patch in patches] == [tuple(center) for center in centers.tolist()]
 
 
 @pytest.mark.parametrize(
@@ -230,27 +318,66 @@ def test_patches_are_what_lies_around_their_centers():
 def test_a_patch_holds_a_fluid_that_reaches_inside_its_border(row, column, inside, label):
     mask = np.zeros(PATCH, np.uint8)  # the B-scan has the size of a patch, so the patch is the whole B-scan
     mask[row, column] = label
-    ((_, mask_patch, *fluids),) = patches_of([(np.zeros((*PATCH, 3), np.uint8), mask, np.ones(PATCH, np.uint8))])
-    np.testing.assert_array_equal(mask_patch, mask)
-    assert fluids == [inside * (label == fluid) for fluid in (1, 2, 3)]
+    (patch,) = plan(np.ones(PATCH, np.uint8), mask, np.ones(PATCH, np.uint8))
+    assert patch[-3:] == tuple(inside * (label == fluid) for fluid in (1, 2, 3))
 
 
 def test_border_and_labels_can_be_chosen():
     mask = np.zeros(PATCH, np.uint8)
     mask[0, 127] = 3
-    sample = (np.zeros((*PATCH, 3), np.uint8), mask, np.ones(PATCH, np.uint8))
-    ((_, _, *fluids),) = patches_of([sample], patch_border=0, fluid_labels=(3, 2, 1))
-    assert fluids == [1, 0, 0]
+    ones = np.ones(PATCH, np.uint8)
+    (patch,) = plan(ones, mask, ones, patch_border=0, fluid_labels=(3, 2, 1))
+    assert patch[-3:] == (1, 0, 0)
     with pytest.raises(ValueError, match="patch_border must be less than half"):
-        patches_of([sample], patch_border=64)
+        plan(ones, mask, ones, patch_border=64)
+
+
+def test_the_invalid_share_is_counted_in_the_patch():
+    ones = np.ones((256, 512), np.uint8)
+    middle_slice = ones.copy()
+    middle_slice[:, :100] = 0
+    for patch in plan(middle_slice, ones, ones):
+        assert patch.invalid_share == pytest.approx(max(100 - patch.left, 0) / 128)
 
 
 def test_an_empty_roi_yields_no_patches():
-    image, empty = np.ones((300, 308, 3), np.uint8), np.zeros((300, 308), np.uint8)
-    assert patches_of([(image, empty, empty)]) == []
+    empty = np.zeros((300, 308), np.uint8)
+    assert plan(empty + 1, empty, empty) == []
 
 
 def test_a_b_scan_smaller_than_a_patch_is_an_error():
-    image, mask = np.ones((300, 127, 3), np.uint8), np.ones((300, 127), np.uint8)
-    with pytest.raises(InputError, match=r"300 x 127 .* no patch of 256 x 128"):
-        patches_of([(image, mask, mask)])
+    ones = np.ones((300, 127), np.uint8)
+    with pytest.raises(InputError, match=r"Topcon_a\.mhd: .* 300 x 127 .* no patch of 256 x 128"):
+        plan(ones, ones, ones)
+
+
+def test_patches_without_fluid_are_dropped_with_their_probability():
+    rng = np.random.default_rng(0)
+    dropped = sum(drop_patch(("image", "mask", 0, 0, 0), 0.75, rng) for _ in range(4000))
+    assert dropped == pytest.approx(3000, abs=110)  # four standard deviations of a binomial draw
+    for fluids in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        assert not any(drop_patch(("image", "mask", *fluids), 1.0, rng) for _ in range(50))
+    assert not drop_patch(("image", "mask", 0, 0, 0), 0.0, rng)
+    assert drop_patch(("image", "mask", 0, 0, 0), 1.0, rng)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("angle_degrees", [0.0, 3.3, 10.0])
+@pytest.mark.parametrize("z", [0, 1, 2])
+def test_a_cut_patch_is_that_part_of_the_whole_turned_b_scan(tmp_path, mirrored, angle_degrees, z):
+    rng = np.random.default_rng(1)
+    volume = rng.integers(1, 256, (3, 300, 308), dtype=np.uint8)
+    masks = rng.integers(0, 4, volume.shape, dtype=np.uint8)
+    write_case(tmp_path, volume, masks, masks % 2)
+    row = Row("a", "Topcon", z)
+    image, mask, _ = ReadOCT(tmp_path)(row)
+    if mirrored:
+        image, mask = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
+    image, mask = rotate(image, angle_degrees), rotate(mask, angle_degrees)
+    cut = CutPatch(tmp_path, PATCH)
+    for top, left in [(0, 0), (44, 180), (0, 180), (44, 0), (21, 97)]:
+        patch = cut(Patch(row, mirrored, angle_degrees, top, left, 0.0, 1, 0, 1))
+        np.testing.assert_array_equal(patch[0], image[top : top + 256, left : left + 128])
+        np.testing.assert_array_equal(patch[1], mask[top : top + 256, left : left + 128])
+        assert patch[2:] == (1, 0, 1)
+        assert not np.may_share_memory(patch[0], volume)

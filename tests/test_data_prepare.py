@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from utils.data_prepare import drop_patch, get_data_iterator, get_iterator_nuts, read_csv_data
+from utils.data_prepare import get_data_iterator, get_iterator_nuts, read_csv_data
 from utils.errors import InputError
 from utils.mhd import write_volume
 
@@ -125,16 +125,6 @@ def test_a_missing_csv_is_an_input_error(tmp_path):
 
 
 # ---- Samples -------------------------------------------------------------------------------------------------------
-def test_three_of_four_patches_without_fluid_are_dropped():
-    rng = random.Random(0)
-    dropped = sum(drop_patch(("image", "mask", 0, 0, 0), 0.75, rng) for _ in range(4000))
-    assert dropped == pytest.approx(3000, abs=110)  # four standard deviations of a binomial draw
-    for fluids in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
-        assert not any(drop_patch(("image", "mask", *fluids), 0.75, rng) for _ in range(50))
-    assert not drop_patch(("image", "mask", 0, 0, 0), 0.0, rng)
-    assert drop_patch(("image", "mask", 0, 0, 0), 1.0, rng)
-
-
 def test_validation_holds_every_slice_of_a_single_vendor_once_and_untouched(small_set):
     samples = list(get_iterator_nuts(*small_set, training=False, seed=0, epoch=0, drop_healthy=0.0))
     assert sorted(slice_number(image) for image, *_ in samples) == list(range(101, 113))

@@ -83,11 +83,12 @@ def test_wedges_are_found_to_the_pixel(colour):
     assert (invalid[1] != wedge).mean() < 0.001
 
 
+@pytest.mark.parametrize("colour", [0, 255])
 @pytest.mark.parametrize("width", [1, 2, 3])
-def test_thin_white_strip_at_the_border_is_padding(width):
-    """Too thin for any disk, but long."""
+def test_thin_strip_at_the_border_is_padding(width, colour):
+    """Too thin for a disk, but long."""
     volume = noise((1, 200, 150), 10, 120)
-    volume[:, :, -width:] = 255
+    volume[:, :, -width:] = colour
     expected = np.zeros(volume.shape, bool)
     expected[:, :, -width:] = True
     np.testing.assert_array_equal(find_invalid(volume), expected)

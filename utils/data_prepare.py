@@ -1,27 +1,30 @@
 """nutsml pipelines from the slice CSV to batches for Keras.
 
 One iterator is one epoch. (seed, epoch) alone determine what it yields; no global random state is read or changed.
+
+    python -m utils.data_prepare --preview [--set NAME=VALUE ...]
+
+draws patches of train_data.csv, as training gets them, into OUTPUT_ROOT/patches.png and prints the class balance.
 """
 
+import argparse
+import itertools
 import random
-from collections import namedtuple
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
-from nutsflow import CountValues, FilterFalse, MapCol, Shuffle, nut_processor
-from nutsml import AugmentImage, BuildBatch, ReadPandas, Stratify, TransformImage
+from nutsflow import Chunk, CountValues, Flatten, Shuffle, nut_processor
+from nutsml import BuildBatch, ReadPandas, Stratify
 
-from utils.custom_nuts import ImagePatchesByMaskRetouch_resampled, ReadOCT, rotate_nearest, volume_paths
-from utils.errors import InputError
+from utils.custom_nuts import CutPatch, SliceRow, volume_paths
+from utils.errors import InputError, run_script
+from utils.stream import B_SCANS_PER_BLOCK, SHUFFLE_B_SCANS, STRATIFY, PlanPatches, Prefetch
 
-SliceRow = namedtuple("SliceRow", "image_name vendor root slice is_IRF is_SRF is_PED")  # the CSV's columns, in order
-ROTATION_DEGREES = [0, 10]  # smallest and largest rotation of an augmented B-scan
-SHUFFLED_PATCHES = 256  # patches in the shuffle buffer: about 16 B-scans', 33 MB
+MAX_INVALID = 0.5  # share of a patch that may be invalid: beyond half, padding would be most of what it teaches
+BATCHES_AHEAD = 4  # batches that wait for the training step: 8 MB each of 16 patches
 MESSAGES = 10  # offenders named before the rest are only counted
-
-# What each random stream of an epoch is for. The numbers belong to what (seed, epoch) stand for: append, never reorder.
-STRATIFY, SHUFFLE_SLICES, MIRROR, ROTATE, SAMPLE_PATCHES, DROP, SHUFFLE_PATCHES = range(7)
 
 
 def read_csv_data(path):
@@ -89,25 +92,34 @@ def _raise_all(messages):
         raise InputError(*messages)
 
 
-def drop_patch(sample, probability, rng):
-    """Whether to drop a patch sample (image, mask, is_IRF, is_SRF, is_PED): without fluid, with `probability`."""
-    return not any(sample[2:]) and rng.random() < probability
+def get_iterator_nuts(csv_path, preprocessed_folder, *, training, seed, epoch, **settings):
+    """Iterator over one epoch's patch samples (image, mask, is_IRF, is_SRF, is_PED), shuffled.
+
+    Reads the CSV and leaves the rest to `patch_samples`, which takes `settings`. Raises InputError at once where the
+    CSV is unusable or volumes are missing, and later where one is damaged.
+    """
+    rows = read_csv_data(csv_path)
+    check_volumes_exist(rows, preprocessed_folder)
+    return patch_samples(rows, preprocessed_folder, training=training, seed=seed, epoch=epoch, **settings)
 
 
-def get_iterator_nuts(
-    csv_path,
+def patch_samples(
+    rows,
     preprocessed_folder,
     *,
     training,
     seed,
     epoch,
+    workers=0,
+    shard=(0, 1),
     patch_shape=(256, 128),
     patches_per_slice=12,
     patch_border=42,
     drop_healthy=0.75,
+    max_invalid=MAX_INVALID,
     fluid_labels=(1, 2, 3),
 ):
-    """Iterator over one epoch's patch samples (image, mask, is_IRF, is_SRF, is_PED), shuffled.
+    """Iterator over one epoch's patch samples of `rows` (a list of `SliceRow`).
 
     image is uint8 (*patch_shape, 3), slices z-1, z, z+1; mask is uint8 patch_shape, labels 0..3; is_* are 0 or 1.
     `fluid_labels` are IRF's, SRF's and PED's label in the masks. Each epoch draws B-scans anew: all of the rarest
@@ -115,31 +127,32 @@ def get_iterator_nuts(
     itself, with probability 0.5 its mirror image, and with 0.5 a rotated copy of each. Validation (`training` False)
     is the same at every epoch, whatever its number, and nothing is augmented; but vendors and patches without fluid
     are thinned out as in training, so that its figures are about the same mixture of patches.
-    Raises InputError at once where the CSV is unusable or volumes are missing.
+    `workers` processes prepare patches ahead (0: this one does, when asked), which leaves the sequence as it is. Hosts
+    that share an epoch each take another index of `shard` (index, count): equally many samples, none in common.
     """
-    rows = read_csv_data(csv_path)
-    check_volumes_exist(rows, preprocessed_folder)
     epoch = epoch if training else 0
     vendor = SliceRow._fields.index("vendor")
     b_scans = (
         rows
         >> Stratify(vendor, rows >> CountValues(vendor), rand=_stream(seed, epoch, STRATIFY))
-        >> Shuffle(len(rows), _stream(seed, epoch, SHUFFLE_SLICES))
-        >> ReadOCT(preprocessed_folder)
+        >> Shuffle(len(rows), _stream(seed, epoch, SHUFFLE_B_SCANS))
     )
-    if training:
-        mirror, rotate = _augmentations(_stream(seed, epoch, MIRROR), _stream(seed, epoch, ROTATE))
-        b_scans = b_scans >> mirror >> rotate
-    patch_rng = np.random.default_rng([seed, epoch, SAMPLE_PATCHES])
-    drop_rng = _stream(seed, epoch, DROP)
-    return (
-        b_scans
-        >> ImagePatchesByMaskRetouch_resampled(
-            patch_shape, patches_per_slice, patch_rng, patch_border=patch_border, fluid_labels=fluid_labels
-        )
-        >> FilterFalse(lambda sample: drop_patch(sample, drop_healthy, drop_rng))
-        >> Shuffle(SHUFFLED_PATCHES, _stream(seed, epoch, SHUFFLE_PATCHES))
+    plan_patches = PlanPatches(
+        workers,
+        preprocessed_folder=preprocessed_folder,
+        training=training,
+        seed=seed,
+        epoch=epoch,
+        shard=shard,
+        patch_shape=patch_shape,
+        patches_per_slice=patches_per_slice,
+        patch_border=patch_border,
+        drop_healthy=drop_healthy,
+        max_invalid=max_invalid,
+        fluid_labels=fluid_labels,
     )
+    blocks = enumerate(b_scans >> Chunk(B_SCANS_PER_BLOCK, list))
+    return blocks >> plan_patches >> Flatten() >> CutPatch(preprocessed_folder, patch_shape)
 
 
 def get_data_iterator(
@@ -155,7 +168,7 @@ def get_data_iterator(
     n_classes=4,
     **patch_settings,
 ):
-    """Iterator over one epoch's batches (image, (mask, is_IRF, is_SRF, is_PED)).
+    """Iterator over one epoch's batches (image, (mask, is_IRF, is_SRF, is_PED)), prepared `BATCHES_AHEAD`.
 
     The samples are those of `get_iterator_nuts`, which takes `patch_settings`. image is float32 (B, *patch_shape, 3),
     (grey value - slice_mean) / slice_sd; mask is uint8 (B, *patch_shape, n_classes), one-hot; is_* are uint8 (B, 1). B
@@ -165,22 +178,27 @@ def get_data_iterator(
     samples = get_iterator_nuts(
         csv_path, preprocessed_folder, training=training, seed=seed, epoch=epoch, **patch_settings
     )
-    # No prefetching here: an error in nutsflow's prefetching thread leaves the consumer waiting for ever. And 'tensor'
-    # rather than 'image', which takes a detour through float64 and eight times as long.
-    build_batch = (
-        BuildBatch(batch_size, prefetch=0)
-        .input(0, "tensor", "float32")
-        .output(1, "one_hot", "uint8", n_classes)
-        .output(2, "vector", "uint8")
-        .output(3, "vector", "uint8")
-        .output(4, "vector", "uint8")
-    )
-    return (
-        samples
-        >> MapCol(0, lambda image: (image.astype(np.float32) - np.float32(slice_mean)) / np.float32(slice_sd))
-        >> build_batch
-        >> _KerasBatches(csv_path, smallest=batch_size if training else 1)
-    )
+    normalised = (np.arange(256, dtype=np.float32) - np.float32(slice_mean)) / np.float32(slice_sd)
+    build_batch = BuildBatch(batch_size, prefetch=0)
+    # nutsml's own builders take 10 times as long, which adds up: this is the one stage that workers do not share.
+    build_batch.builder = {**build_batch.builder, "grey_values": look_up_grey_values, "labels": one_hot_labels}
+    build_batch.input(0, "grey_values", normalised).output(1, "labels", n_classes)
+    for column in (2, 3, 4):
+        build_batch.output(column, "vector", "uint8")
+    return samples >> build_batch >> _KerasBatches(csv_path, batch_size if training else 1) >> Prefetch(BATCHES_AHEAD)
+
+
+def look_up_grey_values(images, values):
+    """`values` (256,) of the grey values in `images`, a sequence of n uint8 arrays (...): an array (n, ...)."""
+    batch = np.stack(images)
+    return cv2.LUT(batch.reshape(len(batch), -1), values).reshape(batch.shape)
+
+
+def one_hot_labels(masks, n_classes):
+    """One-hot encoding, uint8 (n, rows, columns, n_classes), of a sequence of n masks (rows, columns)."""
+    batch = np.concatenate(masks)
+    one_hot = cv2.merge([(batch == label).view(np.uint8) for label in range(n_classes)])
+    return one_hot.reshape(len(masks), *masks[0].shape, n_classes)
 
 
 @nut_processor
@@ -199,14 +217,33 @@ def _KerasBatches(batches, csv_path, smallest):
         )
 
 
-def _augmentations(mirror_rand, rotate_rand):
-    """Nuts that yield (image, mask, roi) samples untouched, and with probability 0.5 mirrored or rotated as well."""
-    TransformImage.register("rotate_nearest", rotate_nearest)
-    mirror = AugmentImage((0, 1, 2), mirror_rand).by("identical", 1.0).by("fliplr", 0.5)
-    rotate = AugmentImage((0, 1, 2), rotate_rand).by("identical", 1.0).by("rotate_nearest", 0.5, ROTATION_DEGREES)
-    return mirror, rotate
-
-
 def _stream(seed, epoch, stage):
     """Random generator of one stage, independent of the others' and of other epochs'."""
     return random.Random(int(np.random.SeedSequence([seed, epoch, stage]).generate_state(1, np.uint64)[0]))
+
+
+def main(argv):
+    import config  # here alone: the functions above take what they need as arguments
+    from utils.preview import PATCHES_A_VENDOR, class_balance, save_patch_sheet
+
+    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description="Draw patches and print the class balance.")
+    parser.add_argument("--preview", action="store_true", required=True)
+    config.load(argv, parser)
+    config.validate()
+    settings = config.patch_settings()
+    for name in ("train_classes", "batch_size", "slice_mean", "slice_sd", "n_classes"):  # of batches, not of patches
+        del settings[name]
+    rows = read_csv_data(config.split_csv("train"))
+    check_volumes_exist(rows, config.preprocessed_folder())
+    patches = {}
+    for vendor in sorted({row.vendor for row in rows}):
+        of_vendor = [row for row in rows if row.vendor == vendor]
+        epoch = patch_samples(of_vendor, config.preprocessed_folder(), training=True, epoch=0, **settings)
+        patches[vendor] = list(itertools.islice(epoch, PATCHES_A_VENDOR))
+    path = Path(config.OUTPUT_ROOT) / "patches.png"
+    save_patch_sheet(path, patches)
+    print(f"{class_balance(patches).to_string()}\npatches: {path}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -36,14 +36,14 @@ def textured(image, radius, share):
     entropy.max()`` with `skimage.filters.rank.entropy`. A count of black pixels bounds the entropy, which decides all
     but about one pixel in a hundred: only these, and those that may have the largest, need a histogram.
     """
-    tables = half_widths(radius), _count_log_count(radius)  # of the disk; n log2 n
+    disk, count_log_count = half_widths(radius), _count_log_count(radius)
     values = max(1, np.count_nonzero(np.bincount(image.ravel(), minlength=256)[1:]))
     pixels, not_black = _pixels_in_disk(image.shape, radius), count_in_disk(image > 0, radius)
-    least, most = _entropy_bounds(pixels, not_black, values, tables[1])
-    threshold = share * _largest_entropy(image, most, *tables)
+    least, most = _entropy_bounds(pixels, not_black, values, count_log_count)
+    threshold = share * _largest_entropy(image, most, disk, count_log_count)
     exceeds = least > threshold
     undecided = np.flatnonzero((most > threshold) & ~exceeds)
-    exceeds.ravel()[undecided] = _entropies(image, undecided, *tables) > threshold
+    exceeds.ravel()[undecided] = _entropies(image, undecided, disk, count_log_count) > threshold
     return exceeds
 
 

@@ -55,14 +55,29 @@ def _quiet_start():
             os.close(stderr)
 
 
+@contextlib.contextmanager
 def epoch_batches(csv_path, *, train_classes, steps=None, **settings):
-    """One epoch of `get_data_iterator` as Keras takes it: (image, mask), or all four targets with `train_classes`.
+    """``with epoch_batches(...) as batches``: one epoch of `get_data_iterator` as Keras takes it.
 
-    `steps` ends the epoch early.
+    `batches` yields (image, mask), or all four targets with `train_classes`; `steps` ends the epoch early. What goes
+    wrong in preparing them leaves the block as itself, not as TensorFlow's error about it.
     """
-    batches = get_data_iterator(csv_path, **settings)
-    for image, targets in itertools.islice(batches, steps):
-        yield image, targets if train_classes else targets[0]
+    errors = []
+
+    def for_keras():
+        try:
+            for image, targets in itertools.islice(get_data_iterator(csv_path, **settings), steps):
+                yield image, targets if train_classes else targets[0]
+        except Exception as error:
+            errors.append(error)
+            raise
+
+    try:
+        yield for_keras()
+    except Exception:
+        if errors:
+            raise errors[0] from None
+        raise
 
 
 def segmentation_losses(batch_size, n_classes, train_classes):

@@ -1,0 +1,157 @@
+import itertools
+import os
+import signal
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+from nutsflow import Chunk
+
+from utils.custom_nuts import SliceRow
+from utils.errors import InputError
+from utils.mhd import write_volume
+from utils.stream import PlanPatches, Prefetch, plan_block
+
+SETTINGS = {
+    "training": True,
+    "seed": 0,
+    "epoch": 0,
+    "shard": (0, 1),
+    "patch_shape": (104, 104),
+    "patches_per_slice": 12,
+    "patch_border": 42,
+    "drop_healthy": 0.5,
+    "max_invalid": 0.5,
+    "fluid_labels": (1, 2, 3),
+}
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    """(settings, blocks) of 40 slices of 110 x 150 pixels in blocks of 8, every other slice with fluid."""
+    folder = tmp_path_factory.mktemp("blocks")
+    volume = np.random.default_rng(0).integers(1, 256, (40, 110, 150), dtype=np.uint8)
+    mask = np.zeros_like(volume)
+    mask[::2, 50:60] = 1
+    for kind, voxels in (("oct_imgs", volume), ("oct_masks", mask), ("roi_masks", np.ones_like(volume))):
+        write_volume(folder / kind / "Topcon_a.mhd", voxels, (0.0117, 0.003872, 0.047))
+    rows = [SliceRow("a", "Topcon", "r", z, 0, 0, 0) for z in range(40)]
+    return {**SETTINGS, "preprocessed_folder": folder}, list(enumerate(rows >> Chunk(8, list)))
+
+
+# ---- Blocks --------------------------------------------------------------------------------------------------------
+def test_a_block_does_not_depend_on_the_ones_before_it(blocks):
+    settings, numbered = blocks
+    in_order = list(numbered >> PlanPatches(0, **settings))
+    assert [plan_block(block, **settings) for block in reversed(numbered)] == in_order[::-1]
+    number, rows = numbered[1]
+    assert plan_block((number + 1, rows), **settings) != in_order[1]  # nor do two blocks share random numbers
+
+
+def test_patches_of_a_block_are_shuffled(blocks):
+    settings, (first, *_) = blocks
+    slices = [patch.row.slice for patch in plan_block(first, **settings)]
+    assert len(slices) > 50
+    assert len(set(slices[:10])) >= 4  # 1 where they come slice by slice
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_hosts_share_an_epoch_without_overlap_and_evenly(blocks, count):
+    settings, numbered = blocks
+    for block in numbered:
+        whole = plan_block(block, **settings)
+        shards = [plan_block(block, **{**settings, "shard": (index, count)}) for index in range(count)]
+        assert {len(shard) for shard in shards} == {len(whole) // count}
+        together = Counter(itertools.chain(*shards))
+        assert together <= Counter(whole)  # as often as there, or left out
+        assert together.total() == len(whole) // count * count
+
+
+def test_patches_of_which_too_much_is_invalid_are_left_out(blocks, tmp_path):
+    settings, _ = blocks
+    volume = np.full((3, 104, 104), 100, np.uint8)
+    volume[1, :, 57:] = 0  # 47/104 invalid, as in a scan that was padded to the size of a patch
+    volume[2, :, 47:] = 0  # 57/104
+    for kind in ("oct_imgs", "oct_masks", "roi_masks"):
+        write_volume(tmp_path / kind / "Topcon_a.mhd", np.minimum(volume, 255 if kind == "oct_imgs" else 1), (1, 1, 1))
+    rows = [SliceRow("a", "Topcon", "r", z, 0, 0, 0) for z in range(3)]
+    patches = plan_block((0, rows), **{**settings, "preprocessed_folder": tmp_path, "training": False})
+    assert sorted(patch.row.slice for patch in patches) == [0, 1]
+
+
+# ---- Processes -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_plan_the_same_patches_in_the_same_order(blocks, workers):
+    settings, numbered = blocks
+    expected = list(numbered >> PlanPatches(0, **settings))
+    assert list(numbered >> PlanPatches(workers, **settings)) == expected
+    assert all(expected)
+
+
+def test_blocks_ahead_are_bounded(blocks):
+    settings, numbered = blocks
+    taken = itertools.count()
+    endless = (block for block in itertools.cycle(numbered) if next(taken) >= 0)
+    planned = endless >> PlanPatches(1, **settings)
+    for _ in range(20):
+        next(planned)
+    assert next(taken) == 20 + 4
+
+
+def test_an_input_error_in_a_process_arrives_as_itself(blocks):
+    settings, _ = blocks
+    rows = [SliceRow("a", "Topcon", "r", 40, 0, 0, 0)]
+    with pytest.raises(InputError, match=r"Topcon_a\.raw: the CSV asks for slice 40, the volume has slices 0 to 39"):
+        list([(0, rows)] >> PlanPatches(1, **settings))
+
+
+class DeadlyFolder:
+    """Using it kills the process that uses it."""
+
+    def __fspath__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_is_an_error_and_the_next_epoch_has_new_ones(blocks):
+    settings, numbered = blocks
+    with pytest.raises(InputError, match=r"WORKERS = 1: a process was killed.*1 cases.*Topcon_a"):
+        list(numbered >> PlanPatches(1, **{**settings, "preprocessed_folder": DeadlyFolder()}))
+    assert len(list(numbered >> PlanPatches(1, **settings))) == 5
+
+
+# ---- Prefetching ---------------------------------------------------------------------------------------------------
+def test_prefetching_keeps_elements_and_order():
+    assert list(range(20) >> Prefetch(3)) == list(range(20))
+    assert list([] >> Prefetch(3)) == []
+
+
+def test_prefetching_works_ahead_of_the_consumer_in_one_thread_and_no_further():
+    made, threads, third = [], set(), threading.Event()
+
+    def elements():
+        for number in range(10):
+            made.append(number)
+            threads.add(threading.get_ident())
+            if number == 3:
+                third.set()
+            yield number
+
+    prefetched = elements() >> Prefetch(3)
+    assert next(prefetched) == 0
+    assert third.wait(10)  # 1, 2 and 3 are made while the consumer has 0
+    prefetched.close()
+    assert made == [0, 1, 2, 3]
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_an_error_while_prefetching_arrives_as_itself_after_what_came_before():
+    def elements():
+        yield 1
+        raise InputError("file: damaged")
+
+    prefetched = elements() >> Prefetch(3)
+    assert next(prefetched) == 1
+    with pytest.raises(InputError, match="file: damaged"):
+        next(prefetched)

@@ -1,0 +1,122 @@
+"""Patches are decided on in blocks, by processes that work ahead; a thread cuts them out ahead of the training step.
+
+A block is some B-scans in a row of the epoch's order, whose patches are shuffled among themselves. Its random numbers
+follow from (seed, epoch, number of the block), so that it does not matter which process decides on it, or when. What
+comes back is where its patches lie: a hundred bytes each, where their pixels would be a hundred thousand. Cutting them
+out of the memory-mapped volumes takes less time than receiving them would.
+"""
+
+import itertools
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from nutsflow import FilterFalse, Map, nut_processor
+
+# Worker processes import this module, and neither TensorFlow nor nutsml: each takes its second to load.
+from utils.custom_nuts import ImagePatchesByMaskRetouch_resampled, MirrorAndRotate, ReadOCT, drop_patch
+from utils.errors import InputError
+
+B_SCANS_PER_BLOCK = 16  # some 150 patches; a batch of 16 patches then comes from about 10 B-scans
+BLOCKS_AHEAD = 4  # blocks for each worker that are being decided on or wait to be cut out
+IDLE_SECONDS = 60  # after which worker processes end; those of a killed script go this way, too
+CASES_NAMED = 5  # where a process died; the first are the likeliest
+AUGMENTATION = 0.5  # probability of a mirrored, and of a rotated copy of a B-scan in training
+
+# What each random stream of an epoch is for. The numbers belong to what (seed, epoch) stand for: append, never reorder.
+STRATIFY, SHUFFLE_B_SCANS, PATCHES = range(3)
+
+
+def plan_block(
+    block,
+    *,
+    preprocessed_folder,
+    training,
+    seed,
+    epoch,
+    shard,
+    patch_shape,
+    patches_per_slice,
+    patch_border,
+    drop_healthy,
+    max_invalid,
+    fluid_labels,
+):
+    """The patches to keep of `block`, a pair (number in the epoch, rows of the slice CSV): a list of `Patch`, shuffled.
+
+    `shard` (index, count) gives the part of host `index` of `count`: the parts do not overlap and are equally long, for
+    which up to count - 1 patches of a block are left out. The other arguments are those of `get_iterator_nuts`.
+    """
+    number, rows = block
+    rng = np.random.default_rng([seed, epoch, PATCHES, number])
+    read_oct = ReadOCT(preprocessed_folder)  # anew for each block: a file that is no longer there is noticed
+    patches = list(
+        rows
+        >> Map(lambda row: (row, *read_oct(row)))
+        >> MirrorAndRotate(AUGMENTATION if training else 0.0, rng)
+        >> ImagePatchesByMaskRetouch_resampled(patch_shape, patches_per_slice, rng, patch_border, fluid_labels)
+        >> FilterFalse(lambda patch: patch.invalid_share > max_invalid)
+        >> FilterFalse(lambda patch: drop_patch(patch, drop_healthy, rng))
+    )
+    index, count = shard
+    order = rng.permutation(len(patches))[: len(patches) // count * count]
+    return [patches[position] for position in order[index::count]]
+
+
+@nut_processor
+def PlanPatches(blocks, workers, **settings):
+    """blocks >> PlanPatches(workers, **settings): each block to its `plan_block`, in the same order.
+
+    `workers` processes work ahead, `BLOCKS_AHEAD` each; 0: this one does it when asked. The processes start once and
+    stay for the next epoch. Raises what `plan_block` raises, and InputError at once where a process dies.
+    """
+    if workers == 0:
+        for block in blocks:
+            yield plan_block(block, **settings)
+        return
+    # One OpenCV thread each: there is a process for every core already.
+    executor = get_reusable_executor(workers, timeout=IDLE_SECONDS, initializer=cv2.setNumThreads, initargs=(1,))
+    blocks, ahead = iter(blocks), deque()
+
+    def submit(n_blocks):
+        for block in itertools.islice(blocks, n_blocks):
+            ahead.append((block, executor.submit(plan_block, block, **settings)))
+
+    try:
+        submit(BLOCKS_AHEAD * workers)
+        while ahead:
+            patches = ahead[0][1].result()
+            ahead.popleft()
+            submit(1)
+            yield patches
+    except TerminatedWorkerError as error:
+        cases = dict.fromkeys(f"{row.vendor}_{row.image_name}" for (_, rows), _ in ahead for row in rows)
+        named = ", ".join(itertools.islice(cases, CASES_NAMED))
+        raise InputError(
+            f"WORKERS = {workers}: a process was killed, most often for want of memory, while {len(cases)} cases were "
+            f"being read ({named}, ...); run the same command again, with fewer WORKERS if it recurs"
+        ) from error
+    finally:
+        for _, future in ahead:
+            future.cancel()
+
+
+@nut_processor
+def Prefetch(iterable, n_ahead):
+    """iterable >> Prefetch(n_ahead): the same elements, of which a thread prepares up to `n_ahead` ahead.
+
+    What goes wrong there is raised here as itself. (nutsflow's nut of this name leaves the consumer waiting for ever.)
+    """
+    iterator, end = iter(iterable), object()
+    with ThreadPoolExecutor(1, "prefetch") as thread:
+        ahead = deque(thread.submit(next, iterator, end) for _ in range(n_ahead))
+        try:
+            while (element := ahead.popleft().result()) is not end:
+                ahead.append(thread.submit(next, iterator, end))
+                yield element
+        finally:
+            for future in ahead:
+                future.cancel()
