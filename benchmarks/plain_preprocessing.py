@@ -1,4 +1,4 @@
-"""Data preparation by the obvious library calls, as DESIGN.md section 4 states it: the baseline of `prepare.py`.
+"""Data preparation by the obvious library calls, written for clarity: the baseline of `prepare.py`.
 
 Independent of this collection's code. Two things are given: the mask of invalid pixels, for which there is no library
 call, and which vendors are matched and filtered. All images are (rows, columns), all volumes (slices, rows, columns).

@@ -29,7 +29,7 @@ AXIAL_SPACING_MM = 0.003872
 REPEATS = 3
 STAGES = ("8 bit", "invalid pixels", "matching", "medians", "resampling", "reference", "ROI")
 ISOTROPIC = "ROI, isotropic closing"  # the plain side's with the best library call
-# RETOUCH's training set (DESIGN.md section 5): 6,936 B-scans. Which two Topcon volumes have 64 slices is not published;
+# RETOUCH's training set: 6,936 B-scans. Which two Topcon volumes have 64 slices is not published;
 # they are taken for ones with 650 rows.
 B_SCANS = {
     ("Cirrus", 1024): 24 * 128,

@@ -30,14 +30,14 @@ from utils.phantom_anatomy import IRF, LAYERS, PED, SRF, create_eye
 
 ROOT = Path(__file__).parent.parent
 
-# columns, rows, numpy type, x, y, z spacing (smallest, largest) in mm: section 5 of DESIGN
+# columns, rows, numpy type, x, y, z spacing (smallest, largest) in mm: of the RETOUCH training volumes
 EXPECTED = {
     "TRAIN001": ("Cirrus", 512, 1024, "uint8", (0.011742, 0.011742), 0.001955, (0.0469, 0.0472)),
     "TRAIN002": ("Spectralis", 512, 496, "uint16", (0.0109, 0.0120), 0.003872, (0.116, 0.129)),
     "TRAIN003": ("Topcon", 512, 885, "uint8", (0.01172, 0.01172), 0.0026, (0.04688, 0.04688)),
     "TRAIN004": ("Topcon", 512, 650, "uint8", (0.01172, 0.01172), 0.0035, (0.04688, 0.04688)),
 }
-# number of volumes, of those with IRF, SRF, PED; (median, maximum) mm3 of each: section 5 of DESIGN
+# number of volumes, of those with IRF, SRF, PED; (median, maximum) mm3 of each: of the RETOUCH training volumes
 RETOUCH = {
     "Cirrus": (24, (18, 12, 12), ((0.23, 1.11), (0.24, 2.44), (0.33, 3.07))),
     "Spectralis": (24, (20, 14, 12), ((0.35, 2.05), (0.53, 1.89), (0.40, 1.17))),
