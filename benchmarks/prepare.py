@@ -45,7 +45,7 @@ def main():
     arguments.add_argument("--slices", type=int, default=12, help="of each volume on our side (default 12, at least 3)")
     arguments.add_argument("--plain-slices", type=int, default=1, help="B-scans whose ROI the plain side finds")
     arguments.add_argument("--workers", type=int, default=2, help="cores of the projection")
-    arguments.add_argument("--folder", default=".", help="on the disk to measure (1 GB is written and removed)")
+    arguments.add_argument("--folder", default=".", help="on the disk to measure (0.6 GB is written and removed)")
     arguments = arguments.parse_args()
     cv2.setNumThreads(1)  # nothing else that is called here uses threads, BLAS among it
 
