@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import random
 import threading
@@ -249,6 +250,21 @@ def test_validation_is_the_same_at_every_epoch(small_set):
     )
     assert same_samples(first, later)
     assert not same_samples(first, other_seed)
+
+
+def test_three_epochs_of_batches_are_the_same_for_any_number_of_workers(wide_set):
+    def digests(workers):
+        for epoch in range(3):
+            digest = hashlib.sha256()
+            settings = {"training": True, "seed": 3, "epoch": epoch, "batch_size": 3, "workers": workers}
+            for image, targets in get_data_iterator(*wide_set, **settings):
+                for array in (image, *targets):
+                    digest.update(array.tobytes())
+            yield digest.hexdigest()
+
+    in_process, one, two = (list(digests(workers)) for workers in (0, 1, 2))
+    assert in_process == one == two
+    assert len(set(in_process)) == 3
 
 
 # ---- Batches -------------------------------------------------------------------------------------------------------
