@@ -1,49 +1,62 @@
 """Step 3: fine-tune the best U-Net against a discriminator that learns to tell its masks from a reader's.
 
 Reads   OUTPUT_ROOT/{train_data,val_data}.csv, OUTPUT_ROOT/pre_processed/ and the best model of the segmentation step
-Writes  OUTPUT_ROOT/runs/RUN_NAME/adversarial/: best.keras and best.json, log.csv, progress.png, tensorboard/,
-        config.json, versions.json, and last.json with the state that the same command continues from
+Writes  OUTPUT_ROOT/runs/RUN_NAME/adversarial/: the same files as model_training.py in segmentation/
 
     python adversarial_training.py [--set NAME=VALUE ...]
 
-The starting model is epoch 0: where no epoch beats it on the validation patches, it is the best one.
+The starting model is epoch 0: where no epoch beats it on the validation B-scans, it is the best one.
 """
 
-import time
-
 import numpy as np
-from tqdm import tqdm
 
 import config
 from utils import runs
+from utils.checkpoints import newest_state
 from utils.data_prepare import read_csv_data
+from utils.epochs import TrainingRun, why_finished
 from utils.errors import InputError, run_script
-from utils.plots import save_progress
+from utils.files import locked, remove_unfinished
+from utils.validation import check_monitor, choose_b_scans
 
-MONITOR = "val_f_score"  # mean F-score of the three fluids on validation patches; the higher the better
-PANELS = {"segmentation loss": ["loss"], "F-score, mean of the fluids": ["f_score"]}
+PANELS = {"segmentation loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
 PANELS |= {"discriminator": ["d_loss", "d_accuracy_real", "d_accuracy_generated"], "adversarial": ["adversarial_loss"]}
 
 
 def main(argv):
     config.load(argv)
     config.validate()
-    for part in ("train", "val"):
-        read_csv_data(config.split_csv(part))
+    read_csv_data(config.split_csv("train"))
+    b_scans = choose_b_scans(read_csv_data(config.split_csv("val")), config.VALIDATION_B_SCANS, config.SEED)
+    check_monitor(config.MONITOR, b_scans, config.split_csv("val"))
     start = runs.best_model_path(config.run_folder("segmentation"))
     start_details = runs.read_best(start)
     folder = config.run_folder("adversarial")
-    runs.start_run(folder, {**config.values(), "STARTING_MODEL": start_details["sha256"]})
-    progress = runs.saved_progress(folder)
-    epochs = config.ADVERSARIAL_EPOCH or config.EPOCH
-    if progress and (progress["epoch"] >= epochs or progress["stopped"]):
-        print(f"{folder}: finished after {progress['epoch']} epochs; best model in {folder / 'best.keras'}")
-        return
-    fine_tune(folder, start, progress, epochs)
+    with locked(folder):
+        remove_unfinished(folder)
+        runs.start_run(folder, {**config.values(), "STARTING_MODEL": start_details["sha256"]})
+        state = newest_state(folder)
+        if state and (reason := why_ended(state[0])):
+            print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
+        else:
+            fine_tune(folder, start, b_scans, state)
 
 
-def fine_tune(folder, start, progress, epochs):
-    """Fine-tune the exported model `start`, from where `progress` (the content of last.json, or None) left off."""
+def why_ended(progress):
+    """In words why no further epoch is needed, or None."""
+    if discriminator_gave_up(progress["history"], config.D_STOP_ACCURACY):
+        return f"the discriminator no longer tells the masks apart (D_STOP_ACCURACY {config.D_STOP_ACCURACY})"
+    return why_finished(progress, config.ADVERSARIAL_EPOCH or config.EPOCH, patience=None)
+
+
+def discriminator_gave_up(history, stop_accuracy):
+    """Whether the discriminator, having told the masks apart in some epoch, no longer did in the last."""
+    accuracies = [np.mean([row["d_accuracy_real"], row["d_accuracy_generated"]]) for row in history if row["epoch"]]
+    return bool(accuracies and max(accuracies) > stop_accuracy >= accuracies[-1])
+
+
+def fine_tune(folder, start, b_scans, state):
+    """Fine-tune the exported model `start` from `state` (that of `newest_state`, or None) on."""
     from utils import training
 
     training.set_up_keras(config.SEED, config.DETERMINISTIC)
@@ -52,7 +65,10 @@ def fine_tune(folder, start, progress, epochs):
     from model import create_discriminator, create_unet_model
     from utils.adversarial import AdversarialStep
 
+    losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
     unet = create_unet_model(**config.unet_settings())
+    inference = training.inference_network(config.unet_settings())
+    training.compile_for_scoring(inference, losses, config.THRESHOLD)
     starting_weights = keras.models.load_model(start, compile=False).get_weights()
     if [weight.shape for weight in starting_weights] != [weight.shape for weight in unet.weights]:
         raise InputError(f"{start}: is another network than BASE_FILTERS = {config.BASE_FILTERS} makes")
@@ -61,95 +77,75 @@ def fine_tune(folder, start, progress, epochs):
     discriminator = create_discriminator(
         (height, width, 3), config.N_CLASSES, config.BASE_FILTERS, config.SEED, config.DTYPE_POLICY
     )
-    losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
-    training.compile_for_scoring(unet, losses, config.THRESHOLD)
     step = AdversarialStep(
         unet,
         discriminator,
-        keras.optimizers.Adam(config.ADAM_LR, beta_1=config.ADAM_BETA_1, name="generator_adam"),
-        keras.optimizers.Adam(config.D_ADAM_LR, beta_1=config.D_ADAM_BETA_1, name="discriminator_adam"),
+        training.adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY, "generator_adam"),
+        training.adam(config.D_ADAM_LR, config.D_ADAM_BETA_1, config.DTYPE_POLICY, "discriminator_adam"),
         losses,
         config.ADVERSARIAL_WEIGHT,
         real_label=config.D_REAL_LABEL,
     )
     print(f"{folder}: discriminator of {discriminator.count_params():,} parameters, weight {config.ADVERSARIAL_WEIGHT}")
-    patch_settings = {"preprocessed_folder": config.preprocessed_folder(), **config.patch_settings()}
-
-    def validate(epoch):
-        with training.epoch_batches(config.split_csv("val"), training=False, epoch=epoch, **patch_settings) as batches:
-            logs = unet.evaluate(batches, verbose=0, return_dict=True)
-        return {f"val_{name}": value for name, value in training.scores(logs).items()}
 
     def export(best):
         details = {**best, "step": "adversarial", **config.prediction_settings(), "config": config.values()}
-        histogram_csv = config.reference_histogram_csv()
-        training.export_inference_model(folder, unet, config.unet_settings(), details, histogram_csv)
+        training.export_best(folder, inference, details, config.reference_histogram_csv())
 
-    if progress:
-        runs.restore_state(folder, step.variables)
-        print(f"continuing after epoch {progress['epoch']} of {epochs}")
-    else:
-        before = validate(0)[MONITOR]
-        progress = {"epoch": 0, "stopped": False, "history": []}
-        progress["best"] = {"epoch": 0, "metric": MONITOR, "value": before}
-        export(progress["best"])
-        print(f"epoch 0, the model of the segmentation step: {MONITOR} {before:.4f}")
+    def validate(epoch):
+        inference.set_weights(unet.get_weights())
+        return training.validate(
+            inference,
+            config.split_csv("val"),
+            b_scans,
+            folder / "previews" / f"{epoch:04d}.png",
+            threshold=config.THRESHOLD,
+            stop_if_asked=run.stop_if_asked,
+            **config.batch_settings(),
+        )
 
-    event_log = runs.EventLog(folder)
-    for epoch in range(progress["epoch"] + 1, epochs + 1):
-        started = time.perf_counter()
-        with training.epoch_batches(
-            config.split_csv("train"), training=True, epoch=epoch, steps=config.STEPS_PER_EPOCH, **patch_settings
-        ) as batches:
-            logs = train_epoch(step, batches, f"epoch {epoch}/{epochs}")
-        row = {"epoch": epoch, **logs, **validate(epoch), "seconds": round(time.perf_counter() - started, 2)}
-        progress["history"].append(row)
-        progress["epoch"] = epoch
-        if row[MONITOR] > progress["best"]["value"]:
-            progress["best"] = {"epoch": epoch, "metric": MONITOR, "value": row[MONITOR]}
-            export(progress["best"])
-        progress["stopped"] = discriminator_gave_up(progress["history"], config.D_STOP_ACCURACY)
-        runs.keep_epoch_weights(folder, unet, epoch, config.KEEP_EPOCHS)
-        runs.save_state(folder, step.variables, progress)
-        runs.write_log(folder, progress["history"])
-        save_progress(folder / "progress.png", progress["history"], PANELS)
-        event_log.write(epoch, {name: value for name, value in row.items() if name != "epoch"})
-        report(row, progress["best"])
-        if progress["stopped"]:
-            print(
-                f"stopped: the discriminator no longer tells the masks apart (D_STOP_ACCURACY {config.D_STOP_ACCURACY})"
-            )
-            break
-    event_log.close()
-    best = progress["best"]
-    print(f"best: epoch {best['epoch']}, {best['metric']} {best['value']:.4f}, {folder / 'best.keras'}")
+    rules = config.training_rules(config.ADVERSARIAL_EPOCH or config.EPOCH)
+    run = TrainingRun(
+        folder, unet, step.generator_optimizer, step.variables, state, rules, panels=PANELS, export=export
+    )
+    expected_steps = config.STEPS_PER_EPOCH or training.expected_steps(
+        config.split_csv("train"), config.preprocessed_folder(), config.BATCH_SIZE, **config.patch_settings()
+    )
+    with run.interruptible(), training.memory_named():
+        if not run.progress["history"]:
+            run.record({"epoch": 0, **validate(0)})
+            best = run.progress["best"]
+            print(f"epoch 0, the model of the segmentation step: {best['metric']} {best['value']:.4f}")
+        while not (reason := why_ended(run.progress)):
+            epoch, first_step = run.begin_epoch(expected_steps)
+            with training.epoch_batches(
+                config.split_csv("train"),
+                training=True,
+                epoch=epoch,
+                first_step=first_step,
+                steps=config.STEPS_PER_EPOCH,
+                **config.batch_settings(),
+            ) as batches:
+                totals = {}
+                for count, (images, targets) in enumerate(batches, start=1):
+                    for name, value in step(images, targets).items():
+                        totals[name] = totals.get(name, 0.0) + value
+                    run.after_step({name: total / count for name, total in totals.items()})
+            report(run.end_epoch(validate(epoch), config.BATCH_SIZE), run.progress["best"], run.seconds_left())
+    best = run.progress["best"]
+    print(f"finished, {reason}; best: epoch {best['epoch']}, {best['metric']} {best['value']:.4f}")
+    print(f"best model: {folder / 'best.keras'}")
     print(f"curves: {folder / 'progress.png'}; next: python evaluate.py")
 
 
-def train_epoch(step, batches, title):
-    """Run `step` on every batch; the mean of each of its values over the epoch."""
-    totals, bar = {}, tqdm(batches, desc=title, unit="step", leave=False, mininterval=1.0)
-    for count, (images, targets) in enumerate(bar, start=1):
-        for name, value in step(images, targets).items():
-            totals[name] = totals.get(name, 0.0) + value
-        bar.set_postfix(loss=f"{totals['loss'] / count:.3f}", d=f"{totals['d_loss'] / count:.3f}", refresh=False)
-    return {name: total / count for name, total in totals.items()}
-
-
-def discriminator_gave_up(history, stop_accuracy):
-    """Whether the discriminator, having told the masks apart in some epoch, no longer did in the last."""
-    accuracies = [np.mean([row["d_accuracy_real"], row["d_accuracy_generated"]]) for row in history]
-    return bool(max(accuracies) > stop_accuracy >= accuracies[-1])
-
-
-def report(row, best):
+def report(row, best, seconds_left):
     """One line for an epoch that has ended."""
+    starred = "  *best" if best["epoch"] == row["epoch"] else ""
     print(
         f"epoch {row['epoch']}: loss {row['loss']:.4f}, adversarial {row['adversarial_loss']:.3f}, "
         f"D loss {row['d_loss']:.3f}, D right on real/generated {row['d_accuracy_real']:.2f}/"
-        f"{row['d_accuracy_generated']:.2f}, {MONITOR} {row[MONITOR]:.4f}, {row['seconds']:.0f} s"
-        + "  *best"
-        * (best["epoch"] == row["epoch"]),
+        f"{row['d_accuracy_generated']:.2f}, {best['metric']} {row[best['metric']]:.4f}, {row['seconds']:.0f} s, "
+        f"{seconds_left / 60:.0f} min left{starred}",
         flush=True,
     )
 

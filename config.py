@@ -59,8 +59,13 @@ EPOCH = 100  # epochs of model_training.py
 STEPS_PER_EPOCH = None  # steps an epoch; None: every slice of the stratified draw
 ADAM_LR = 2e-4  # learning rate of the segmentation network
 ADAM_BETA_1 = 0.5  # first-moment decay; 0.5 rather than 0.9 is what adversarial training is usually stable with
-VALIDATION_B_SCANS = 48  # whole B-scans for a stitched Dice after every epoch; no script measures that yet
+VALIDATION_B_SCANS = 48  # whole B-scans, balanced over vendors and fluids, that every epoch is scored on
+MONITOR = "val_dice"  # column of log.csv that chooses the best epoch: Dice on those B-scans, mean of the fluids
+MONITOR_EPOCHS = 3  # epochs that it is averaged over against noise; an epoch never counts for more than it reached
+PATIENCE = None  # epochs without a better one after which training ends; None: it goes on to EPOCH
+SLOW_DOWN_AFTER = None  # epochs without a better one after which the learning rate is halved; None: it stays
 KEEP_EPOCHS = 1  # how many epochs' weights stay on disk: 0 none, N the last N, None all
+SAVE_MINUTES = 15.0  # how often the state is saved within an epoch: what a power cut can cost
 WORKERS = 0  # processes that prepare data beside the main one; 0: everything in-process
 DASK_SCHEDULER = None  # "tcp://host:port" of a Dask cluster that prepare_data.py's cases go to instead
 
@@ -95,20 +100,28 @@ def run_folder(step):
 
 
 def patch_settings():
-    """Arguments of `utils.training.epoch_batches` that training and evaluation share."""
+    """Arguments of `utils.data_prepare.patch_samples`."""
     return {
-        "train_classes": TRAIN_CLASSES,
-        "batch_size": BATCH_SIZE,
         "patch_shape": (PATCH_SIZE_H, PATCH_SIZE_W),
         "patches_per_slice": PATCHES_PER_SLICE,
         "patch_border": PATCH_BORDER,
         "drop_healthy": DROP_HEALTHY,
-        "slice_mean": SLICE_MEAN,
-        "slice_sd": SLICE_SD,
-        "n_classes": N_CLASSES,
         "fluid_labels": (IRF_CODE, SRF_CODE, PED_CODE),
         "seed": SEED,
         "workers": WORKERS,
+    }
+
+
+def batch_settings():
+    """Arguments of `utils.training.epoch_batches` that training and evaluation share."""
+    return {
+        "preprocessed_folder": preprocessed_folder(),
+        "train_classes": TRAIN_CLASSES,
+        "batch_size": BATCH_SIZE,
+        "slice_mean": SLICE_MEAN,
+        "slice_sd": SLICE_SD,
+        "n_classes": N_CLASSES,
+        **patch_settings(),
     }
 
 
@@ -122,6 +135,19 @@ def unet_settings():
         "n_classes": N_CLASSES,
         "dtype_policy": DTYPE_POLICY,
         "seed": SEED,
+    }
+
+
+def training_rules(epochs):
+    """What `utils.epochs.TrainingRun` goes by, with the number of epochs."""
+    return {
+        "epochs": epochs,
+        "monitor": MONITOR,
+        "window": MONITOR_EPOCHS,
+        "patience": PATIENCE,
+        "slow_down_after": SLOW_DOWN_AFTER,
+        "keep_epochs": KEEP_EPOCHS,
+        "save_minutes": SAVE_MINUTES,
     }
 
 
@@ -149,25 +175,32 @@ _OPTIONAL = {
     "STEPS_PER_EPOCH": int,
     "DASK_SCHEDULER": str,
     "KEEP_EPOCHS": int,
+    "PATIENCE": int,
+    "SLOW_DOWN_AFTER": int,
     "ADVERSARIAL_EPOCH": int,
 }
+
+_MEASURES = ["dice", "dice_irf", "dice_srf", "dice_ped", "iou_score", "f_score", "f_irf", "f_srf", "f_ped", "loss"]
+_MONITORS = [f"val_{measure}" for measure in _MEASURES]
 
 # (names, test, what is allowed): every complaint of `validate` comes from one of these rows.
 _RULES = [
     (
-        "BATCH_SIZE EPOCH BASE_FILTERS PATCHES_PER_SLICE STEPS_PER_EPOCH ADVERSARIAL_EPOCH VALIDATION_B_SCANS",
+        "BATCH_SIZE EPOCH BASE_FILTERS PATCHES_PER_SLICE STEPS_PER_EPOCH ADVERSARIAL_EPOCH VALIDATION_B_SCANS "
+        "MONITOR_EPOCHS PATIENCE SLOW_DOWN_AFTER",
         lambda value: value >= 1,
         "at least 1",
     ),
     ("SEED FOLD WORKERS KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
     ("ADVERSARIAL_WEIGHT", lambda value: value >= 0, "at least 0"),
-    ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR", lambda value: value > 0, "above 0"),
+    ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR SAVE_MINUTES", lambda value: value > 0, "above 0"),
     ("FOLDS", lambda value: value >= 2, "at least 2, or None for one split"),
     ("ADAM_BETA_1 D_ADAM_BETA_1 DROP_HEALTHY", lambda value: 0 <= value < 1, "from 0 to below 1"),
     ("TEST_FRACTION VALIDATION_FRACTION", lambda value: 0 < value < 1, "between 0 and 1"),
     ("D_REAL_LABEL D_STOP_ACCURACY", lambda value: 0.5 <= value <= 1, "from 0.5 to 1"),
     ("THRESHOLD", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("PATCH_SIZE_H PATCH_SIZE_W", lambda value: value >= 104 and value % 8 == 0, "a multiple of 8 from 104 on"),
+    ("MONITOR", lambda value: value in _MONITORS, "one of " + ", ".join(_MONITORS)),
     ("N_CLASSES", lambda value: value == 4, "4: background, IRF, SRF, PED"),
     ("DTYPE_POLICY", lambda value: value in ("float32", "mixed_bfloat16", "mixed_float16"), "float32 or mixed_*16"),
     (

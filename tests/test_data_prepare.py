@@ -303,6 +303,19 @@ def test_what_is_left_over_is_dropped_in_training_and_kept_in_validation(small_s
     assert training == [5] * (total // 5)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_epoch_goes_on_at_any_batch(wide_set, workers):
+    settings = {"training": True, "seed": 3, "epoch": 1, "batch_size": 3, "workers": workers}
+    whole = list(get_data_iterator(*wide_set, **settings))
+    for first_batch in (1, len(whole) - 1, len(whole)):
+        left = list(get_data_iterator(*wide_set, first_batch=first_batch, **settings))
+        assert len(left) == len(whole) - first_batch
+        for (image, targets), (expected_image, expected_targets) in zip(left, whole[first_batch:], strict=True):
+            np.testing.assert_array_equal(image, expected_image)
+            for target, expected in zip(targets, expected_targets, strict=True):
+                np.testing.assert_array_equal(target, expected)
+
+
 # ---- Errors --------------------------------------------------------------------------------------------------------
 def test_missing_volumes_are_named_before_the_first_batch(tmp_path):
     write_case(tmp_path, "Topcon", "a", numbered_slices(1, 2))

@@ -5,20 +5,6 @@ from utils import runs
 from utils.errors import InputError
 
 
-class Variable:
-    """As much of a Keras variable as saving needs."""
-
-    def __init__(self, value):
-        self.assign(value)
-
-    def assign(self, value):
-        self.value = np.asarray(value)
-        self.shape = self.value.shape
-
-    def __array__(self, dtype=None, copy=None):
-        return self.value
-
-
 def test_a_changed_setting_stops_a_run_and_is_named(tmp_path):
     settings = {"SEED": 1, "ADAM_LR": 0.1, "EPOCH": 3, "WORKERS": 0, "D_ADAM_LR": 0.1}
     runs.start_run(tmp_path, settings, irrelevant=["D_ADAM_LR"])
@@ -31,30 +17,6 @@ def test_a_changed_setting_stops_a_run_and_is_named(tmp_path):
     runs.start_run(tmp_path, {**settings, "EPOCH": 9, "WORKERS": 2, "D_ADAM_LR": 0.5}, irrelevant=["D_ADAM_LR"])
     assert runs.read_json(tmp_path / "config.json")["EPOCH"] == 9
     assert runs.read_json(tmp_path / "versions.json")["numpy"] == np.__version__
-
-
-def test_state_is_restored_and_only_the_last_is_kept(tmp_path):
-    variables = [Variable(np.arange(6.0).reshape(2, 3)), Variable(np.int32(7))]
-    assert runs.saved_progress(tmp_path) is None
-    runs.save_state(tmp_path, variables, {"epoch": 1, "best": None})
-    variables[0].assign(variables[0].value + 1)
-    runs.save_state(tmp_path, variables, {"epoch": 2, "best": {"value": 0.5}})
-    assert [path.name for path in tmp_path.glob("*.npz")] == ["last-0002.npz"]
-    fresh = [Variable(np.zeros((2, 3))), Variable(np.int32(0))]
-    runs.restore_state(tmp_path, fresh)
-    np.testing.assert_array_equal(fresh[0].value, np.arange(6.0).reshape(2, 3) + 1)
-    assert fresh[1].value == 7
-    assert runs.saved_progress(tmp_path)["best"] == {"value": 0.5}
-
-
-def test_a_damaged_state_or_another_network_is_refused(tmp_path):
-    runs.save_state(tmp_path, [Variable(np.zeros(3))], {"epoch": 1})
-    with pytest.raises(InputError, match="another network"):
-        runs.restore_state(tmp_path, [Variable(np.zeros(4))])
-    with open(tmp_path / "last-0001.npz", "r+b") as file:
-        file.truncate(100)
-    with pytest.raises(InputError, match="missing or damaged"):
-        runs.restore_state(tmp_path, [Variable(np.zeros(3))])
 
 
 def test_the_weights_of_the_last_epochs_are_kept(tmp_path):
@@ -91,7 +53,7 @@ def test_an_exported_model_is_checked_against_its_description(tmp_path):
 def test_damaged_json_is_named(tmp_path):
     (tmp_path / "last.json").write_text('{"epoch": ')
     with pytest.raises(InputError, match=r"last\.json: not valid JSON"):
-        runs.saved_progress(tmp_path)
+        runs.read_json(tmp_path / "last.json")
 
 
 def test_log_and_events(tmp_path):

@@ -18,6 +18,7 @@ from utils.mhd import read_volume, write_volume
 
 PROJECT = Path(__file__).parents[1]
 SETTINGS = {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "EPOCH": 2, "STEPS_PER_EPOCH": 2, "ADVERSARIAL_EPOCH": 1}
+SETTINGS |= {"VALIDATION_B_SCANS": 4}
 
 
 def run(script, *arguments, expected=0, **settings):
@@ -73,8 +74,11 @@ def test_training_needs_no_held_out_case_and_leaves_a_record(trained):
     assert log.epoch.tolist() == [1, 2]
     assert {"loss", "iou_score", "f_score", "val_loss", "val_f_irf", "val_f_srf", "val_f_ped"} <= set(log.columns)
     best = json.loads((folder / "best.json").read_text())
-    assert best["value"] == pytest.approx(log.val_f_score.max())
-    assert best["epoch"] == log.val_f_score.idxmax() + 1
+    first, second = log.val_dice
+    scores = [first, min(second, (first + second) / 2)]  # of the last epoch and their mean over three
+    assert (best["metric"], best["epoch"]) == ("val_dice", 1 + int(np.argmax(scores)))
+    assert best["score"] == pytest.approx(max(scores))
+    assert best["value"] == pytest.approx(log.val_dice[best["epoch"] - 1])
     assert best["class_names"] == ["background", "IRF", "SRF", "PED"]
     assert (best["slice_mean"], best["slice_sd"], best["threshold"]) == (128, 128, 0.5)
     assert len(best["reference_histogram"]) == 256
@@ -119,10 +123,10 @@ def test_a_run_continues_where_it_was_interrupted(trained, tmp_path):
     settings = {**settings, "OUTPUT_ROOT": output}
     run("model_training.py", **{**settings, "EPOCH": 1})
     printed, _ = run("model_training.py", **settings)
-    assert "continuing after epoch 1 of 2" in printed
+    assert "continuing after epoch 1 of 2\n" in printed
     arrays = []
     for root in (output, trained[0]["OUTPUT_ROOT"]):
-        with np.load(root / "runs" / "unet" / "segmentation" / "last-0002.npz") as stored:
+        with np.load(root / "runs" / "unet" / "segmentation" / "last-0002-0000000.npz") as stored:
             arrays.append([stored[name] for name in stored.files])
     for continued, uninterrupted in zip(*arrays, strict=True):
         np.testing.assert_array_equal(continued, uninterrupted)
@@ -134,11 +138,10 @@ def test_fine_tuning_keeps_the_starting_model_unless_it_is_beaten(trained):
     best = json.loads((run_folder(settings, "adversarial") / "best.json").read_text())
     start = json.loads((run_folder(settings, "segmentation") / "best.json").read_text())
     assert {"d_loss", "d_accuracy_real", "d_accuracy_generated", "adversarial_loss"} <= set(log.columns)
-    if best["epoch"] == 0:
-        assert best["value"] == pytest.approx(start["value"], abs=1e-5)
-    else:
-        assert best["value"] == pytest.approx(log.val_f_score.max())
-        assert best["value"] > start["value"]
+    assert log.epoch.tolist() == [0, 1]
+    assert log.val_dice[0] == pytest.approx(start["value"], abs=1e-6)
+    assert best["epoch"] == int(min(log.val_dice[1], log.val_dice.mean()) > log.val_dice[0])
+    assert best["value"] == pytest.approx(log.val_dice[best["epoch"]])
     assert "epoch 0, the model of the segmentation step" in printed
 
 

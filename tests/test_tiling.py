@@ -112,6 +112,25 @@ def test_channels_are_the_neighbouring_slices():
     np.testing.assert_allclose(seen, [[-0.5, -0.5, 0], [-0.5, 0, 0.5], [0, 0.5, 0.5]])
 
 
+def test_chosen_slices_are_predicted_in_their_order_and_only_their_neighbours_read():
+    read = set()
+
+    class Volume:
+        shape = (9, 256, 128)
+
+        def __getitem__(self, indices):
+            read.update(indices)
+            return np.stack([np.full(self.shape[1:], 10 * index + 1, np.uint8) for index in indices])
+
+    grey = keras.layers.Lambda(lambda image: image[..., 1:2] * [0.0, 1.0, 0.0, 0.0])
+    model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Cropping2D(46), grey])
+    greys = [p[0, 0, 1] for p in predict_probabilities(model, Volume(), 0.0, 1.0, slices=[7, 0, 3])]
+    assert greys == [71, 1, 31]
+    assert read == {0, 1, 2, 3, 4, 6, 7, 8}
+    with pytest.raises(IndexError):
+        next(predict_probabilities(model, np.ones((9, 256, 128), np.uint8), 0.0, 1.0, slices=[9]))
+
+
 def test_label_is_the_likeliest_class_unless_it_is_unlikely():
     """Known mistakes: the class index compared with the threshold; every class painted where class 1 won."""
     probabilities = np.array(

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from nutsflow import Chunk, CountValues, Flatten, Shuffle, nut_processor
+from nutsflow import Chunk, CountValues, Drop, Flatten, Shuffle, nut_processor
 from nutsml import BuildBatch, ReadPandas, Stratify
 
 from utils.custom_nuts import CutPatch, SliceRow, volume_paths
@@ -112,6 +112,7 @@ def patch_samples(
     epoch,
     workers=0,
     shard=(0, 1),
+    first_patch=0,
     patch_shape=(256, 128),
     patches_per_slice=12,
     patch_border=42,
@@ -129,6 +130,7 @@ def patch_samples(
     are thinned out as in training, so that its figures are about the same mixture of patches.
     `workers` processes prepare patches ahead (0: this one does, when asked), which leaves the sequence as it is. Hosts
     that share an epoch each take another index of `shard` (index, count): equally many samples, none in common.
+    `first_patch` samples at the beginning are left out, which costs no more than deciding on them.
     """
     epoch = epoch if training else 0
     vendor = SliceRow._fields.index("vendor")
@@ -152,7 +154,7 @@ def patch_samples(
         fluid_labels=fluid_labels,
     )
     blocks = enumerate(b_scans >> Chunk(B_SCANS_PER_BLOCK, list))
-    return blocks >> plan_patches >> Flatten() >> CutPatch(preprocessed_folder, patch_shape)
+    return blocks >> plan_patches >> Flatten() >> Drop(first_patch) >> CutPatch(preprocessed_folder, patch_shape)
 
 
 def get_data_iterator(
@@ -163,6 +165,7 @@ def get_data_iterator(
     seed,
     epoch,
     batch_size,
+    first_batch=0,
     slice_mean=128.0,
     slice_sd=128.0,
     n_classes=4,
@@ -172,9 +175,11 @@ def get_data_iterator(
 
     The samples are those of `get_iterator_nuts`, which takes `patch_settings`. image is float32 (B, *patch_shape, 3),
     (grey value - slice_mean) / slice_sd; mask is uint8 (B, *patch_shape, n_classes), one-hot; is_* are uint8 (B, 1). B
-    is `batch_size`; samples left over at the end are dropped in training and make a smaller batch in validation. Raises
-    InputError as `get_iterator_nuts`, and at the end of an epoch that had no batch.
+    is `batch_size`; samples left over at the end are dropped in training and make a smaller batch in validation. An
+    interrupted epoch goes on at `first_batch`, counted from 0. Raises InputError as `get_iterator_nuts`, and at the end
+    of an epoch that had no batch.
     """
+    patch_settings["first_patch"] = first_batch * batch_size
     samples = get_iterator_nuts(
         csv_path, preprocessed_folder, training=training, seed=seed, epoch=epoch, **patch_settings
     )
@@ -185,7 +190,8 @@ def get_data_iterator(
     build_batch.input(0, "grey_values", normalised).output(1, "labels", n_classes)
     for column in (2, 3, 4):
         build_batch.output(column, "vector", "uint8")
-    return samples >> build_batch >> _KerasBatches(csv_path, batch_size if training else 1) >> Prefetch(BATCHES_AHEAD)
+    keras_batches = _KerasBatches(csv_path, batch_size if training else 1, first_batch)
+    return samples >> build_batch >> keras_batches >> Prefetch(BATCHES_AHEAD)
 
 
 def look_up_grey_values(images, values):
@@ -202,9 +208,12 @@ def one_hot_labels(masks, n_classes):
 
 
 @nut_processor
-def _KerasBatches(batches, csv_path, smallest):
-    """BuildBatch's [[image], [mask, ...]] as (image, (mask, ...)), without batches below the `smallest` size."""
-    n_patches = n_batches = 0
+def _KerasBatches(batches, csv_path, smallest, n_before):
+    """BuildBatch's [[image], [mask, ...]] as (image, (mask, ...)), without batches below the `smallest` size.
+
+    Raises `InputError` where there is none and none of the epoch's came before, of which there were `n_before`.
+    """
+    n_patches, n_batches = 0, n_before
     for (image,), targets in batches:
         n_patches += len(image)
         if len(image) >= smallest:
@@ -230,15 +239,12 @@ def main(argv):
     parser.add_argument("--preview", action="store_true", required=True)
     config.load(argv, parser)
     config.validate()
-    settings = config.patch_settings()
-    for name in ("train_classes", "batch_size", "slice_mean", "slice_sd", "n_classes"):  # of batches, not of patches
-        del settings[name]
-    rows = read_csv_data(config.split_csv("train"))
-    check_volumes_exist(rows, config.preprocessed_folder())
+    folder, rows = config.preprocessed_folder(), read_csv_data(config.split_csv("train"))
+    check_volumes_exist(rows, folder)
     patches = {}
     for vendor in sorted({row.vendor for row in rows}):
         of_vendor = [row for row in rows if row.vendor == vendor]
-        epoch = patch_samples(of_vendor, config.preprocessed_folder(), training=True, epoch=0, **settings)
+        epoch = patch_samples(of_vendor, folder, training=True, epoch=0, **config.patch_settings())
         patches[vendor] = list(itertools.islice(epoch, PATCHES_A_VENDOR))
     path = Path(config.OUTPUT_ROOT) / "patches.png"
     save_patch_sheet(path, patches)

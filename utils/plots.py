@@ -83,7 +83,7 @@ def save_progress(path, history, panels):
         for index, name in enumerate(names):
             for prefix, style in (("", "-"), ("val_", "--")):
                 if prefix + name in history[-1]:
-                    values = [row[prefix + name] for row in history]
+                    values = [np.nan if (value := row.get(prefix + name)) is None else value for row in history]
                     ax.plot(epochs, values, style, marker=".", color=f"C{index}", label=prefix + name)
         ax.set(title=title, xlabel="epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

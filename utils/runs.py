@@ -1,4 +1,4 @@
-"""Run folders: the resolved settings, the state to continue from, the log, and the exported best model."""
+"""Run folders: the resolved settings, the log, the weights of every epoch, and the exported best model."""
 
 import csv
 import hashlib
@@ -9,15 +9,22 @@ import platform
 import time
 from pathlib import Path
 
-import numpy as np
-
 from utils.errors import InputError
 from utils.files import write_json, written_whole
 
 # Settings that may differ when a run goes on: they say how long, where and with how many processes, not what.
 MAY_CHANGE = {
     *("DATA_ROOT", "OUTPUT_ROOT", "RUN_NAME", "REFERENCE_HISTOGRAM"),
-    *("EPOCH", "ADVERSARIAL_EPOCH", "WORKERS", "KEEP_EPOCHS", "THRESHOLD"),
+    *(
+        "EPOCH",
+        "ADVERSARIAL_EPOCH",
+        "PATIENCE",
+        "WORKERS",
+        "DASK_SCHEDULER",
+        "KEEP_EPOCHS",
+        "SAVE_MINUTES",
+        "THRESHOLD",
+    ),
 }
 _PACKAGES = [
     *("tensorflow", "jax", "keras", "segmentation-models", "nutsml", "numpy", "numba"),
@@ -66,43 +73,7 @@ def read_json(path):
         raise InputError(f"{path}: not valid JSON ({error}); delete it and run the step that writes it") from None
 
 
-# ---- State to continue from ----------------------------------------------------------------------------------------
-def save_state(folder, variables, progress):
-    """Save Keras `variables` (weights, optimizer slots, random states) in ``last.npz``, then `progress` in
-    ``last.json`` (epoch done, best so far, history).
-
-    The JSON names the array file, so that a kill between the two leaves the state before.
-    """
-    folder = Path(folder)
-    arrays = folder / f"last-{progress['epoch']:04d}.npz"
-    with written_whole(arrays) as temporary:
-        np.savez(temporary, *[np.asarray(variable) for variable in variables])
-    write_json(folder / "last.json", {**progress, "arrays": arrays.name, "sha256": sha256(arrays)})
-    for outdated in folder.glob("last-*.npz"):
-        if outdated != arrays:
-            outdated.unlink()
-
-
-def saved_progress(folder):
-    """What `save_state` recorded last, or None where the run has not finished an epoch."""
-    path = Path(folder) / "last.json"
-    return read_json(path) if path.exists() else None
-
-
-def restore_state(folder, variables):
-    """Put the arrays of ``last.json`` back into `variables`, in the order in which they were saved."""
-    progress = saved_progress(folder)
-    path = Path(folder) / progress["arrays"]
-    if not path.exists() or sha256(path) != progress["sha256"]:
-        raise InputError(f"{path}: missing or damaged; delete the run's folder or choose another RUN_NAME")
-    with np.load(path) as stored:
-        arrays = [stored[name] for name in stored.files]
-    if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
-        raise InputError(f"{path}: holds another network than the one in config.py; choose another RUN_NAME")
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
-
-
+# ---- The weights of every epoch -----------------------------------------------------------------------------------
 def keep_epoch_weights(folder, model, epoch, keep):
     """Store this epoch's weights as ``epochs/NNNN.weights.h5`` and remove all but the last `keep` (None: all)."""
     if keep == 0:
@@ -154,9 +125,9 @@ def sha256(path):
 
 # ---- The log -------------------------------------------------------------------------------------------------------
 def write_log(folder, history):
-    """Rewrite ``log.csv`` from `history`, a list of one dictionary an epoch with the same keys."""
+    """Rewrite ``log.csv`` from `history`, a list of one dictionary an epoch; the last one names the columns."""
     with written_whole(Path(folder) / "log.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer = csv.DictWriter(file, fieldnames=list(history[-1]))
         writer.writeheader()
         writer.writerows(history)
 

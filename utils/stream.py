@@ -7,6 +7,7 @@ out of the memory-mapped volumes takes less time than receiving them would.
 """
 
 import itertools
+import signal
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
@@ -77,8 +78,7 @@ def PlanPatches(blocks, workers, **settings):
         for block in blocks:
             yield plan_block(block, **settings)
         return
-    # One OpenCV thread each: there is a process for every core already.
-    executor = get_reusable_executor(workers, timeout=IDLE_SECONDS, initializer=cv2.setNumThreads, initargs=(1,))
+    executor = get_reusable_executor(workers, timeout=IDLE_SECONDS, initializer=_set_up_worker)
     blocks, ahead = iter(blocks), deque()
 
     def submit(n_blocks):
@@ -102,6 +102,11 @@ def PlanPatches(blocks, workers, **settings):
     finally:
         for _, future in ahead:
             future.cancel()
+
+
+def _set_up_worker():
+    cv2.setNumThreads(1)  # there is a process for every core already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one decides what it means
 
 
 @nut_processor

@@ -99,15 +99,18 @@ def valid_pixels(slice_):
     return slice_ > 0
 
 
-def predict_probabilities(model, volume, slice_mean, slice_sd, *, find_region=valid_pixels, largest_tile=LARGEST_TILE):
-    """Class probabilities of every B-scan of a preprocessed volume.
+def predict_probabilities(
+    model, volume, slice_mean, slice_sd, *, find_region=valid_pixels, slices=None, largest_tile=LARGEST_TILE
+):
+    """Class probabilities of B-scans of a preprocessed volume.
 
     `model` maps (B, H, W, 3) to (B, H - 2 m, W - 2 m, 4) for any H, W divisible by 8 (its first output is taken);
     `volume` is uint8 (slices, rows, columns) with 0 = invalid, `largest_tile` limits the memory. `find_region` maps a
     B-scan to the mask of the pixels to predict; the others are background with probability 1, and tiles without any
-    are not computed. Yields float32 (rows, columns, 4) for each slice in order.
+    are not computed. `slices` are the indices of the B-scans to predict, by default all; only they and their neighbours
+    are read, so that `volume` may be a memory map. Yields float32 (rows, columns, 4) for each, in that order.
     """
-    slices, rows, columns = volume.shape
+    n_slices, rows, columns = volume.shape
     row_starts, tile_rows = tile_starts(rows, largest_tile[0])
     column_starts, tile_columns = tile_starts(columns, largest_tile[1])
     core_rows, core_columns = tile_rows - 2 * CONTEXT, tile_columns - 2 * CONTEXT
@@ -116,11 +119,11 @@ def predict_probabilities(model, volume, slice_mean, slice_sd, *, find_region=va
         (CONTEXT, column_starts[-1] + core_columns + CONTEXT - columns),
         (0, 0),
     ]
-    for index in range(slices):
-        neighbours = np.clip([index - 1, index, index + 1], 0, slices - 1)
-        image = (np.moveaxis(volume[neighbours], 0, -1).astype(np.float32) - slice_mean) / slice_sd
+    for index in range(n_slices) if slices is None else slices:
+        neighbours = volume[[max(index - 1, 0), index, min(index + 1, n_slices - 1)]]
+        image = (np.moveaxis(neighbours, 0, -1).astype(np.float32) - slice_mean) / slice_sd
         image = np.pad(image, padding, mode="symmetric")
-        region = find_region(volume[index]) != 0
+        region = find_region(neighbours[1]) != 0
         stitched = np.empty((row_starts[-1] + core_rows, column_starts[-1] + core_columns, 4), np.float32)
         for row in row_starts:
             for column in column_starts:

@@ -1,4 +1,4 @@
-"""What both training scripts share: Keras' set-up, epochs of batches, the progress bar, exporting the best model."""
+"""What both training scripts share: Keras' set-up, epochs of batches, scoring an epoch, exporting the best model."""
 
 import contextlib
 import itertools
@@ -8,18 +8,24 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from tqdm import tqdm
+import numpy as np
 
 from utils import runs
-from utils.data_prepare import get_data_iterator
+from utils.data_prepare import get_data_iterator, patch_samples, read_csv_data
+from utils.errors import InputError
 from utils.labels import CLASS_NAMES
+from utils.plots import save_comparison
 from utils.reference_histogram import read_reference_histogram
+from utils.validation import FluidDice, segment_b_scans
+
+SAMPLED_B_SCANS = 32  # of every vendor, to guess how many patches an epoch has
+PREVIEWS_A_VENDOR = 2
 
 
 def set_up_keras(seed, deterministic):
     """Import Keras quietly, seed its global random state and, if `deterministic`, ask TensorFlow for reproducible
     kernels."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong arrives as an exception
     with _quiet_start():
         import keras
 
@@ -56,17 +62,19 @@ def _quiet_start():
 
 
 @contextlib.contextmanager
-def epoch_batches(csv_path, *, train_classes, steps=None, **settings):
+def epoch_batches(csv_path, *, train_classes, steps=None, first_step=0, **settings):
     """``with epoch_batches(...) as batches``: one epoch of `get_data_iterator` as Keras takes it.
 
-    `batches` yields (image, mask), or all four targets with `train_classes`; `steps` ends the epoch early. What goes
-    wrong in preparing them leaves the block as itself, not as TensorFlow's error about it.
+    `batches` yields (image, mask), or all four targets with `train_classes`, from the epoch's batch `first_step` on;
+    `steps` ends the epoch before that batch. What goes wrong in preparing them leaves the block as itself, not as
+    TensorFlow's error about it.
     """
     errors = []
 
     def for_keras():
         try:
-            for image, targets in itertools.islice(get_data_iterator(csv_path, **settings), steps):
+            batches = get_data_iterator(csv_path, first_batch=first_step, **settings)
+            for image, targets in itertools.islice(batches, steps and steps - first_step):
                 yield image, targets if train_classes else targets[0]
         except Exception as error:
             errors.append(error)
@@ -78,6 +86,14 @@ def epoch_batches(csv_path, *, train_classes, steps=None, **settings):
         if errors:
             raise errors[0] from None
         raise
+
+
+def adam(learning_rate, beta_1, dtype_policy, name="adam"):
+    """Adam; with loss scaling where the policy is "mixed_float16", whose small gradients would vanish."""
+    import keras
+
+    optimizer = keras.optimizers.Adam(learning_rate, beta_1=beta_1, name=name)
+    return keras.optimizers.LossScaleOptimizer(optimizer) if dtype_policy == "mixed_float16" else optimizer
 
 
 def segmentation_losses(batch_size, n_classes, train_classes):
@@ -105,32 +121,96 @@ def scores(logs):
     return {name.removeprefix("segmentation_"): float(value) for name, value in logs.items()}
 
 
-def epoch_progress(epoch, epochs):
-    """A Keras callback that shows steps, steps/s and the running loss of one epoch."""
+def expected_steps(csv_path, preprocessed_folder, batch_size, **patch_settings):
+    """About how many steps a training epoch has, from the patches of a sample of the B-scans.
+
+    `patch_settings` are those of `patch_samples`, but for `training` and `epoch`.
+    """
+    rows = read_csv_data(csv_path)
+    by_vendor = [[row for row in rows if row.vendor == vendor] for vendor in sorted({row.vendor for row in rows})]
+    rarest = min(map(len, by_vendor))
+    rng, size = np.random.default_rng(0), min(SAMPLED_B_SCANS, rarest)
+    sample = [of_vendor[index] for of_vendor in by_vendor for index in rng.choice(len(of_vendor), size, replace=False)]
+    n_patches = sum(1 for _ in patch_samples(sample, preprocessed_folder, training=True, epoch=0, **patch_settings))
+    return round(n_patches * rarest / size) // batch_size
+
+
+def fit_epoch(network, batches, after_step):
+    """``network.fit`` on the `batches` left of an epoch; ``after_step(means, synchronise)`` after each step."""
     import keras
 
-    class Progress(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            self.bar = tqdm(desc=f"epoch {epoch}/{epochs}", unit="step", leave=False, mininterval=1.0)
+    n_taken, n_all = 0, None
 
+    class AfterStep(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-            self.bar.update()
+            nonlocal n_taken
+            n_taken += 1
+            # Where TensorFlow's compiled step has to find out that there is no batch left, what does not depend on the
+            # batch has happened by then: random states and the optimizer's counter are one step ahead, or not.
+            network.stop_training = n_taken == n_all
+            after_step(scores(logs), lambda: self.model)  # asking for the model brings JAX's state into its variables
 
-        def on_train_end(self, logs=None):
-            self.bar.close()
+    first = next(batches, None)
+    if first is None:
+        return  # the epoch was interrupted after its last step
 
-    return Progress()
+    def generator():
+        nonlocal n_all
+        batch, n_yielded = first, 1
+        for following in batches:
+            yield batch
+            batch, n_yielded = following, n_yielded + 1
+        n_all = n_yielded
+        yield batch
+
+    network.fit(generator(), shuffle=False, callbacks=[AfterStep()], verbose=0)
 
 
-def export_inference_model(folder, model, unet_settings, details, histogram_csv):
-    """Export `model`'s weights as ``best.keras``: float32, for images of any size divisible by 8.
+def validate(inference, csv_path, b_scans, preview_path, *, threshold, stop_if_asked, **settings):
+    """Score `inference`, a compiled network of the exported form, as ``val_...`` values.
+
+    These are IoU, F-score and losses on patches, for which `settings` are those of `epoch_batches`, and Dice on the
+    stitched `b_scans`, of which the first two of each vendor are drawn with the reader's and the network's outlines.
+    """
+    with epoch_batches(csv_path, training=False, epoch=0, **settings) as batches:
+        values = scores(inference.evaluate(batches, verbose=0, return_dict=True))
+    vendors = sorted({row.vendor for row in b_scans})
+    previewed = [row for of in vendors for row in [row for row in b_scans if row.vendor == of][:PREVIEWS_A_VENDOR]]
+    dice, pictures = FluidDice(), []
+    prediction = {name: settings[name] for name in ("preprocessed_folder", "slice_mean", "slice_sd")}
+    for row, grey, reference, labels in segment_b_scans(inference, b_scans, threshold=threshold, **prediction):
+        stop_if_asked()
+        dice.add(reference, labels)
+        if row in previewed:
+            pictures.append((f"{row.vendor} {row.image_name}, slice {row.slice}", grey, reference, labels))
+    save_comparison(preview_path, pictures)
+    return {f"val_{name}": value for name, value in {**dice.values(), **values}.items()}
+
+
+@contextlib.contextmanager
+def memory_named():
+    """Say in the block which settings to lower where memory does not suffice."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error) + type(error).__name__:
+            raise
+        raise InputError(
+            "out of memory: lower BATCH_SIZE, then BASE_FILTERS or the patch; DTYPE_POLICY=mixed_bfloat16 takes less"
+        ) from error
+
+
+def inference_network(unet_settings):
+    """The network as it is exported: float32, for images of any size divisible by 8."""
+    from model import create_unet_model
+
+    return create_unet_model(**{**unet_settings, "input_shape": (None, None, 3), "dtype_policy": "float32"})
+
+
+def export_best(folder, inference, details, histogram_csv):
+    """Export `inference` as ``best.keras``.
 
     `details` go into ``best.json``, with the class names and the reference histogram where `histogram_csv` exists.
     """
-    from model import create_unet_model
-
-    inference = create_unet_model(**{**unet_settings, "input_shape": (None, None, 3), "dtype_policy": "float32"})
-    inference.set_weights(model.get_weights())
     histogram = read_reference_histogram(histogram_csv).tolist() if Path(histogram_csv).exists() else None
     runs.export_best(folder, inference, {**details, "class_names": CLASS_NAMES, "reference_histogram": histogram})

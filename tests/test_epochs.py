@@ -1,0 +1,197 @@
+import json
+import os
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from utils import runs
+from utils.checkpoints import newest_state
+from utils.epochs import TrainingRun, epoch_score, why_finished
+
+RULES = {"epochs": 5, "monitor": "val_dice", "window": 3, "patience": None, "slow_down_after": None}
+RULES |= {"keep_epochs": 0, "save_minutes": 60.0}
+
+
+class Variable:
+    """As much of a Keras variable as a run needs."""
+
+    def __init__(self, value):
+        self.assign(value)
+
+    def assign(self, value):
+        self.value = np.asarray(value, np.float32)
+        self.shape = self.value.shape
+
+    def __array__(self, dtype=None, copy=None):
+        return self.value
+
+    def __float__(self):
+        return float(self.value)
+
+    def __truediv__(self, other):
+        return self.value / other
+
+
+def start(folder, state=None, exported=None, **rules):
+    """A run without a network. `exported`, if given, gets what is exported as the best."""
+    learning_rate = Variable(0.5)
+    return TrainingRun(
+        folder,
+        None,
+        SimpleNamespace(learning_rate=learning_rate),
+        [learning_rate],
+        state,
+        RULES | rules,
+        panels={"loss": ["loss"]},
+        export=(exported if exported is not None else []).append,
+    )
+
+
+def take_epoch(run, dice, losses=(1.0, 3.0)):
+    """Steps with these losses, then a validation with this Dice; returns the epoch's row."""
+    run.begin_epoch(len(losses))
+    for count in range(1, len(losses) + 1):
+        run.after_step({"loss": float(np.mean(losses[:count]))})
+    return run.end_epoch({"val_dice": dice}, patches_a_step=4)
+
+
+# ---- Choosing ------------------------------------------------------------------------------------------------------
+def test_an_epochs_score_is_its_own_value_or_its_neighbourhoods_whichever_is_lower():
+    history = [{"val_dice": value, "val_loss": 1 - value} for value in (0.2, 0.4, 0.9)]
+    assert epoch_score(history, "val_dice", 3) == pytest.approx(0.5)  # lucky: (0.2 + 0.4 + 0.9) / 3
+    assert epoch_score(history, "val_dice", 1) == pytest.approx(0.9)
+    assert epoch_score(history[:2], "val_dice", 3) == pytest.approx(0.3)
+    assert epoch_score(history[::-1], "val_dice", 3) == pytest.approx(0.2)  # unlucky
+    assert epoch_score(history, "val_loss", 1) == pytest.approx(-0.1)
+    assert epoch_score(history, "val_loss", 2) == pytest.approx(-0.35)
+
+
+def test_a_run_ends_after_its_epochs_or_its_patience():
+    assert why_finished({"epoch": 4, "best": {"epoch": 1}}, 5, None) is None
+    assert why_finished({"epoch": 5, "best": {"epoch": 5}}, 5, None) == "5 epochs of 5"
+    assert why_finished({"epoch": 3, "best": {"epoch": 1}}, 5, 3) is None
+    assert why_finished({"epoch": 4, "best": {"epoch": 1}}, 5, 3) == "no better epoch in the last 3"
+    assert why_finished({"epoch": 0, "best": None}, 5, 3) is None
+
+
+def test_a_better_epoch_is_exported_and_a_worse_one_is_not(tmp_path):
+    exported = []
+    run = start(tmp_path, exported=exported, window=1)
+    for dice in (0.3, 0.2, 0.6):
+        take_epoch(run, dice)
+    assert [(best["epoch"], best["value"]) for best in exported] == [(1, 0.3), (3, 0.6)]
+
+
+def test_an_exported_model_better_than_the_state_says_is_never_overwritten_by_a_worse(tmp_path):
+    """As after a state that was damaged, or a kill between the export and the state."""
+    take_epoch(start(tmp_path, window=1), 0.4)
+    state = newest_state(tmp_path)
+    (tmp_path / "best.keras").write_text("network")
+    details = {"epoch": 2, "metric": "val_dice", "value": 0.7, "score": 0.7}
+    details["sha256"] = runs.sha256(tmp_path / "best.keras")
+    (tmp_path / "best.json").write_text(json.dumps(details))
+    exported = []
+    run = start(tmp_path, state, exported, window=1)
+    take_epoch(run, 0.6)
+    assert exported == []
+    take_epoch(run, 0.8)
+    assert [best["value"] for best in exported] == [0.8]
+
+
+def test_the_learning_rate_is_halved_after_epochs_without_a_better_one(tmp_path):
+    run = start(tmp_path, window=1, slow_down_after=2)
+    rates = [take_epoch(run, dice)["learning_rate"] for dice in (0.5, 0.4, 0.4, 0.4, 0.4, 0.6)]
+    assert rates == [0.5, 0.5, 0.5, 0.25, 0.25, 0.125]  # after the third and the fifth
+
+
+# ---- Recording -----------------------------------------------------------------------------------------------------
+def test_an_epochs_row(tmp_path):
+    row = take_epoch(start(tmp_path), 0.4, losses=(1.0, 3.0, 5.0))
+    log = pd.read_csv(tmp_path / "log.csv")
+    assert (log.epoch[0], log.loss[0], log.val_dice[0], log.steps[0], log.learning_rate[0]) == (1, 3.0, 0.4, 3, 0.5)
+    assert row["patches_per_s"] > 0
+    assert (tmp_path / "progress.png").exists()
+
+
+def test_an_epoch_in_two_parts_has_the_means_of_both(tmp_path):
+    run = start(tmp_path)
+    assert run.begin_epoch() == (1, 0)
+    for mean in (1.0, 2.0, 3.0):  # losses 1, 3, 5
+        run.after_step({"loss": mean})
+    run.save()
+    run = start(tmp_path, newest_state(tmp_path))
+    assert run.begin_epoch() == (1, 3)
+    run.after_step({"loss": 7.0})
+    row = run.end_epoch({"val_dice": 0.1}, 4)
+    assert (row["loss"], row["steps"]) == (4.0, 4)
+
+
+def test_a_state_within_an_epoch_is_saved_when_it_is_due(tmp_path):
+    run = start(tmp_path, save_minutes=1e-9)
+    run.begin_epoch()
+    synchronised = []
+    run.after_step({"loss": 1.0}, lambda: synchronised.append(len(list(tmp_path.glob("last-*")))))
+    assert synchronised == [0]  # before the variables are read
+    assert newest_state(tmp_path)[0]["step"] == 1
+
+
+def test_after_twenty_steps_the_hours_are_projected_and_what_would_shorten_them(tmp_path, capsys, monkeypatch):
+    seconds = iter(range(0, 10**9, 60))
+    monkeypatch.setattr("utils.epochs.time.monotonic", lambda: next(seconds))
+    run = start(tmp_path, epochs=100)
+    run.begin_epoch(expected_steps=30)
+    for _ in range(20):
+        run.after_step({"loss": 1.0})
+    printed = capsys.readouterr().out
+    assert "60.00 s a step, about 30 steps an epoch: 50.0 h for 100 epochs" in printed
+    assert "lower EPOCH" in printed
+
+
+# ---- Being interrupted ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_step_saves_and_says_how_to_continue(tmp_path, capsys, monkeypatch, number, code):
+    monkeypatch.setattr("sys.argv", ["model_training.py", "--set", "RUN_NAME=a b"])
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run = start(tmp_path)
+
+    def interrupted():
+        with run.interruptible():
+            run.begin_epoch()
+            run.after_step({"loss": 1.0})
+            os.kill(os.getpid(), number)
+            run.after_step({"loss": 2.0})
+            pytest.fail("the run went on")
+
+    with pytest.raises(SystemExit) as ended:
+        interrupted()
+    assert ended.value.code == code
+    assert newest_state(tmp_path)[0]["step"] == 2
+    printed = capsys.readouterr().out
+    assert "stopped after epoch 0 of 5 and 2 steps, all saved" in printed
+    assert "python model_training.py --set 'RUN_NAME=a b'" in printed
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path):
+    def interrupted_twice():
+        with start(tmp_path).interruptible():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_twice()
+
+
+def test_a_host_that_does_not_record_writes_nothing(tmp_path):
+    learning_rate = Variable(0.5)
+    run = TrainingRun(
+        *(tmp_path, None, SimpleNamespace(learning_rate=learning_rate), [learning_rate], None, RULES),
+        panels={},
+        export=pytest.fail,
+        records=False,
+    )
+    take_epoch(run, 0.5)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,103 @@
+from collections import Counter
+
+import keras
+import numpy as np
+import pytest
+
+from utils.custom_nuts import SliceRow
+from utils.errors import InputError
+from utils.mhd import write_volume
+from utils.validation import FluidDice, check_monitor, choose_b_scans, segment_b_scans
+
+
+def rows(vendor, kinds, image_name="a"):
+    """A row for each letter: I, S, P or - for none."""
+    return [
+        SliceRow(image_name, vendor, "r", z, *(int(kind == fluid) for fluid in "ISP")) for z, kind in enumerate(kinds)
+    ]
+
+
+def kind(row):
+    return "ISP-"[[row.is_IRF, row.is_SRF, row.is_PED, 1].index(1)]
+
+
+def test_b_scans_are_chosen_evenly_from_vendors_and_fluids():
+    everything = rows("Cirrus", "-" * 200 + "I" * 30 + "S" * 9 + "P" * 3) + rows("Topcon", "I-SP" * 5)
+    chosen = choose_b_scans(everything, 24, seed=0)
+    assert len(set(chosen)) == 24
+    assert Counter((row.vendor, kind(row)) for row in chosen) == {
+        **{("Cirrus", fluid): 3 for fluid in "ISP-"},
+        **{("Topcon", fluid): 3 for fluid in "ISP-"},
+    }
+    assert Counter(row.vendor for row in chosen[:2]) == {"Cirrus": 1, "Topcon": 1}
+
+
+def test_where_a_fluid_is_rare_other_b_scans_take_the_place():
+    chosen = choose_b_scans(rows("Cirrus", "---------I"), 6, seed=0)
+    assert Counter(map(kind, chosen)) == {"-": 5, "I": 1}
+    assert len(choose_b_scans(rows("Cirrus", "I-"), 6, seed=0)) == 2
+
+
+def test_the_choice_follows_from_the_seed_not_from_the_order_of_rows():
+    everything = rows("Cirrus", "-I-S" * 20) + rows("Topcon", "P--I" * 20)
+    chosen = choose_b_scans(everything, 10, seed=3)
+    assert choose_b_scans(everything[::-1], 10, seed=3) == chosen
+    assert choose_b_scans(everything, 10, seed=4) != chosen
+
+
+def test_a_monitor_without_a_value_is_refused():
+    b_scans = rows("Cirrus", "I-")
+    for monitor in ("val_dice", "val_dice_irf", "val_f_ped", "val_loss"):
+        check_monitor(monitor, b_scans, "val.csv")
+    with pytest.raises(InputError, match=r"val\.csv: its B-scans hold IRF, so that val_dice_ped has no value"):
+        check_monitor("val_dice_ped", b_scans, "val.csv")
+    with pytest.raises(InputError, match="hold no fluid"):
+        check_monitor("val_dice", rows("Cirrus", "--"), "val.csv")
+
+
+def test_dice_is_of_all_b_scans_together():
+    dice = FluidDice()
+    reference, labels = np.zeros((2, 4, 4), np.uint8)
+    reference[0] = 1
+    labels[0, :2] = 1
+    labels[3] = 2  # SRF where there is none, in a B-scan without any
+    dice.add(reference, labels)
+    dice.add(np.full((4, 4), 1, np.uint8), np.full((4, 4), 1, np.uint8))
+    values = dice.values()
+    assert values["dice_irf"] == pytest.approx(2 * (2 + 16) / (4 + 2 + 16 + 16))
+    assert values["dice_srf"] is None
+    assert values["dice_ped"] is None
+    assert values["dice"] == values["dice_irf"]
+
+
+def test_false_fluid_counts_where_another_b_scan_holds_it():
+    dice = FluidDice()
+    dice.add(np.array([[3, 3, 0, 0]], np.uint8), np.array([[3, 0, 0, 0]], np.uint8))
+    dice.add(np.array([[0, 0, 0, 0]], np.uint8), np.array([[3, 3, 0, 0]], np.uint8))
+    assert dice.values()["dice_ped"] == pytest.approx(2 / (2 + 3))
+
+
+def test_b_scans_are_segmented_as_a_new_scans_would_be(tmp_path):
+    """A network that says IRF where its middle channel is bright."""
+    rng = np.random.default_rng(0)
+    volume = rng.integers(1, 100, (3, 256, 128), dtype=np.uint8)
+    volume[:, 100:140] += 150
+    masks = np.zeros_like(volume)
+    masks[2, 100:120] = 1
+    for folder, voxels in (("oct_imgs", volume), ("oct_masks", masks), ("roi_masks", masks)):
+        write_volume(tmp_path / folder / "Topcon_a.mhd", voxels, (1, 1, 1))
+
+    def bright(image):
+        is_bright = keras.ops.cast(image[..., 1:2] > 0.5, "float32")
+        return is_bright * [0.0, 1.0, 0.0, 0.0] + (1 - is_bright) * [1.0, 0.0, 0.0, 0.0]
+
+    model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Cropping2D(46), keras.layers.Lambda(bright)])
+    asked = rows("Topcon", "--I")[::-2]
+    results = list(segment_b_scans(model, asked, tmp_path, slice_mean=128.0, slice_sd=100.0, threshold=0.5))
+    assert [row.slice for row, *_ in results] == [0, 2]
+    for row, grey, reference, labels in results:
+        np.testing.assert_array_equal(grey, volume[row.slice])
+        np.testing.assert_array_equal(reference, masks[row.slice])
+        is_bright = volume[row.slice] > 178
+        assert (labels[~is_bright] == 0).all()
+        assert labels[is_bright].mean() > 0.9  # all but what lies outside the region of interest
