@@ -17,6 +17,7 @@ from utils.data_prepare import read_csv_data
 from utils.epochs import TrainingRun, why_finished
 from utils.errors import InputError, run_script
 from utils.files import locked, remove_unfinished
+from utils.networks import create_inference_network, create_network
 from utils.validation import check_monitor, choose_b_scans
 
 PANELS = {"segmentation loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
@@ -62,16 +63,16 @@ def fine_tune(folder, start, b_scans, state):
     training.set_up_keras(config.SEED, config.DETERMINISTIC)
     import keras
 
-    from model import create_discriminator, create_unet_model
+    from model import create_discriminator
     from utils.adversarial import AdversarialStep
 
     losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
-    unet = create_unet_model(**config.unet_settings())
-    inference = training.inference_network(config.unet_settings())
+    unet = create_network(**config.network_settings())
+    inference = create_inference_network(**config.network_settings())
     training.compile_for_scoring(inference, losses, config.THRESHOLD)
     starting_weights = keras.models.load_model(start, compile=False).get_weights()
     if [weight.shape for weight in starting_weights] != [weight.shape for weight in unet.weights]:
-        raise InputError(f"{start}: is another network than BASE_FILTERS = {config.BASE_FILTERS} makes")
+        raise InputError(f"{start}: is another network than {config.MODEL} with BASE_FILTERS = {config.BASE_FILTERS}")
     unet.set_weights(starting_weights)
     height, width = unet.output_shape[0][1:3] if config.TRAIN_CLASSES else unet.output_shape[1:3]
     discriminator = create_discriminator(
@@ -99,6 +100,7 @@ def fine_tune(folder, start, b_scans, state):
             config.split_csv("val"),
             b_scans,
             folder / "previews" / f"{epoch:04d}.png",
+            network=config.MODEL,
             threshold=config.THRESHOLD,
             stop_if_asked=run.stop_if_asked,
             **config.batch_settings(),

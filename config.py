@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.networks import check_network
 
 # ---- Where things are ----------------------------------------------------------------------------------------------
 DATA_ROOT = "data"  # folder of the raw volumes: RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd
@@ -47,6 +48,8 @@ PATCH_BORDER = 42  # pixels; a patch counts as holding a fluid only if the fluid
 DROP_HEALTHY = 0.75  # share of patches without fluid that is dropped, since most of the retina is healthy
 
 # ---- Network -------------------------------------------------------------------------------------------------------
+MODEL = "tennakoon"  # the paper's U-Net, or segmentation_models' by "architecture/backbone", e.g. "Unet/resnet34"
+ENCODER_WEIGHTS = None  # file of pretrained weights for such a backbone; None: random ones
 BASE_FILTERS = 64  # filters of the first level, doubled at each; 16 trains about ten times faster on a CPU
 REGULARIZER_WEIGHT = 1e-4  # L2 penalty on convolution kernels
 TRAIN_CLASSES = False  # True adds three heads that say whether IRF, SRF, PED is in the patch
@@ -125,9 +128,11 @@ def batch_settings():
     }
 
 
-def unet_settings():
-    """Arguments of `model.create_unet_model`."""
+def network_settings():
+    """Arguments of `utils.networks.create_network`."""
     return {
+        "name": MODEL,
+        "encoder_weights": ENCODER_WEIGHTS,
         "input_shape": (PATCH_SIZE_H, PATCH_SIZE_W, 3),
         "regularizer_weight": REGULARIZER_WEIGHT,
         "base_filters": BASE_FILTERS,
@@ -154,6 +159,7 @@ def training_rules(epochs):
 def prediction_settings():
     """What a prediction needs besides weights and reference histogram; goes into ``best.json``."""
     return {
+        "network": MODEL,
         "axial_spacing_mm": AXIAL_SPACING_MM,
         "slice_mean": SLICE_MEAN,
         "slice_sd": SLICE_SD,
@@ -172,6 +178,7 @@ _OPTIONAL = {
     "REFERENCE_CASE": str,
     "REFERENCE_HISTOGRAM": str,
     "FOLDS": int,
+    "ENCODER_WEIGHTS": str,
     "STEPS_PER_EPOCH": int,
     "DASK_SCHEDULER": str,
     "KEEP_EPOCHS": int,
@@ -285,6 +292,10 @@ def validate():
         complaints.append(f"config.FOLD = {FOLD}: must be below FOLDS = {FOLDS}")
     if min(PATCH_SIZE_H, PATCH_SIZE_W) <= 2 * PATCH_BORDER:
         complaints.append(f"config.PATCH_BORDER = {PATCH_BORDER}: must be below half the patch's smaller side")
+    try:
+        check_network(MODEL, (PATCH_SIZE_H, PATCH_SIZE_W), train_classes=TRAIN_CLASSES, encoder_weights=ENCODER_WEIGHTS)
+    except InputError as error:
+        complaints += error.messages
     try:
         re.compile(PATIENT_PATTERN)
     except re.error as error:

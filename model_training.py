@@ -14,6 +14,7 @@ from utils.data_prepare import read_csv_data
 from utils.epochs import TrainingRun, why_finished
 from utils.errors import run_script
 from utils.files import locked, remove_unfinished
+from utils.networks import create_inference_network, create_network
 from utils.validation import check_monitor, choose_b_scans
 
 # Settings of the next step, which may change without altering this one.
@@ -45,14 +46,12 @@ def train(folder, b_scans, state):
     from utils import training
 
     training.set_up_keras(config.SEED, config.DETERMINISTIC)
-    from model import create_unet_model
-
     losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
     optimizer = training.adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY)
-    unet = create_unet_model(**config.unet_settings())
+    unet = create_network(**config.network_settings())
     training.compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
     optimizer.build(unet.trainable_variables)
-    inference = training.inference_network(config.unet_settings())
+    inference = create_inference_network(**config.network_settings())
     training.compile_for_scoring(inference, losses, config.THRESHOLD)
     variables = [*unet.non_trainable_variables, *unet.trainable_variables, *optimizer.variables]
     print(f"{folder}: {unet.count_params():,} parameters, {config.DTYPE_POLICY}, batches of {config.BATCH_SIZE}")
@@ -84,6 +83,7 @@ def train(folder, b_scans, state):
                 config.split_csv("val"),
                 b_scans,
                 folder / "previews" / f"{epoch:04d}.png",
+                network=config.MODEL,
                 threshold=config.THRESHOLD,
                 stop_if_asked=run.stop_if_asked,
                 **config.batch_settings(),

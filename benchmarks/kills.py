@@ -19,6 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.scripts import prepare, run
+from utils.tasks import overrides
+
 SETTINGS = {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "STEPS_PER_EPOCH": 12, "EPOCH": 3, "ADVERSARIAL_EPOCH": 3}
 SETTINGS |= {"VALIDATION_B_SCANS": 3, "SAVE_MINUTES": 0.005}
 STEPS = {"model_training.py": "segmentation", "adversarial_training.py": "adversarial"}
@@ -34,28 +37,24 @@ def main():
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        run("-m", "utils.phantom", "--output", folder / "data", "--cases", 12, "--slices", 2, "--seed", 4)
-        settings = {**SETTINGS, "WORKERS": arguments.workers}
-        settings |= {"DATA_ROOT": folder / "data", "OUTPUT_ROOT": folder / "output"}
-        run("prepare_data.py", *overrides(settings))
+        settings = prepare(folder, cases=12, slices=2, seed=4, **SETTINGS, WORKERS=arguments.workers)
         sys.exit(compare(arguments, folder / "output" / "runs", settings))
 
 
 def compare(arguments, runs, settings):
     """Train without and with kills; returns the exit code."""
-    commands = {}
-    for name in ("undisturbed", "killed"):
-        commands[name] = [arguments.script, *overrides({**settings, "RUN_NAME": name})]
-        if arguments.script == "adversarial_training.py":
-            run("model_training.py", *overrides({**settings, "RUN_NAME": name, "EPOCH": 1}))
+    if arguments.script == "adversarial_training.py":
+        for name in ("undisturbed", "killed"):
+            run("model_training.py", **{**settings, "RUN_NAME": name, "EPOCH": 1})
     started = time.monotonic()
-    run(*commands["undisturbed"])
+    run(arguments.script, **settings, RUN_NAME="undisturbed")
     seconds = time.monotonic() - started
+    command = [arguments.script, *overrides({**settings, "RUN_NAME": "killed"})]
     rng = random.Random(arguments.seed)
     state = runs / "killed" / STEPS[arguments.script]
     for number in range(1, arguments.kills + 1):
         delay = rng.uniform(0, seconds)
-        killed = run_and_kill(commands["killed"], delay)
+        killed = run_and_kill(command, delay)
         newest = max((path.stem for path in state.glob("last-*.json")), default="nothing")
         print(f"{number}: {'killed' if killed else 'had finished'} after {delay:.1f} s with {newest} saved", flush=True)
         if not killed:  # begin anew: kills of a finished run would show nothing
@@ -63,7 +62,7 @@ def compare(arguments, runs, settings):
                 break
             for path in sorted(state.rglob("*"), reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
-    run(*commands["killed"])
+    run(*command)
     different = difference(runs, arguments.script)
     print(different or f"identical after {arguments.kills} kills")
     return int(different is not None)
@@ -95,13 +94,6 @@ def difference(runs, script):
     return None
 
 
-def run(*command):
-    """Run a Python command quietly; leave with its output where it fails."""
-    result = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
-    if result.returncode:
-        sys.exit(f"{command}\n{result.stdout}\n{result.stderr}")
-
-
 def run_and_kill(command, delay):
     """Start a Python command and kill it with its children after `delay` seconds; whether it was still running."""
     process = subprocess.Popen(
@@ -117,11 +109,6 @@ def run_and_kill(command, delay):
         process.wait()
         return True
     return False
-
-
-def overrides(settings):
-    """Settings as arguments of a script."""
-    return [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from utils.tiling import (
     tile_starts,
 )
 
-SETTINGS = PredictionSettings(0.003872, 128.0, 128.0, 0.5, None)
+SETTINGS = PredictionSettings("tennakoon", 0.003872, 128.0, 128.0, 0.5, None)
 
 
 def brightness_model():
@@ -84,6 +84,8 @@ def test_tiles_outside_the_region_are_not_computed():
     computed = []
 
     class Model:
+        input_shape = (None, None, None, 3)
+
         def predict_on_batch(self, batch):
             computed.append(batch.shape)
             return np.full((1, batch.shape[1] - 92, batch.shape[2] - 92, 4), 0.25, np.float32)
@@ -103,6 +105,8 @@ def test_channels_are_the_neighbouring_slices():
     seen = []
 
     class Model:
+        input_shape = (None, None, None, 3)
+
         def predict_on_batch(self, batch):
             seen.append(batch[0, 100, 100])
             return np.full((1, batch.shape[1] - 92, batch.shape[2] - 92, 4), 0.25, np.float32)

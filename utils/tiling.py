@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from utils.networks import tile_step
 from utils.preprocessing import preprocess_volume, resampled_rows, resampling_matrix
 from utils.roi import roi_mask
 
@@ -23,6 +24,7 @@ LARGEST_TILE = (512, 384)  # rows, columns of a tile: 1.2 GB for the full networ
 class PredictionSettings:
     """What turns a scan into the network's input and its output into labels; stored in ``best.json``."""
 
+    network: str  # as `config.MODEL`
     axial_spacing_mm: float
     slice_mean: float
     slice_sd: float
@@ -64,7 +66,7 @@ def segment_scan(model, voxels, spacing_mm, vendor, settings, *, on_slice=None):
     presence = np.zeros(3)
     # Only in the region of interest: training's patches have shown the network nothing else.
     probabilities_of_slices = predict_probabilities(
-        model, volume, settings.slice_mean, settings.slice_sd, find_region=roi_mask
+        model, volume, settings.slice_mean, settings.slice_sd, find_region=roi_mask, step=tile_step(settings.network)
     )
     for index, probabilities in enumerate(probabilities_of_slices):
         probabilities = probabilities[:scan_rows, :columns]  # without the padding of small scans
@@ -100,19 +102,21 @@ def valid_pixels(slice_):
 
 
 def predict_probabilities(
-    model, volume, slice_mean, slice_sd, *, find_region=valid_pixels, slices=None, largest_tile=LARGEST_TILE
+    model, volume, slice_mean, slice_sd, *, find_region=valid_pixels, slices=None, largest_tile=LARGEST_TILE, step=STEP
 ):
     """Class probabilities of B-scans of a preprocessed volume.
 
-    `model` maps (B, H, W, 3) to (B, H - 2 m, W - 2 m, 4) for any H, W divisible by 8 (its first output is taken);
-    `volume` is uint8 (slices, rows, columns) with 0 = invalid, `largest_tile` limits the memory. `find_region` maps a
-    B-scan to the mask of the pixels to predict; the others are background with probability 1, and tiles without any
-    are not computed. `slices` are the indices of the B-scans to predict, by default all; only they and their neighbours
-    are read, so that `volume` may be a memory map. Yields float32 (rows, columns, 4) for each, in that order.
+    `model` maps (B, H, W, 3) to (B, H - 2 m, W - 2 m, 4) for any H, W divisible by `step`, or for the only H, W that it
+    takes (its first output is used); `volume` is uint8 (slices, rows, columns) with 0 = invalid, `largest_tile` limits
+    the memory. `find_region` maps a B-scan to the mask of the pixels to predict; the others are background with
+    probability 1, and tiles without any are not computed. `slices` are the indices of the B-scans to predict, by
+    default all; only they and their neighbours are read, so that `volume` may be a memory map. Yields float32 (rows,
+    columns, 4) for each, in that order.
     """
     n_slices, rows, columns = volume.shape
-    row_starts, tile_rows = tile_starts(rows, largest_tile[0])
-    column_starts, tile_columns = tile_starts(columns, largest_tile[1])
+    only_rows, only_columns = model.input_shape[1:3]
+    row_starts, tile_rows = tile_starts(rows, only_rows or largest_tile[0], only_rows or step)
+    column_starts, tile_columns = tile_starts(columns, only_columns or largest_tile[1], only_columns or step)
     core_rows, core_columns = tile_rows - 2 * CONTEXT, tile_columns - 2 * CONTEXT
     padding = [
         (CONTEXT, row_starts[-1] + core_rows + CONTEXT - rows),
@@ -139,18 +143,18 @@ def predict_probabilities(
         yield probabilities
 
 
-def tile_starts(length, largest_tile):
+def tile_starts(length, largest_tile, step=STEP):
     """Where the stitched cores of equal tiles begin along an axis of `length` pixels, and the tiles' size.
 
-    As few tiles as `largest_tile` allows, each as small as that number allows. Returns (starts, tile size), all
-    multiples of 8.
+    As few tiles as `largest_tile` allows, each as small as that number and `step` allow. Returns (starts, tile size),
+    the latter a multiple of `step`; with a step of 8 the former are, too.
     """
-    largest_core = (largest_tile - 2 * CONTEXT) // STEP * STEP
+    largest_core = largest_tile // step * step - 2 * CONTEXT
     if largest_core < STEP:
         raise ValueError(f"largest_tile must be at least {2 * CONTEXT + STEP} pixels, got {largest_tile}")
     count = -(-length // largest_core)
-    core = -(-length // (count * STEP)) * STEP
-    return list(range(0, length, core)), core + 2 * CONTEXT
+    tile = -(-(-(-length // count) + 2 * CONTEXT) // step) * step
+    return list(range(0, length, tile - 2 * CONTEXT)), tile
 
 
 def _first_output(outputs):

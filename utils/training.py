@@ -14,6 +14,7 @@ from utils import runs
 from utils.data_prepare import get_data_iterator, patch_samples, read_csv_data
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES
+from utils.networks import tile_step
 from utils.plots import save_comparison
 from utils.reference_histogram import read_reference_histogram
 from utils.validation import FluidDice, segment_b_scans
@@ -166,8 +167,8 @@ def fit_epoch(network, batches, after_step):
     network.fit(generator(), shuffle=False, callbacks=[AfterStep()], verbose=0)
 
 
-def validate(inference, csv_path, b_scans, preview_path, *, threshold, stop_if_asked, **settings):
-    """Score `inference`, a compiled network of the exported form, as ``val_...`` values.
+def validate(inference, csv_path, b_scans, preview_path, *, network, threshold, stop_if_asked, **settings):
+    """Score `inference`, the exported form of the `network` of that name, compiled, as ``val_...`` values.
 
     These are IoU, F-score and losses on patches, for which `settings` are those of `epoch_batches`, and Dice on the
     stitched `b_scans`, of which the first two of each vendor are drawn with the reader's and the network's outlines.
@@ -178,7 +179,8 @@ def validate(inference, csv_path, b_scans, preview_path, *, threshold, stop_if_a
     previewed = [row for of in vendors for row in [row for row in b_scans if row.vendor == of][:PREVIEWS_A_VENDOR]]
     dice, pictures = FluidDice(), []
     prediction = {name: settings[name] for name in ("preprocessed_folder", "slice_mean", "slice_sd")}
-    for row, grey, reference, labels in segment_b_scans(inference, b_scans, threshold=threshold, **prediction):
+    prediction |= {"threshold": threshold, "step": tile_step(network)}
+    for row, grey, reference, labels in segment_b_scans(inference, b_scans, **prediction):
         stop_if_asked()
         dice.add(reference, labels)
         if row in previewed:
@@ -198,13 +200,6 @@ def memory_named():
         raise InputError(
             "out of memory: lower BATCH_SIZE, then BASE_FILTERS or the patch; DTYPE_POLICY=mixed_bfloat16 takes less"
         ) from error
-
-
-def inference_network(unet_settings):
-    """The network as it is exported: float32, for images of any size divisible by 8."""
-    from model import create_unet_model
-
-    return create_unet_model(**{**unet_settings, "input_shape": (None, None, 3), "dtype_policy": "float32"})
 
 
 def export_best(folder, inference, details, histogram_csv):

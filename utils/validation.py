@@ -12,7 +12,7 @@ from utils.errors import InputError
 from utils.labels import FLUIDS
 from utils.mhd import open_volume
 from utils.roi import roi_mask
-from utils.tiling import labels_from_probabilities, predict_probabilities
+from utils.tiling import STEP, labels_from_probabilities, predict_probabilities
 
 _STREAM = 7  # tells the choice's random numbers from others of the same seed
 
@@ -56,10 +56,11 @@ def check_monitor(monitor, b_scans, csv_path):
         raise InputError(f"{csv_path}: its B-scans hold {held}, so that {monitor} has no value; choose another MONITOR")
 
 
-def segment_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, threshold):
+def segment_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, threshold, step=STEP):
     """Yield (row, grey, reference, labels) for each of `rows`, arrays uint8 (rows, columns) of preprocessed volumes.
 
-    `model` is as in `predict_probabilities`. Prediction is kept within the region of interest, as for a new scan.
+    `model` and `step` are as in `predict_probabilities`. Prediction is kept within the region of interest, as for a new
+    scan.
     """
     in_order = sorted(rows, key=lambda row: (row.vendor, row.image_name, row.slice))
     for (vendor, image_name), of_case in itertools.groupby(in_order, lambda row: (row.vendor, row.image_name)):
@@ -67,7 +68,7 @@ def segment_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, t
         volume_path, masks_path, _ = volume_paths(preprocessed_folder, vendor, image_name)
         (volume, _), (masks, _) = open_volume(volume_path), open_volume(masks_path)
         probabilities_of_slices = predict_probabilities(
-            model, volume, slice_mean, slice_sd, find_region=roi_mask, slices=[row.slice for row in of_case]
+            model, volume, slice_mean, slice_sd, find_region=roi_mask, slices=[row.slice for row in of_case], step=step
         )
         for row, probabilities in zip(of_case, probabilities_of_slices, strict=True):
             labels = labels_from_probabilities(probabilities, threshold)

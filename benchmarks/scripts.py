@@ -1,0 +1,27 @@
+"""Running the collection's scripts from a benchmark."""
+
+import subprocess
+import sys
+
+from utils.tasks import overrides
+
+
+def run(script, *arguments, **settings):
+    """Run a script ("model_training.py" or "-m utils.phantom") with settings; leave with its output where it fails.
+
+    Returns what it printed.
+    """
+    command = [sys.executable, *script.split(), *map(str, arguments), *overrides(settings)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"{command}\n{result.stdout}\n{result.stderr}")
+    return result.stdout
+
+
+def prepare(folder, cases, slices, seed=0, **settings):
+    """Synthetic volumes in ``folder/data``, prepared into ``folder/output``; returns the `settings` with both roots."""
+    settings |= {"DATA_ROOT": folder / "data", "OUTPUT_ROOT": folder / "output"}
+    sizes = ("--cases", cases, "--slices", slices, "--seed", seed)
+    run("-m utils.phantom", "--output", folder / "data", *sizes)
+    run("prepare_data.py", **settings)
+    return settings

@@ -1,0 +1,107 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from utils.errors import InputError
+from utils.networks import BACKBONES, SIZE_STEPS, check_network, create_inference_network, create_network, tile_step
+
+SETTINGS = {"input_shape": (96, 96, 3), "regularizer_weight": 1e-4, "base_filters": 2, "train_classes": False}
+SETTINGS |= {"n_classes": 4, "dtype_policy": "float32", "seed": 5}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("Unet/resnet43", (256, 128)), "did you mean 'Unet/resnet34'"),
+        (("unet/resnet34", (256, 128)), "did you mean 'Unet/resnet34'"),
+        (("Unet", (256, 128)), "must be 'tennakoon' or an architecture (Unet, Linknet, FPN, PSPNet) and a backbone"),
+        (("Unet/densenet121", (256, 128)), "must be"),
+        (("PSPNet/resnet34", (256, 128)), "patches are 256 x 128 pixels, must be multiples of 48, e.g. 240 x 144"),
+        (("FPN/vgg16", (200, 128)), "must be multiples of 32, e.g. 192 x 128"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_the_start(arguments, message):
+    with pytest.raises(InputError) as error:
+        check_network(*arguments)
+    assert message in error.value.messages[0]
+    assert error.value.messages[0].startswith(f"config.MODEL = {arguments[0]!r}: ")
+
+
+def test_presence_heads_and_missing_weights_are_refused(tmp_path):
+    missing = tmp_path / "weights.h5"
+    with pytest.raises(InputError) as error:
+        check_network("Unet/vgg16", (256, 128), train_classes=True, encoder_weights=str(missing))
+    assert [message.split(" = ")[0] for message in error.value.messages] == [
+        "config.TRAIN_CLASSES",
+        "config.ENCODER_WEIGHTS",
+    ]
+    with pytest.raises(InputError, match="takes none"):
+        check_network("tennakoon", (256, 128), encoder_weights=str(missing))
+
+
+def test_what_works_is_accepted():
+    check_network("tennakoon", (256, 128), train_classes=True)
+    for architecture, step in SIZE_STEPS.items():
+        for backbone in BACKBONES:
+            check_network(f"{architecture}/{backbone}", (4 * step, 2 * step))
+    assert [tile_step(name) for name in ("tennakoon", "Unet/vgg16", "PSPNet/vgg16")] == [8, 32, 48]
+
+
+def test_the_papers_network_is_model_pys():
+    network = create_network("tennakoon", **{**SETTINGS, "input_shape": (104, 104, 3)})
+    assert network.name == "unet"
+    assert network.output_shape == (None, 12, 12, 4)
+    inference = create_inference_network("tennakoon", **SETTINGS)
+    assert inference.output_shape == (None, None, None, 4)
+
+
+def test_a_network_of_segmentation_models_is_seeded_and_exports_its_weights():
+    settings = {**SETTINGS, "dtype_policy": "mixed_bfloat16"}
+    network = create_network("Linknet/mobilenetv2", **settings)
+    assert network.output_shape == (None, 96, 96, 4)
+    assert network.output.dtype == "float32"
+    again = create_network("Linknet/mobilenetv2", **settings)
+    for weight, same in zip(network.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+    other = create_network("Linknet/mobilenetv2", **{**settings, "seed": 6})
+    assert any((a != b).any() for a, b in zip(network.get_weights(), other.get_weights(), strict=True))
+    inference = create_inference_network("Linknet/mobilenetv2", **settings)
+    inference.set_weights(network.get_weights())
+    image = np.random.default_rng(0).normal(size=(1, 128, 96, 3)).astype(np.float32)
+    probabilities = inference.predict_on_batch(image)
+    assert probabilities.shape == (1, 128, 96, 4)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["Unet/resnet18", "FPN/efficientnetb0", "PSPNet/seresnet18", "Linknet/inceptionresnetv2", "Unet/resnext50"]
+)
+def test_an_exported_network_loads_without_this_code_and_computes_the_same(name, tmp_path):
+    network = create_inference_network(name, **SETTINGS)
+    network.save(tmp_path / "best.keras")
+    image = np.random.default_rng(0).normal(size=(1, 96, 96, 3)).astype(np.float32)
+    np.save(tmp_path / "image.npy", image)
+    code = (
+        "import keras, numpy; m = keras.models.load_model('best.keras', compile=False, safe_mode=True);"
+        "numpy.save('p.npy', m.predict_on_batch(numpy.load('image.npy')))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=200)
+    np.testing.assert_allclose(np.load(tmp_path / "p.npy"), network.predict_on_batch(image), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_pretrained_weights_reach_the_encoder_and_those_of_another_are_refused(tmp_path):
+    import keras
+
+    backbone = keras.applications.MobileNetV2(input_shape=(96, 96, 3), include_top=False, weights=None)
+    weights = str(tmp_path / "backbone.weights.h5")
+    backbone.save_weights(weights)
+    network = create_network("Linknet/mobilenetv2", encoder_weights=weights, **SETTINGS)
+    for name in ("Conv1", "block_16_project"):
+        expected = backbone.get_layer(name).get_weights()[0]
+        np.testing.assert_array_equal(network.get_layer(name).get_weights()[0], expected)
+    with pytest.raises(InputError, match=r"backbone\.weights\.h5: not a weights file of vgg16"):
+        create_network("Unet/vgg16", encoder_weights=weights, **SETTINGS)
