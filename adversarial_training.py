@@ -16,7 +16,6 @@ from utils.checkpoints import newest_state
 from utils.data_prepare import read_csv_data
 from utils.epochs import TrainingRun, why_finished
 from utils.errors import InputError, run_script
-from utils.files import locked, remove_unfinished
 from utils.networks import create_inference_network, create_network
 from utils.validation import check_monitor, choose_b_scans
 
@@ -27,14 +26,15 @@ PANELS |= {"discriminator": ["d_loss", "d_accuracy_real", "d_accuracy_generated"
 def main(argv):
     config.load(argv)
     config.validate()
+    if config.DEVICES * config.HOSTS > 1:
+        raise InputError("config.DEVICES, config.HOSTS: must both be 1, adversarial training runs on one device")
     read_csv_data(config.split_csv("train"))
     b_scans = choose_b_scans(read_csv_data(config.split_csv("val")), config.VALIDATION_B_SCANS, config.SEED)
     check_monitor(config.MONITOR, b_scans, config.split_csv("val"))
     start = runs.best_model_path(config.run_folder("segmentation"))
     start_details = runs.read_best(start)
     folder = config.run_folder("adversarial")
-    with locked(folder):
-        remove_unfinished(folder)
+    with runs.only_writer(folder):
         runs.start_run(folder, {**config.values(), "STARTING_MODEL": start_details["sha256"]})
         state = newest_state(folder)
         if state and (reason := why_ended(state[0])):
@@ -113,7 +113,7 @@ def fine_tune(folder, start, b_scans, state):
     expected_steps = config.STEPS_PER_EPOCH or training.expected_steps(
         config.split_csv("train"), config.preprocessed_folder(), config.BATCH_SIZE, **config.patch_settings()
     )
-    with run.interruptible(), training.memory_named():
+    with run.interruptible(), training.failures_named():
         if not run.progress["history"]:
             run.record({"epoch": 0, **validate(0)})
             best = run.progress["best"]
@@ -121,12 +121,7 @@ def fine_tune(folder, start, b_scans, state):
         while not (reason := why_ended(run.progress)):
             epoch, first_step = run.begin_epoch(expected_steps)
             with training.epoch_batches(
-                config.split_csv("train"),
-                training=True,
-                epoch=epoch,
-                first_step=first_step,
-                steps=config.STEPS_PER_EPOCH,
-                **config.batch_settings(),
+                config.split_csv("train"), epoch=epoch, first_step=first_step, **config.training_batch_settings()
             ) as batches:
                 totals = {}
                 for count, (images, targets) in enumerate(batches, start=1):

@@ -70,6 +70,10 @@ SLOW_DOWN_AFTER = None  # epochs without a better one after which the learning r
 KEEP_EPOCHS = 1  # how many epochs' weights stay on disk: 0 none, N the last N, None all
 SAVE_MINUTES = 15.0  # how often the state is saved within an epoch: what a power cut can cost
 WORKERS = 0  # processes that prepare data beside the main one; 0: everything in-process
+DEVICES = 1  # GPUs of a host that share every batch (without a GPU: parts of the processor, for trials)
+HOSTS = 1  # machines that share every batch; several need KERAS_BACKEND=jax and one OUTPUT_ROOT for all
+HOST = 0  # which of them this is, counted from 0; the first writes the results
+COORDINATOR = None  # "address:port" at which host 0 can be reached by the others
 DASK_SCHEDULER = None  # "tcp://host:port" of a Dask cluster that prepare_data.py's cases go to instead
 
 # ---- Adversarial fine-tuning ---------------------------------------------------------------------------------------
@@ -128,6 +132,17 @@ def batch_settings():
     }
 
 
+def training_batch_settings():
+    """Arguments of `utils.training.epoch_batches` in training; of every batch, each host takes its part."""
+    return {
+        **batch_settings(),
+        "training": True,
+        "steps": STEPS_PER_EPOCH,
+        "batch_size": BATCH_SIZE // HOSTS,
+        "shard": (HOST, HOSTS),
+    }
+
+
 def network_settings():
     """Arguments of `utils.networks.create_network`."""
     return {
@@ -181,6 +196,7 @@ _OPTIONAL = {
     "ENCODER_WEIGHTS": str,
     "STEPS_PER_EPOCH": int,
     "DASK_SCHEDULER": str,
+    "COORDINATOR": str,
     "KEEP_EPOCHS": int,
     "PATIENCE": int,
     "SLOW_DOWN_AFTER": int,
@@ -194,11 +210,11 @@ _MONITORS = [f"val_{measure}" for measure in _MEASURES]
 _RULES = [
     (
         "BATCH_SIZE EPOCH BASE_FILTERS PATCHES_PER_SLICE STEPS_PER_EPOCH ADVERSARIAL_EPOCH VALIDATION_B_SCANS "
-        "MONITOR_EPOCHS PATIENCE SLOW_DOWN_AFTER",
+        "MONITOR_EPOCHS PATIENCE SLOW_DOWN_AFTER DEVICES HOSTS",
         lambda value: value >= 1,
         "at least 1",
     ),
-    ("SEED FOLD WORKERS KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
+    ("SEED FOLD WORKERS HOST KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
     ("ADVERSARIAL_WEIGHT", lambda value: value >= 0, "at least 0"),
     ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR SAVE_MINUTES", lambda value: value > 0, "above 0"),
     ("FOLDS", lambda value: value >= 2, "at least 2, or None for one split"),
@@ -290,6 +306,13 @@ def validate():
         complaints.append(f"config.IRF_CODE, SRF_CODE, PED_CODE = {codes}: must be (1, 2, 3), the labels of RETOUCH")
     if FOLDS is not None and FOLD >= FOLDS:
         complaints.append(f"config.FOLD = {FOLD}: must be below FOLDS = {FOLDS}")
+    if HOST >= HOSTS:
+        complaints.append(f"config.HOST = {HOST}: must be below HOSTS = {HOSTS}")
+    if HOSTS > 1 and COORDINATOR is None:
+        complaints.append(f"config.COORDINATOR = None: must be address:port of host 0, since HOSTS = {HOSTS}")
+    if BATCH_SIZE % (DEVICES * HOSTS):
+        shares = f"DEVICES * HOSTS = {DEVICES * HOSTS}"
+        complaints.append(f"config.BATCH_SIZE = {BATCH_SIZE}: must be a multiple of {shares}, which share it")
     if min(PATCH_SIZE_H, PATCH_SIZE_W) <= 2 * PATCH_BORDER:
         complaints.append(f"config.PATCH_BORDER = {PATCH_BORDER}: must be below half the patch's smaller side")
     try:

@@ -11,9 +11,9 @@ import config
 from utils import runs
 from utils.checkpoints import newest_state
 from utils.data_prepare import read_csv_data
+from utils.distribution import agreed, sharing
 from utils.epochs import TrainingRun, why_finished
 from utils.errors import run_script
-from utils.files import locked, remove_unfinished
 from utils.networks import create_inference_network, create_network
 from utils.validation import check_monitor, choose_b_scans
 
@@ -31,9 +31,8 @@ def main(argv):
     b_scans = choose_b_scans(read_csv_data(config.split_csv("val")), config.VALIDATION_B_SCANS, config.SEED)
     check_monitor(config.MONITOR, b_scans, config.split_csv("val"))
     folder = config.run_folder("segmentation")
-    with locked(folder):
-        remove_unfinished(folder)
-        runs.start_run(folder, config.values(), IRRELEVANT)
+    with runs.only_writer(folder, config.HOST == 0):
+        runs.start_run(folder, config.values(), IRRELEVANT, writes=config.HOST == 0)
         state = newest_state(folder)
         if state and (reason := why_finished(state[0], config.EPOCH, config.PATIENCE)):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
@@ -46,11 +45,13 @@ def train(folder, b_scans, state):
     from utils import training
 
     training.set_up_keras(config.SEED, config.DETERMINISTIC)
+    shared = sharing(config.DEVICES, config.HOSTS, config.HOST, config.COORDINATOR)
     losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
-    optimizer = training.adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY)
-    unet = create_network(**config.network_settings())
-    training.compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
-    optimizer.build(unet.trainable_variables)
+    with shared():
+        unet = create_network(**config.network_settings())
+        optimizer = training.adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY)
+        training.compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
+        optimizer.build(unet.trainable_variables)
     inference = create_inference_network(**config.network_settings())
     training.compile_for_scoring(inference, losses, config.THRESHOLD)
     variables = [*unet.non_trainable_variables, *unet.trainable_variables, *optimizer.variables]
@@ -61,33 +62,34 @@ def train(folder, b_scans, state):
         training.export_best(folder, inference, details, config.reference_histogram_csv())
 
     rules = config.training_rules(config.EPOCH)
-    run = TrainingRun(folder, unet, optimizer, variables, state, rules, panels=PANELS, export=export)
+    run = TrainingRun(
+        folder, unet, optimizer, variables, state, rules, panels=PANELS, export=export, records=config.HOST == 0
+    )
     expected_steps = config.STEPS_PER_EPOCH or training.expected_steps(
         config.split_csv("train"), config.preprocessed_folder(), config.BATCH_SIZE, **config.patch_settings()
     )
-    with run.interruptible(), training.memory_named():
+    with run.interruptible(), training.failures_named():
         while not (reason := why_finished(run.progress, config.EPOCH, config.PATIENCE)):
             epoch, first_step = run.begin_epoch(expected_steps)
-            with training.epoch_batches(
-                config.split_csv("train"),
-                training=True,
-                epoch=epoch,
-                first_step=first_step,
-                steps=config.STEPS_PER_EPOCH,
-                **config.batch_settings(),
-            ) as batches:
+            with (
+                training.epoch_batches(
+                    config.split_csv("train"), epoch=epoch, first_step=first_step, **config.training_batch_settings()
+                ) as batches,
+                shared(),
+            ):
                 training.fit_epoch(unet, batches, run.after_step)
             inference.set_weights(unet.get_weights())
             validation = training.validate(
                 inference,
                 config.split_csv("val"),
                 b_scans,
-                folder / "previews" / f"{epoch:04d}.png",
+                folder / "previews" / f"{epoch:04d}.png" if run.records else None,
                 network=config.MODEL,
                 threshold=config.THRESHOLD,
                 stop_if_asked=run.stop_if_asked,
                 **config.batch_settings(),
             )
+            validation = agreed(validation, config.HOSTS)
             report(run.end_epoch(validation, config.BATCH_SIZE), run.progress["best"], run.seconds_left())
     best = run.progress["best"]
     print(f"finished, {reason}; best: epoch {best['epoch']}, {best['metric']} {best['value']:.4f}")

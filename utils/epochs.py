@@ -164,7 +164,7 @@ class TrainingRun:
         self._bar.close()
         steps, seconds = self.progress["step"], self.progress["seconds"]
         row = {"epoch": self.progress["epoch"] + 1, **self.progress["means"], **validation, "steps": steps}
-        row["learning_rate"] = float(self.optimizer.learning_rate)
+        row["learning_rate"] = float(np.asarray(self.optimizer.learning_rate))
         row["seconds"] = round(self._earlier["seconds"] + time.monotonic() - self._started, 2)
         row["patches_per_s"] = round(steps * patches_a_step / seconds, 2)
         self.record(row)

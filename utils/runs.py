@@ -1,5 +1,6 @@
 """Run folders: the resolved settings, the log, the weights of every epoch, and the exported best model."""
 
+import contextlib
 import csv
 import hashlib
 import importlib.metadata
@@ -10,7 +11,7 @@ import time
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.files import write_json, written_whole
+from utils.files import locked, remove_unfinished, write_json, written_whole
 
 # Settings that may differ when a run goes on: they say how long, where and with how many processes, not what.
 MAY_CHANGE = {
@@ -21,6 +22,10 @@ MAY_CHANGE = {
         "PATIENCE",
         "WORKERS",
         "DASK_SCHEDULER",
+        "DEVICES",
+        "HOSTS",
+        "HOST",
+        "COORDINATOR",
         "KEEP_EPOCHS",
         "SAVE_MINUTES",
         "THRESHOLD",
@@ -32,11 +37,25 @@ _PACKAGES = [
 ]
 
 
-def start_run(folder, settings, irrelevant=()):
+@contextlib.contextmanager
+def only_writer(folder, writes=True):
+    """Lock the run's `folder` in the block, after removing what a killed process left unfinished there.
+
+    Does nothing unless this process `writes`: of several hosts, the first does.
+    """
+    if not writes:
+        yield
+        return
+    with locked(folder):
+        remove_unfinished(folder)
+        yield
+
+
+def start_run(folder, settings, irrelevant=(), writes=True):
     """Create the run's `folder`, or check that it was started with the same settings.
 
-    Writes ``config.json`` (settings) and ``versions.json`` (packages and hardware) once. `irrelevant` names settings
-    that do not alter this step. Raises `InputError` with a line for each other setting that has changed.
+    Writes ``config.json`` (settings) and ``versions.json`` (packages and hardware) if `writes`. `irrelevant` names
+    settings that do not alter this step. Raises `InputError` with a line for each other setting that has changed.
     """
     path = Path(folder) / "config.json"
     if path.exists():
@@ -49,6 +68,8 @@ def start_run(folder, settings, irrelevant=()):
                 *(f"{path}: {name} was {before.get(name)!r}, is now {settings[name]!r}" for name in changed),
                 f"{path}: this run began with other settings; set them back or choose another RUN_NAME",
             )
+    if not writes:
+        return
     write_json(path, settings)
     versions = {name: _version(name) for name in _PACKAGES}
     versions |= {"python": platform.python_version(), "keras_backend": os.environ.get("KERAS_BACKEND", "tensorflow")}

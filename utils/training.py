@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -12,6 +13,7 @@ import numpy as np
 
 from utils import runs
 from utils.data_prepare import get_data_iterator, patch_samples, read_csv_data
+from utils.distribution import mean_over_replicas
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES
 from utils.networks import tile_step
@@ -21,6 +23,7 @@ from utils.validation import FluidDice, segment_b_scans
 
 SAMPLED_B_SCANS = 32  # of every vendor, to guess how many patches an epoch has
 PREVIEWS_A_VENDOR = 2
+HOST_LOST = re.compile("gloo|[Cc]oordination|heartbeat|NCCL.*remote")  # in what JAX raises for it
 
 
 def set_up_keras(seed, deterministic):
@@ -29,6 +32,8 @@ def set_up_keras(seed, deterministic):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong arrives as an exception
     with _quiet_start():
         import keras
+
+        import utils.metrics  # noqa: F401 - segmentation_models loads TensorFlow on every backend
 
         if keras.backend.backend() == "tensorflow":
             import tensorflow
@@ -103,7 +108,7 @@ def segmentation_losses(batch_size, n_classes, train_classes):
 
     from loss_functions import get_combined_cross_entropy_and_dice_loss_function
 
-    segmentation = get_combined_cross_entropy_and_dice_loss_function(batch_size, n_classes)
+    segmentation = mean_over_replicas(get_combined_cross_entropy_and_dice_loss_function(batch_size, n_classes))
     return [segmentation] + [keras.losses.BinaryCrossentropy() for _ in range(3 * train_classes)]
 
 
@@ -171,7 +176,8 @@ def validate(inference, csv_path, b_scans, preview_path, *, network, threshold, 
     """Score `inference`, the exported form of the `network` of that name, compiled, as ``val_...`` values.
 
     These are IoU, F-score and losses on patches, for which `settings` are those of `epoch_batches`, and Dice on the
-    stitched `b_scans`, of which the first two of each vendor are drawn with the reader's and the network's outlines.
+    stitched `b_scans`, of which the first two of each vendor are drawn with the reader's and the network's outlines
+    (not where `preview_path` is None).
     """
     with epoch_batches(csv_path, training=False, epoch=0, **settings) as batches:
         values = scores(inference.evaluate(batches, verbose=0, return_dict=True))
@@ -185,21 +191,26 @@ def validate(inference, csv_path, b_scans, preview_path, *, network, threshold, 
         dice.add(reference, labels)
         if row in previewed:
             pictures.append((f"{row.vendor} {row.image_name}, slice {row.slice}", grey, reference, labels))
-    save_comparison(preview_path, pictures)
+    if preview_path is not None:
+        save_comparison(preview_path, pictures)
     return {f"val_{name}": value for name, value in {**dice.values(), **values}.items()}
 
 
 @contextlib.contextmanager
-def memory_named():
-    """Say in the block which settings to lower where memory does not suffice."""
+def failures_named():
+    """Say in the block which settings to lower where memory does not suffice, and that another host is gone."""
     try:
         yield
     except Exception as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error) + type(error).__name__:
-            raise
-        raise InputError(
-            "out of memory: lower BATCH_SIZE, then BASE_FILTERS or the patch; DTYPE_POLICY=mixed_bfloat16 takes less"
-        ) from error
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+            lower = "lower BATCH_SIZE, then BASE_FILTERS or the patch; DTYPE_POLICY=mixed_bfloat16 takes less"
+            raise InputError(f"out of memory: {lower}") from error
+        if HOST_LOST.search(text):
+            gone = "another host is gone; start the same command on all again, to go on from the last state saved"
+            print(f"{Path(sys.argv[0]).name}: error: {gone}", file=sys.stderr, flush=True)
+            os._exit(2)  # a regular exit waits a minute for the other host, and then aborts
+        raise
 
 
 def export_best(folder, inference, details, histogram_csv):
