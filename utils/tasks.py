@@ -30,6 +30,7 @@ DEMO_SETTINGS = {
     "EPOCH": 7,
     "ADVERSARIAL_EPOCH": 1,
     "STEPS_PER_EPOCH": 50,
+    "VALIDATION_B_SCANS": 12,
 }
 # A trained network wants smaller steps than a new one; the discriminator is new.
 FINE_TUNING_SETTINGS = {**DEMO_SETTINGS, "ADAM_LR": 1e-4, "D_ADAM_LR": 1e-3, "STEPS_PER_EPOCH": 30}
