@@ -108,7 +108,7 @@ def fine_tune(folder, start, b_scans, state):
 
     rules = config.training_rules(config.ADVERSARIAL_EPOCH or config.EPOCH)
     run = TrainingRun(
-        folder, unet, step.generator_optimizer, step.variables, state, rules, panels=PANELS, export=export
+        folder, inference, step.generator_optimizer, step.variables, state, rules, panels=PANELS, export=export
     )
     expected_steps = config.STEPS_PER_EPOCH or training.expected_steps(
         config.split_csv("train"), config.preprocessed_folder(), config.BATCH_SIZE, **config.patch_settings()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from utils.errors import InputError, run_script
 from utils.files import written_whole
@@ -18,6 +18,7 @@ from utils.labels import FLUIDS
 # side of the four enlarged scales. They hold for every input size n divisible by 8: 'valid' encoder maps have n/4 - 7,
 # n/2 - 6 and n - 4 pixels where the decoder has n/4 - 16, n/2 - 40 and n - 88.
 _SKIP_CROPS = (((5, 4), (5, 4)), ((17, 17), (17, 17)), ((42, 42), (42, 42)))
+_OUTPUT_FACTORS = (8, 4, 2, 1)
 _OUTPUT_CROPS = (14, 6, 2, 0)
 _SMALLEST_VALID_SIZE = 96  # pixels; the next smaller multiple of 8 leaves no output
 
@@ -95,6 +96,7 @@ def create_unet_model(
     n_classes=4,
     seed=None,
     dtype_policy="float32",
+    rearranged_output=False,
 ):
     """U-Net of Tennakoon et al. (ISBI 2018), whose output layer sees all four scales.
 
@@ -105,7 +107,9 @@ def create_unet_model(
 
     `seed` fixes initial weights and dropout without touching global random state; None draws fresh ones.
     `dtype_policy` is a Keras policy. Under "mixed_bfloat16" weights and outputs stay float32, so that
-    ``float32_model.set_weights(mixed_model.get_weights())`` gives the plain model of the same weights.
+    ``float32_model.set_weights(mixed_model.get_weights())`` gives the plain model of the same weights. So it does for
+    `rearranged_output`, which computes the output layer as `ConvolutionOfScales`: faster, in less memory, but not
+    loadable without this file.
     """
     _check_unet_arguments(input_shape, regularizer_type, padding)
     valid = padding == "valid"
@@ -138,20 +142,63 @@ def create_unet_model(
         scales.append(tensor)
     scales[-1] = options.spatial_dropout(tensor, _OUTPUT_DROPOUT, "decoder1_dropout")
 
-    enlarged = []
-    for tensor, factor, crop in zip(scales, (8, 4, 2, 1), _OUTPUT_CROPS, strict=True):
-        if factor > 1:
-            tensor = layers.UpSampling2D(factor, dtype=dtype_policy, name=f"output_x{factor}")(tensor)
-        if valid and crop > 0:
-            tensor = layers.Cropping2D(crop, dtype=dtype_policy, name=f"output_x{factor}_cropped")(tensor)
-        enlarged.append(tensor)
-    tensor = layers.Concatenate(dtype=dtype_policy, name="output_joined")(enlarged)
-    logits = layers.Conv2D(n_classes, 3, padding="same", **options.kernel(), name="segmentation_logits")(tensor)
+    crops = _OUTPUT_CROPS if valid else (0, 0, 0, 0)
+    if rearranged_output:
+        logits = ConvolutionOfScales(n_classes, crops, **options.kernel(), name="segmentation_logits")(scales)
+    else:
+        enlarged = []
+        for tensor, factor, crop in zip(scales, _OUTPUT_FACTORS, crops, strict=True):
+            if factor > 1:
+                tensor = layers.UpSampling2D(factor, dtype=dtype_policy, name=f"output_x{factor}")(tensor)
+            if crop > 0:
+                tensor = layers.Cropping2D(crop, dtype=dtype_policy, name=f"output_x{factor}_cropped")(tensor)
+            enlarged.append(tensor)
+        tensor = layers.Concatenate(dtype=dtype_policy, name="output_joined")(enlarged)
+        logits = layers.Conv2D(n_classes, 3, padding="same", **options.kernel(), name="segmentation_logits")(tensor)
     # float32 under every policy: bfloat16 has no number between 0.996 and 1
     segmentation = layers.Activation(activation, dtype="float32", name="segmentation")(logits)
     if not train_classes:
         return keras.Model(image, segmentation, name="unet")
     return keras.Model(image, [segmentation, *_fluid_presence([bottleneck, scales[-1]], options)], name="unet")
+
+
+class ConvolutionOfScales(layers.Layer):
+    """The 3x3 convolution of all scales, enlarged, cropped and joined, without enlarging more than its results.
+
+    Enlarging repeats pixels, so a 1x1 convolution may come before it: each scale (B, H, W, C) is turned into 9 x
+    classes channels, one for each tap of the kernel, which are enlarged, cropped and added up over the scales. The
+    convolution is then a sum of these channels, each shifted by its tap. Weights are those of ``Conv2D(classes, 3,
+    padding="same")`` on the joined scales, and so is the result, but for rounding.
+    """
+
+    def __init__(self, n_classes, crops, kernel_initializer, kernel_regularizer, **options):
+        super().__init__(**options)
+        self.n_classes, self.crops = n_classes, crops
+        self._kernel_options = {"initializer": kernel_initializer, "regularizer": kernel_regularizer}
+
+    def build(self, shapes):
+        self._channels = [shape[-1] for shape in shapes]
+        shape = (3, 3, sum(self._channels), self.n_classes)
+        self.kernel = self.add_weight(name="kernel", shape=shape, **self._kernel_options)
+        self.bias = self.add_weight(name="bias", shape=(self.n_classes,), initializer="zeros")
+
+    def call(self, scales):
+        n_taps = 9 * self.n_classes
+        # (3, 3, C, classes) -> (1, 1, C, 9 x classes)
+        kernel = ops.reshape(ops.transpose(self.kernel, (2, 0, 1, 3)), (1, 1, -1, n_taps))
+        taps, first = 0, 0
+        for tensor, channels, factor, crop in zip(scales, self._channels, _OUTPUT_FACTORS, self.crops, strict=True):
+            of_scale = ops.conv(tensor, kernel[:, :, first : first + channels], padding="valid")
+            enlarged = ops.repeat(ops.repeat(of_scale, factor, axis=1), factor, axis=2)
+            taps = taps + (enlarged[:, crop:-crop, crop:-crop] if crop else enlarged)
+            first += channels
+        # The tap (i, j) of class k is shifted to where it counts by a kernel that has 1 for it at (i, j), and 0 else.
+        shifts = np.eye(n_taps, dtype=np.float32).reshape(n_taps, 3, 3, self.n_classes).transpose(1, 2, 0, 3)
+        shifted = ops.conv(taps, ops.cast(shifts, taps.dtype), padding="same")
+        return shifted + self.bias
+
+    def compute_output_shape(self, shapes):
+        return (*shapes[-1][:-1], self.n_classes)
 
 
 def _fluid_presence(feature_maps, options):

@@ -63,7 +63,7 @@ def train(folder, b_scans, state):
 
     rules = config.training_rules(config.EPOCH)
     run = TrainingRun(
-        folder, unet, optimizer, variables, state, rules, panels=PANELS, export=export, records=config.HOST == 0
+        folder, inference, optimizer, variables, state, rules, panels=PANELS, export=export, records=config.HOST == 0
     )
     expected_steps = config.STEPS_PER_EPOCH or training.expected_steps(
         config.split_csv("train"), config.preprocessed_folder(), config.BATCH_SIZE, **config.patch_settings()

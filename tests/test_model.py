@@ -282,3 +282,38 @@ def test_everything_here_passes_on_jax():
         text=True,
     )
     assert result.returncode == 0, result.stdout[-3000:]
+
+
+@pytest.mark.parametrize(("padding", "train_classes"), [("valid", True), ("same", False)])
+def test_the_rearranged_output_is_the_plain_ones(padding, train_classes):
+    settings = {"base_filters": 4, "seed": 3, "padding": padding, "train_classes": train_classes}
+    plain = create_unet_model((104, 112, 3), **settings)
+    rearranged = create_unet_model((104, 112, 3), **settings, rearranged_output=True)
+    for weight, same in zip(plain.weights, rearranged.weights, strict=True):
+        assert weight.path.split("/")[-2:] == same.path.split("/")[-2:]
+        np.testing.assert_array_equal(weight, same)
+    rng = np.random.default_rng(0)
+    for model in (plain, rearranged):
+        bias = model.get_layer("segmentation_logits").bias
+        bias.assign([0.1, -0.2, 0.3, 0.0])
+    image = rng.normal(size=(2, 104, 112, 3)).astype(np.float32)
+    outputs, same = (keras.tree.flatten(model.predict_on_batch(image)) for model in (plain, rearranged))
+    for output, expected in zip(same, outputs, strict=True):
+        np.testing.assert_allclose(output, expected, atol=1e-6)
+    losses = []
+    target = np.eye(4, dtype=np.float32)[rng.integers(0, 4, outputs[0].shape[:3])]
+    for model in (plain, rearranged):  # one step of steepest descent, dropout and penalties included
+        keras.utils.set_random_seed(0)
+        output = model.outputs[0] if train_classes else model.output
+        trained = keras.Model(model.input, output)
+        trained.compile(keras.optimizers.SGD(0.1), "categorical_crossentropy")
+        losses.append(trained.train_on_batch(image, target))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for weight, same in zip(plain.get_weights(), rearranged.get_weights(), strict=True):
+        np.testing.assert_allclose(same, weight, atol=1e-5)
+
+
+def test_the_rearranged_output_takes_images_of_any_size():
+    model = create_unet_model((None, None, 3), base_filters=2, seed=3, rearranged_output=True)
+    assert model.output_shape == (None, None, None, 4)
+    assert model.predict_on_batch(np.zeros((1, 104, 128, 3), np.float32)).shape == (1, 12, 36, 4)

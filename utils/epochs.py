@@ -47,9 +47,9 @@ class TrainingRun:
 
     An epoch is `begin_epoch`, `after_step` after every step, `end_epoch`, all within ``with run.interruptible():``.
 
-    `folder` is the step's, `network` what is trained, `optimizer` its own, `variables` all that training changes, and
-    `state` that of `newest_state` to go on from, or None. `rules` are `config.training_rules()`, `panels` those of
-    `save_progress`.
+    `folder` is the step's, `network` the exported form of what is trained, `optimizer` its own, `variables` all that
+    training changes, and `state` that of `newest_state` to go on from, or None. `rules` are `config.training_rules()`,
+    `panels` those of `save_progress`.
     ``export(best)`` writes the network as the best one. With `records` False nothing is written or printed: another
     host does that.
     """

@@ -75,24 +75,25 @@ def tile_step(name):
     return SIZE_STEPS.get(name.partition("/")[0], 8)
 
 
-def create_network(name, *, encoder_weights=None, **settings):
-    """The network `name`, compiled with nothing; `settings` are those of `model.create_unet_model`."""
+def create_network(name, *, encoder_weights=None, rearranged_output=True, **settings):
+    """The network `name` as it is trained; `settings` are those of `model.create_unet_model`."""
     if name == OUR_NETWORK:
         from model import create_unet_model
 
-        return create_unet_model(**settings)
+        return create_unet_model(**settings, rearranged_output=rearranged_output)
     settings = {key: settings[key] for key in settings if key not in ("base_filters", "train_classes")}
     return _segmentation_models_network(name, encoder_weights, **settings)
 
 
 def create_inference_network(name, *, input_shape, encoder_weights=None, **settings):
-    """The same network as it is exported: float32, for images of any size that `tile_step` divides.
+    """The same network as it is exported: float32, of standard layers, for images of any size that `tile_step` divides.
 
     PSPNet pools over shares of the image, so it stays for images of `input_shape` alone.
     """
     if name.partition("/")[0] not in FIXED_SIZE:
         input_shape = (None, None, input_shape[2])
-    return create_network(name, **{**settings, "input_shape": input_shape, "dtype_policy": "float32"})
+    settings |= {"input_shape": input_shape, "dtype_policy": "float32"}
+    return create_network(name, rearranged_output=False, **settings)
 
 
 def _segmentation_models_network(
