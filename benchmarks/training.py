@@ -1,21 +1,29 @@
 """The training step: seconds, GFLOP/s against the best rate of a lone convolution, and memory, variant by variant.
 
     [KERAS_BACKEND=jax] python -m benchmarks.training [--base-filters 64] [--batch 8] [--steps 6] [VARIANT ...]
+    python -m benchmarks.training --epoch [--base-filters 16] [--batch 16]
 
 A variant is POLICY/OUTPUT/COMPILER: a dtype policy, "plain" or "rearranged" (model.ConvolutionOfScales), "ops" or "xla"
 (always xla on JAX). Each runs in a process of its own, several times in turn; the best time counts. The floating-point
 operations of a step are three times those of the forward pass's convolutions (the result, the gradient of its input
-and that of its weights), without the gradient of the image. Prints a Markdown table.
+and that of its weights), without the gradient of the image. A fourth part, "deterministic", asks for reproducible
+kernels. Prints a Markdown table.
+
+With --epoch: the share of an epoch of model_training.py that is spent outside of the compiled step (patches, Keras,
+progress bar, saving), without the validation, and the Dice of both dtype policies after equal training.
 """
 
 import argparse
+import csv
 import json
 import resource
-import subprocess
-import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
+
+from benchmarks.scripts import prepare, run
 
 VARIANTS = ("float32/plain/ops", "float32/rearranged/ops", "float32/rearranged/xla", "mixed_bfloat16/rearranged/ops")
 ROUNDS = 2
@@ -29,18 +37,19 @@ def main():
     parser.add_argument("--base-filters", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--epoch", action="store_true")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measure(arguments.measure, arguments.base_filters, arguments.batch, arguments.steps)))
         return
+    if arguments.epoch:
+        measure_epochs(arguments)
+        return
     results = {}
     for _ in range(ROUNDS):
         for variant in arguments.variants:
-            options = ("--measure", variant, "--base-filters", arguments.base_filters)
-            options += ("--batch", arguments.batch, "--steps", arguments.steps)
-            command = [sys.executable, "-m", "benchmarks.training", *map(str, options)]
-            result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            result = in_process_of_its_own(variant, arguments)
             before = results.setdefault(variant, result)
             results[variant] = {name: max(value, before[name]) for name, value in result.items()}
     first = results[arguments.variants[0]]["patches_per_s"]
@@ -48,22 +57,46 @@ def main():
     print("|---|---|---|---|---|---|---|---|")
     for variant, result in results.items():
         speed, rate, best = (result[name] for name in ("patches_per_s", "gflop_per_s", "best_gflop_per_s"))
-        print(
-            f"| {variant} | {arguments.batch / speed:.2f} | {speed:.2f} | {speed / first:.2f} | {rate:.0f} | {best:.0f} "
-            f"| {rate / best:.0%} | {result['peak_gib']:.2f} GiB |"
-        )
+        shown = [variant, f"{arguments.batch / speed:.2f}", f"{speed:.2f}", f"{speed / first:.2f}", f"{rate:.0f}"]
+        shown += [f"{best:.0f}", f"{rate / best:.0%}", f"{result['peak_gib']:.2f} GiB"]
+        print(f"| {' | '.join(shown)} |")
+
+
+def in_process_of_its_own(variant, arguments):
+    """What `measure` returns."""
+    options = ("--measure", variant, "--base-filters", arguments.base_filters)
+    return json.loads(run("-m benchmarks.training", *options, "--batch", arguments.batch, "--steps", arguments.steps))
+
+
+def measure_epochs(arguments):
+    """Print what --epoch asks for."""
+    print("| policy | patches/s of the step alone | in an epoch | outside | Dice on whole B-scans |")
+    print("|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = prepare(Path(folder), cases=16, slices=8, WORKERS=1, EPOCH=5, STEPS_PER_EPOCH=50, ADAM_LR=1e-3)
+        settings |= {"BASE_FILTERS": arguments.base_filters, "BATCH_SIZE": arguments.batch}
+        for policy in ("float32", "mixed_bfloat16"):
+            variant = f"{policy}/rearranged/ops/deterministic"
+            alone = in_process_of_its_own(variant, arguments)["patches_per_s"]
+            run("model_training.py", **settings, RUN_NAME=policy, DTYPE_POLICY=policy)
+            alone = max(alone, in_process_of_its_own(variant, arguments)["patches_per_s"])
+            with open(settings["OUTPUT_ROOT"] / "runs" / policy / "segmentation" / "log.csv", newline="") as file:
+                epochs = list(csv.DictReader(file))
+            in_epoch = max(float(row["patches_per_s"]) for row in epochs[1:])  # the first compiles
+            dice = float(epochs[-1]["val_dice"])
+            print(f"| {policy} | {alone:.1f} | {in_epoch:.1f} | {1 - in_epoch / alone:.1%} | {dice:.3f} |", flush=True)
 
 
 def measure(variant, base_filters, batch, steps):
     """Rates of one variant, the higher the better (but for the memory), as a dictionary."""
     from utils import training
 
-    training.set_up_keras(0, deterministic=False)
+    policy, output, compiler, *deterministic = variant.split("/")
+    training.set_up_keras(0, deterministic=bool(deterministic))
     import keras
 
     from model import create_unet_model
 
-    policy, output, compiler = variant.split("/")
     unet = create_unet_model(
         (256, 128, 3), base_filters=base_filters, seed=0, dtype_policy=policy, rearranged_output=output == "rearranged"
     )
@@ -83,8 +116,7 @@ def measure(variant, base_filters, batch, steps):
     return {
         "patches_per_s": batch / seconds,
         "gflop_per_s": batch * flop_of_step(unet) / seconds / 1e9,
-        "best_gflop_per_s": best_rate("bfloat16" if policy == "mixed_bfloat16" else "float32", batch, base_filters)
-        / 1e9,
+        "best_gflop_per_s": best_rate(policy.removeprefix("mixed_"), batch, base_filters) / 1e9,
         "peak_gib": peak_gib,
     }
 

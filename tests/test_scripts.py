@@ -240,3 +240,11 @@ def test_training_and_segmenting_with_presence_heads_in_bfloat16_on_jax(prepared
     case = settings["DATA_ROOT"] / "RETOUCH-TrainingSet-Spectralis" / "TRAIN002"
     run("test.py", case, "--output", tmp_path, **settings)
     assert (tmp_path / "Spectralis_TRAIN002.mhd").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(seed):
+    assert (
+        "identical after 1 kills" in run("-m benchmarks.kills", "--kills", 1, "--seed", seed, "--workers", seed // 3)[0]
+    )

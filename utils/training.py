@@ -23,6 +23,9 @@ from utils.validation import FluidDice, segment_b_scans
 
 SAMPLED_B_SCANS = 32  # of every vendor, to guess how many patches an epoch has
 PREVIEWS_A_VENDOR = 2
+OUT_OF_MEMORY = re.compile(  # in what Python, TensorFlow, oneDNN and JAX raise for it
+    "MemoryError|ResourceExhausted|RESOURCE_EXHAUSTED|could not create a primitive|YNNPACK operation failed"
+)
 HOST_LOST = re.compile("gloo|[Cc]oordination|heartbeat|NCCL.*remote")  # in what JAX raises for it
 
 
@@ -203,7 +206,7 @@ def failures_named():
         yield
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        if OUT_OF_MEMORY.search(text):
             lower = "lower BATCH_SIZE, then BASE_FILTERS or the patch; DTYPE_POLICY=mixed_bfloat16 takes less"
             raise InputError(f"out of memory: {lower}") from error
         if HOST_LOST.search(text):
