@@ -6,15 +6,18 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import SimpleITK
 from PIL import Image
 
 from utils.mhd import read_volume, write_volume
+from utils.tasks import overrides
 
 PROJECT = Path(__file__).parents[1]
 SETTINGS = {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "EPOCH": 2, "STEPS_PER_EPOCH": 2, "ADVERSARIAL_EPOCH": 1}
@@ -248,3 +251,49 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(seed):
     assert (
         "identical after 1 kills" in run("-m benchmarks.kills", "--kills", 1, "--seed", seed, "--workers", seed // 3)[0]
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["missing", "truncated"])
+def test_a_volume_that_is_damaged_after_the_start_ends_training_with_its_name(prepared, tmp_path, fault):
+    settings = {**prepared, "OUTPUT_ROOT": tmp_path / "output", "WORKERS": 2, "EPOCH": 50, "STEPS_PER_EPOCH": None}
+    shutil.copytree(prepared["OUTPUT_ROOT"], settings["OUTPUT_ROOT"], ignore=shutil.ignore_patterns("runs"))
+    process = start("model_training.py", **settings)
+    wait_for(run_folder(settings, "segmentation") / "log.csv", process)
+    training = pd.read_csv(settings["OUTPUT_ROOT"] / "train_data.csv", dtype=str).iloc[0]
+    name = f"{training.vendor}_{training.image_name}.raw"
+    path = settings["OUTPUT_ROOT"] / "pre_processed" / "oct_imgs" / name
+    path.unlink() if fault == "missing" else os.truncate(path, 1000)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2, stderr
+    assert re.search(rf"model_training\.py: error: .*oct_imgs/.*{name}", stderr)
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_training_with_a_sentence_and_the_run_goes_on(prepared, tmp_path):
+    settings = {**prepared, "RUN_NAME": "worker", "WORKERS": 2, "EPOCH": 50}
+    process = start("model_training.py", **settings)
+    log = run_folder(settings, "segmentation").parents[1] / "worker" / "segmentation" / "log.csv"
+    wait_for(log, process)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if "popen_loky" in " ".join(child.cmdline()):
+            child.kill()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2, stderr
+    assert "a process was killed" in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+    run("model_training.py", **{**settings, "EPOCH": len(pd.read_csv(log)) + 1})
+
+
+def start(script, **settings):
+    """Start a script without waiting for it."""
+    command = [sys.executable, script, *overrides(settings)]
+    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path, process):
+    """Wait until the script has written `path`."""
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from nutsflow import Chunk
 
+from benchmarks.plain_stream import plain_samples, write_tiff_slices
 from utils.custom_nuts import SliceRow
+from utils.data_prepare import patch_samples
 from utils.errors import InputError
 from utils.mhd import write_volume
 from utils.stream import PlanPatches, Prefetch, plan_block
@@ -155,3 +157,50 @@ def test_an_error_while_prefetching_arrives_as_itself_after_what_came_before():
     assert next(prefetched) == 1
     with pytest.raises(InputError, match="file: damaged"):
         next(prefetched)
+
+
+# ---- The same method as a plain pipeline ---------------------------------------------------------------------------
+@pytest.mark.slow
+def test_patches_are_distributed_as_a_plain_pipelines(tmp_path):
+    """Known mistake: an order of the stages that changes what is drawn."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for vendor, slices, grey in (("Cirrus", 6, 60), ("Spectralis", 3, 110), ("Topcon", 4, 160)):
+        volume = rng.integers(grey - 40, grey + 40, (slices, 320, 300), dtype=np.uint8)
+        masks, rois = np.zeros_like(volume), np.zeros_like(volume)
+        rois[:, 90:260, 40:] = 1
+        for z in range(slices):
+            top, left = rng.integers(100, 220), rng.integers(40, 240)
+            masks[z, top : top + 30, left : left + 40] = z % 4
+            volume[z, :60, :150] = 0  # invalid
+        for kind, voxels in (("oct_imgs", volume), ("oct_masks", masks), ("roi_masks", rois)):
+            write_volume(tmp_path / kind / f"{vendor}_a.mhd", voxels, (1, 1, 1))
+        rows += [SliceRow("a", vendor, "r", z, *(int(z % 4 == label) for label in (1, 2, 3))) for z in range(slices)]
+    write_tiff_slices(rows, tmp_path, tmp_path / "tiff")
+    epochs = range(16)
+    plain = [statistics(plain_samples(rows, tmp_path / "tiff", seed)) for seed in epochs]
+    ours = [statistics(patch_samples(rows, tmp_path, training=True, seed=1, epoch=epoch)) for epoch in epochs]
+    assert sum(epoch["patches"] for epoch in plain) > 1000
+    for name in plain[0]:
+        first, second = (np.array([epoch[name] for epoch in side]) for side in (plain, ours))
+        standard_error = np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / len(epochs))
+        assert abs(first.mean() - second.mean()) < 3.5 * standard_error, name
+
+
+def statistics(samples):
+    """What an epoch's patches are like, as a dictionary of floats."""
+    samples = list(samples)
+    images, masks = np.stack([sample[0] for sample in samples]), np.stack([sample[1] for sample in samples])
+    valid = images[..., 1] > 0
+    return {
+        "patches": len(samples),
+        **{f"with {label}": np.mean([sample[1 + label] for sample in samples]) for label in (1, 2, 3)},
+        **{f"pixels of {label}": np.mean(masks == label) for label in (1, 2, 3)},
+        "invalid": 1 - valid.mean(),
+        "mean": images[..., 1][valid].mean(),
+        "neighbours": np.abs(images[..., 0].astype(int) - images[..., 2])[valid].mean(),
+        **{
+            f"grey {grey}": np.mean([abs(image[image > 0].mean() - grey) < 20 for image in images])
+            for grey in (60, 110)
+        },
+    }
