@@ -8,19 +8,27 @@ Writes  OUTPUT_ROOT/runs/RUN_NAME/adversarial/: the same files as model_training
 The starting model is epoch 0: where no epoch beats it on the validation B-scans, it is the best one.
 """
 
+import itertools
+
 import numpy as np
 
 import config
 from utils import runs
+from utils.balance import converged, discriminator_state
 from utils.checkpoints import newest_state
 from utils.data_prepare import read_csv_data
 from utils.epochs import TrainingRun, why_finished
 from utils.errors import InputError, run_script
 from utils.networks import create_inference_network, create_network
+from utils.plots import save_comparison
 from utils.validation import check_monitor, choose_b_scans
 
 PANELS = {"segmentation loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
-PANELS |= {"discriminator": ["d_loss", "d_accuracy_real", "d_accuracy_generated"], "adversarial": ["adversarial_loss"]}
+PANELS |= {"losses against each other": ["adversarial_loss", "d_loss"]}
+PANELS |= {"discriminator, in training": ["d_accuracy_real", "d_accuracy_generated", "d_updates"]}
+PANELS |= {"discriminator, held out": ["d_held_out_real", "d_held_out_generated"]}
+HELD_OUT_BATCHES = 32  # at most, of the validation patches, on whose masks the discriminator is tried
+SHOWN_PATCHES = 6
 
 
 def main(argv):
@@ -45,15 +53,9 @@ def main(argv):
 
 def why_ended(progress):
     """In words why no further epoch is needed, or None."""
-    if discriminator_gave_up(progress["history"], config.D_STOP_ACCURACY):
-        return f"the discriminator no longer tells the masks apart (D_STOP_ACCURACY {config.D_STOP_ACCURACY})"
+    if converged(progress["history"], config.D_PATIENCE):
+        return f"the discriminator has not told held-out masks apart for {config.D_PATIENCE} epochs"
     return why_finished(progress, config.ADVERSARIAL_EPOCH or config.EPOCH, patience=None)
-
-
-def discriminator_gave_up(history, stop_accuracy):
-    """Whether the discriminator, having told the masks apart in some epoch, no longer did in the last."""
-    accuracies = [np.mean([row["d_accuracy_real"], row["d_accuracy_generated"]]) for row in history if row["epoch"]]
-    return bool(accuracies and max(accuracies) > stop_accuracy >= accuracies[-1])
 
 
 def fine_tune(folder, start, b_scans, state):
@@ -68,12 +70,16 @@ def fine_tune(folder, start, b_scans, state):
 
     losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
     unet = create_network(**config.network_settings())
+    training.compile_for_scoring(unet, losses, config.THRESHOLD)
     inference = create_inference_network(**config.network_settings())
     training.compile_for_scoring(inference, losses, config.THRESHOLD)
     starting_weights = keras.models.load_model(start, compile=False).get_weights()
     if [weight.shape for weight in starting_weights] != [weight.shape for weight in unet.weights]:
         raise InputError(f"{start}: is another network than {config.MODEL} with BASE_FILTERS = {config.BASE_FILTERS}")
     unet.set_weights(starting_weights)
+    inference.set_weights(starting_weights)
+    images, mask = held_out_patches(training)
+    before = labels_of_patches(inference, images)
     height, width = unet.output_shape[0][1:3] if config.TRAIN_CLASSES else unet.output_shape[1:3]
     discriminator = create_discriminator(
         (height, width, 3), config.N_CLASSES, config.BASE_FILTERS, config.SEED, config.DTYPE_POLICY
@@ -86,6 +92,9 @@ def fine_tune(folder, start, b_scans, state):
         losses,
         config.ADVERSARIAL_WEIGHT,
         real_label=config.D_REAL_LABEL,
+        warm_up_steps=config.D_WARM_UP_STEPS,
+        ramp_steps=config.ADVERSARIAL_RAMP_STEPS,
+        d_ahead_accuracy=config.D_AHEAD_ACCURACY,
     )
     print(f"{folder}: discriminator of {discriminator.count_params():,} parameters, weight {config.ADVERSARIAL_WEIGHT}")
 
@@ -95,7 +104,13 @@ def fine_tune(folder, start, b_scans, state):
 
     def validate(epoch):
         inference.set_weights(unet.get_weights())
-        return training.validate(
+        after, labels = labels_of_patches(inference, images), mask.argmax(axis=-1).astype(np.uint8)
+        draw_verdicts(folder / "verdicts" / f"{epoch:04d}.png", step.verdict, images, labels, before, after)
+        with training.epoch_batches(
+            config.split_csv("val"), training=False, epoch=0, **config.batch_settings()
+        ) as batches:
+            held_out = step.held_out_accuracy(itertools.islice(batches, HELD_OUT_BATCHES))
+        return held_out | training.validate(
             inference,
             config.split_csv("val"),
             b_scans,
@@ -123,16 +138,46 @@ def fine_tune(folder, start, b_scans, state):
             with training.epoch_batches(
                 config.split_csv("train"), epoch=epoch, first_step=first_step, **config.training_batch_settings()
             ) as batches:
-                totals = {}
-                for count, (images, targets) in enumerate(batches, start=1):
-                    for name, value in step(images, targets).items():
-                        totals[name] = totals.get(name, 0.0) + value
-                    run.after_step({name: total / count for name, total in totals.items()})
+                step.begin_means()
+                for batch in batches:
+                    step(*batch)
+                    run.after_step(step.means())
             report(run.end_epoch(validate(epoch), config.BATCH_SIZE), run.progress["best"], run.seconds_left())
+            if warning := discriminator_state(run.progress["history"]):
+                print(f"warning: {warning}", flush=True)
     best = run.progress["best"]
     print(f"finished, {reason}; best: epoch {best['epoch']}, {best['metric']} {best['value']:.4f}")
     print(f"best model: {folder / 'best.keras'}")
     print(f"curves: {folder / 'progress.png'}; next: python evaluate.py")
+
+
+def held_out_patches(training):
+    """(images, one-hot mask) of some validation patches, always the same."""
+    with training.epoch_batches(config.split_csv("val"), training=False, epoch=0, **config.batch_settings()) as batches:
+        images, targets = next(batches)
+    mask = targets[0] if config.TRAIN_CLASSES else targets
+    return images[:SHOWN_PATCHES], mask[:SHOWN_PATCHES]
+
+
+def labels_of_patches(network, images):
+    """Labels, uint8 (B, h, w), of the likeliest class of each pixel."""
+    outputs = network.predict_on_batch(images)
+    probabilities = outputs[0] if isinstance(outputs, list) else outputs
+    return probabilities.argmax(axis=-1).astype(np.uint8)
+
+
+def draw_verdicts(path, verdict, images, reference, before, after):
+    """Draw patches with the reader's mask, the U-Net's before and after, and what the discriminator makes of them."""
+    top, left = ((large - small) // 2 for large, small in zip(images.shape[1:3], after.shape[1:3], strict=True))
+    window = np.s_[:, top : top + after.shape[1], left : left + after.shape[2]]
+    grey = np.rint(images[window][..., 1] * config.SLICE_SD + config.SLICE_MEAN).astype(np.uint8)
+    sources = (reference[window], before, after)
+    one_hot = [np.eye(config.N_CLASSES, dtype=np.float32)[labels] for labels in sources]
+    verdicts = np.transpose([verdict(images, masks) for masks in one_hot])
+    titles = [
+        "a reader's mask? " + ", ".join(f"{probability:.2f}" for probability in of_patch) for of_patch in verdicts
+    ]
+    save_comparison(path, list(zip(titles, grey, *sources, strict=True)), names=("reader", "before", "after"))
 
 
 def report(row, best, seconds_left):

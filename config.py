@@ -82,7 +82,10 @@ ADVERSARIAL_WEIGHT = 0.05  # weight of "the discriminator calls the mask real" b
 D_ADAM_LR = 1e-4  # learning rate of the discriminator; below the U-Net's, since it learns faster
 D_ADAM_BETA_1 = 0.5  # as ADAM_BETA_1
 D_REAL_LABEL = 0.9  # what the discriminator is to say of a reader's mask; below 1 it stays less sure of itself
-D_STOP_ACCURACY = 0.55  # once D, having been better, tells masks apart no more often than this in an epoch, stop
+D_WARM_UP_STEPS = 200  # steps in which the discriminator alone learns: an untrained one would teach the U-Net noise
+ADVERSARIAL_RAMP_STEPS = 500  # steps over which ADVERSARIAL_WEIGHT rises from 0, so that the U-Net is not shaken
+D_AHEAD_ACCURACY = 0.9  # the discriminator pauses while it is right more often: one that always wins teaches nothing
+D_PATIENCE = 5  # epochs near one half on held-out masks, having been better, after which training ends; None: never
 
 
 # ---- Derived from the values above; functions, so that they follow an overridden root ------------------------------
@@ -200,6 +203,7 @@ _OPTIONAL = {
     "KEEP_EPOCHS": int,
     "PATIENCE": int,
     "SLOW_DOWN_AFTER": int,
+    "D_PATIENCE": int,
     "ADVERSARIAL_EPOCH": int,
 }
 
@@ -210,17 +214,18 @@ _MONITORS = [f"val_{measure}" for measure in _MEASURES]
 _RULES = [
     (
         "BATCH_SIZE EPOCH BASE_FILTERS PATCHES_PER_SLICE STEPS_PER_EPOCH ADVERSARIAL_EPOCH VALIDATION_B_SCANS "
-        "MONITOR_EPOCHS PATIENCE SLOW_DOWN_AFTER DEVICES HOSTS",
+        "MONITOR_EPOCHS PATIENCE D_PATIENCE SLOW_DOWN_AFTER DEVICES HOSTS",
         lambda value: value >= 1,
         "at least 1",
     ),
+    ("D_WARM_UP_STEPS ADVERSARIAL_RAMP_STEPS", lambda value: value >= 0, "at least 0"),
     ("SEED FOLD WORKERS HOST KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
     ("ADVERSARIAL_WEIGHT", lambda value: value >= 0, "at least 0"),
     ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR SAVE_MINUTES", lambda value: value > 0, "above 0"),
     ("FOLDS", lambda value: value >= 2, "at least 2, or None for one split"),
     ("ADAM_BETA_1 D_ADAM_BETA_1 DROP_HEALTHY", lambda value: 0 <= value < 1, "from 0 to below 1"),
     ("TEST_FRACTION VALIDATION_FRACTION", lambda value: 0 < value < 1, "between 0 and 1"),
-    ("D_REAL_LABEL D_STOP_ACCURACY", lambda value: 0.5 <= value <= 1, "from 0.5 to 1"),
+    ("D_REAL_LABEL D_AHEAD_ACCURACY", lambda value: 0.5 <= value <= 1, "from 0.5 to 1"),
     ("THRESHOLD", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("PATCH_SIZE_H PATCH_SIZE_W", lambda value: value >= 104 and value % 8 == 0, "a multiple of 8 from 104 on"),
     ("MONITOR", lambda value: value in _MONITORS, "one of " + ", ".join(_MONITORS)),

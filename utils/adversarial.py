@@ -4,23 +4,41 @@ import keras
 import numpy as np
 from keras import ops
 
-from loss_functions import discriminator_loss, generator_loss, straight_through_one_hot
+from loss_functions import discriminator_loss, generator_loss, get_dice_loss, straight_through_one_hot
 from utils.base import crop_and_cast
+from utils.gradients import create_backend
+
+MEANS = (
+    *("loss", "adversarial_loss", "adversarial_weight", "foreground_dice"),
+    *("d_loss", "d_accuracy_real", "d_accuracy_generated", "d_updates"),
+)
+_ACCURACY_MEMORY = 0.95  # share of the running accuracy that a step keeps: it looks back some 20 steps
 
 
 class AdversarialStep:
-    """Alternating updates of a discriminator and a segmentation network (the generator) on one batch.
+    """Alternating updates of a segmentation network (the generator) and a discriminator, on one batch.
 
-    The generator's forward pass is computed once. The discriminator then learns to tell the reader's one-hot masks from
-    the generated ones, whose gradient stops there; after its update the generator minimises its segmentation losses,
-    its weight penalties and `adversarial_weight` times the loss of the updated discriminator calling its masks real.
-    That gradient passes straight through the argmax to the softmax. Each network changes only by its own update.
-    `real_label` smooths what the discriminator is to say of a reader's mask.
+    Both networks' forward passes are computed once and serve both updates, in the order of CycleGAN's code (Zhu et al.,
+    ICCV 2017): the generator minimises its segmentation losses, its weight penalties and `adversarial_weight` times
+    the loss of the discriminator calling its masks real, a gradient that passes straight through the argmax to the
+    softmax; then the discriminator learns to tell the reader's one-hot masks from these generated ones, whose gradient
+    stops there. Each network changes only by its own update. (A discriminator that learned first would have to look at
+    the generated masks once more for the generator's update, at 8 % of the time of a plain training step.)
 
-    Calling the step with (images, targets), float32 (B, H, W, 3) and the one-hot mask (B, H, W, 4) or the list of all
-    four targets, returns a dictionary of floats: ``loss`` (segmentation and weight penalties), ``adversarial_loss``,
-    ``d_loss``, and ``d_accuracy_real`` and ``d_accuracy_generated``, the shares of masks that the discriminator told
-    rightly before its update.
+    What keeps the two in balance:
+
+    - `real_label` is what the discriminator is to say of a reader's mask; below 1 it stays less sure of itself.
+    - For the first `warm_up_steps` only the discriminator learns. The generator's masks are those of training, with
+      dropout, but neither its weights nor its batch statistics change.
+    - From there on the adversarial loss's weight rises linearly and reaches `adversarial_weight` after `ramp_steps`.
+    - The discriminator learns only while its accuracy, the running mean over about 20 steps, is at most
+      `d_ahead_accuracy`; 1 means always.
+
+    The optimizers are built here, a `keras.optimizers.LossScaleOptimizer` (for "mixed_float16") as well. The
+    `discriminator` is one of `model.create_discriminator`.
+
+    Call the step with (images, targets): float32 (B, H, W, 3) and the one-hot mask (B, H, W, 4) or the list of all four
+    targets. `variables` hold all that a step changes and all that the next depends on.
     """
 
     def __init__(
@@ -31,47 +49,141 @@ class AdversarialStep:
         discriminator_optimizer,
         segmentation_losses,
         adversarial_weight,
+        *,
         real_label=1.0,
+        warm_up_steps=0,
+        ramp_steps=0,
+        d_ahead_accuracy=1.0,
     ):
         self.generator, self.discriminator = generator, discriminator
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.segmentation_losses = segmentation_losses
         self.adversarial_weight, self.real_label = adversarial_weight, real_label
+        self.warm_up_steps, self.ramp_steps, self.d_ahead_accuracy = warm_up_steps, ramp_steps, d_ahead_accuracy
         generator_optimizer.build(generator.trainable_variables)
         discriminator_optimizer.build(discriminator.trainable_variables)
-        backend = keras.backend.backend()
-        if backend == "tensorflow":
-            import tensorflow
+        # In two parts, since both masks of a patch share what the discriminator makes of the image.
+        image_features, _ = discriminator.get_layer("joined").input
+        image, mask = discriminator.inputs
+        self._image_features = keras.Model(image, image_features)
+        self._logits = keras.Model([image_features, mask], discriminator.output)
 
-            self._step = tensorflow.function(self._tensorflow_step, reduce_retracing=True)
-        elif backend == "jax":
-            import jax
-
-            self._compiled_jax_step = jax.jit(self._jax_step, donate_argnums=0)
-            self._step = self._stateful_jax_step
-        else:
-            raise ValueError(f"adversarial training runs on tensorflow or jax, not on {backend}")
+        self.taken_steps = keras.Variable(0, dtype="int32", trainable=False, name="taken_steps")
+        self.d_accuracy = keras.Variable(0.5, dtype="float32", trainable=False, name="running_accuracy")
+        self._sums = keras.Variable(np.zeros(len(MEANS)), dtype="float32", trainable=False, name="sums")
+        self._summed_steps = 0
+        self._backend = create_backend([*self.variables, self._sums])
+        self._compiled_step = self._backend.compiled(self._step, generator.jit_compile)
+        self._compiled_verdicts = self._backend.compiled(self._verdicts, generator.jit_compile)
+        self._compiled_probability = self._backend.compiled(self._probability, generator.jit_compile)
 
     @property
     def variables(self):
-        """Everything that a step changes: weights, random states and both optimizers' variables."""
-        return [variable for group in self._variable_groups() for variable in group]
+        """Weights, random states, both optimizers' variables, the steps taken and the running accuracy."""
+        networks = [*self.generator.variables, *self.discriminator.variables]
+        optimizers = [*self.generator_optimizer.variables, *self.discriminator_optimizer.variables]
+        return [*networks, *optimizers, self.taken_steps, self.d_accuracy]
 
     def __call__(self, images, targets):
         targets = list(targets) if isinstance(targets, list | tuple) else [targets]
-        return {name: float(np.asarray(value)) for name, value in self._step(images, targets).items()}
+        self._compiled_step(images, targets)
+        self._summed_steps += 1
 
-    # ---- What is computed, whatever the backend --------------------------------------------------------------------
-    def _generator_terms(self, outputs, targets, penalties, logits_on_generated):
-        """(what the generator minimises, segmentation losses with penalties, adversarial loss)."""
-        outputs = outputs if isinstance(outputs, list) else [outputs]
-        losses = [
-            loss(target, output)
-            for loss, target, output in zip(self.segmentation_losses, targets, outputs, strict=True)
-        ]
-        segmentation = sum([*losses, *penalties])
-        adversarial = generator_loss(logits_on_generated)
-        return segmentation + self.adversarial_weight * adversarial, segmentation, adversarial
+    # ---- Looking on ------------------------------------------------------------------------------------------------
+    def begin_means(self):
+        """Let `means` be over the steps from here on."""
+        self._sums.assign(np.zeros(len(MEANS)))
+        self._summed_steps = 0
+
+    def means(self):
+        """Means over the steps since `begin_means`, a dictionary of floats; waits for the last step.
+
+        ``loss`` (segmentation and weight penalties), ``adversarial_loss`` and ``adversarial_weight``, 0 in the warm-up;
+        ``foreground_dice``, of the probabilities of any fluid; ``d_loss``; ``d_accuracy_real`` and
+        ``d_accuracy_generated``, the shares of masks that the discriminator told rightly before its update; and
+        ``d_updates``, the share of steps in which it learned.
+        """
+        sums = ops.convert_to_numpy(self._sums.value)
+        return {name: float(total) / self._summed_steps for name, total in zip(MEANS, sums, strict=True)}
+
+    def held_out_accuracy(self, batches):
+        """``d_held_out_real`` and ``d_held_out_generated``: shares of masks told rightly, with no dropout.
+
+        `batches` yields (images, targets) as for a step, of patches that neither network has learned from.
+        """
+        right, n_patches = np.zeros(2), 0
+        for images, targets in batches:
+            mask = targets[0] if isinstance(targets, list | tuple) else targets
+            right += ops.convert_to_numpy(self._compiled_verdicts(images, mask))
+            n_patches += len(images)
+        return dict(zip(("d_held_out_real", "d_held_out_generated"), (right / n_patches).tolist(), strict=True))
+
+    def verdict(self, images, masks):
+        """The discriminator's probabilities, float32 (B,), that one-hot `masks` (B, h, w, 4) are a reader's.
+
+        `images` are float32 (B, H, W, 3) as for a step; their centre of the masks' size is looked at.
+        """
+        return ops.convert_to_numpy(self._compiled_probability(images, masks))
+
+    def _verdicts(self, images, mask):
+        """How many of a batch's masks the discriminator tells rightly: of the reader's, of the generated."""
+        inputs = self._discriminator_inputs(images, mask, self.generator(images, training=False))
+        right_on_real, right_on_generated = _told_rightly(*self._logits_on_both(*inputs))
+        return ops.stack([ops.sum(right_on_real), ops.sum(right_on_generated)])
+
+    def _probability(self, images, masks):
+        image, masks = crop_and_cast(images, masks)
+        return ops.sigmoid(self.discriminator([image, masks], training=False)[:, 0])
+
+    # ---- Learning --------------------------------------------------------------------------------------------------
+    def _step(self, images, targets):
+        step, generator, discriminator = self._backend, self.generator, self.discriminator
+        listens = self.taken_steps >= self.warm_up_steps if self.warm_up_steps else True
+        statistics = generator.non_trainable_weights
+        before = [ops.copy(variable) for variable in statistics]
+
+        def losses():
+            outputs = generator(images, training=True)
+            on_real, on_generated = self._logits_on_both(*self._discriminator_inputs(images, targets[0], outputs))
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            terms = zip(self.segmentation_losses, targets, outputs, strict=True)
+            right_on_real, right_on_generated = _told_rightly(on_real, on_generated)
+            measures = {
+                "loss": sum([*(loss(target, output) for loss, target, output in terms), *generator.losses]),
+                "adversarial_loss": generator_loss(on_generated),
+                "adversarial_weight": self._weight(),
+                "foreground_dice": 1 - get_dice_loss(targets[0], outputs[0]),
+                "d_loss": discriminator_loss(on_real, on_generated, self.real_label),
+                "d_accuracy_real": ops.mean(right_on_real),
+                "d_accuracy_generated": ops.mean(right_on_generated),
+            }
+            minimised = measures["loss"] + measures["adversarial_weight"] * measures["adversarial_loss"]
+            minimised = self.generator_optimizer.scale_loss(minimised)
+            return (minimised, self.discriminator_optimizer.scale_loss(measures["d_loss"])), measures
+
+        measures, (gradients, d_gradients) = step.differentiated(
+            losses, generator.trainable_variables, discriminator.trainable_variables
+        )
+        accuracy = (measures["d_accuracy_real"] + measures["d_accuracy_generated"]) / 2
+        self.d_accuracy.assign(_ACCURACY_MEMORY * self.d_accuracy + (1 - _ACCURACY_MEMORY) * accuracy)
+        d_learns = self.d_accuracy <= self.d_ahead_accuracy if self.d_ahead_accuracy < 1 else True
+        step.update_where(listens, self.generator_optimizer, gradients, generator.trainable_variables)
+        step.update_where(d_learns, self.discriminator_optimizer, d_gradients, discriminator.trainable_variables)
+        for variable, value in zip(statistics, before, strict=True):
+            variable.assign(ops.where(listens, variable.value, value))
+        self.taken_steps.assign_add(1)
+        measures["d_updates"] = d_learns
+        self._sums.assign_add(ops.stack([ops.cast(measures[name], "float32") for name in MEANS]))
+
+    def _weight(self):
+        """What the adversarial loss weighs in this step: 0 in the warm-up, then a step up to the whole at a time."""
+        listened_steps = ops.cast(self.taken_steps - self.warm_up_steps + 1, "float32")
+        return self.adversarial_weight * ops.clip(listened_steps / (self.ramp_steps + 1), 0.0, 1.0)
+
+    def _logits_on_both(self, image, real, generated):
+        """The discriminator's logits (B, 1) on real and on generated masks."""
+        features = self._image_features(image)
+        return [self._logits([features, mask]) for mask in (real, generated)]
 
     @staticmethod
     def _discriminator_inputs(images, mask, outputs):
@@ -81,90 +193,7 @@ class AdversarialStep:
         image, _ = crop_and_cast(images, probabilities)
         return image, real, straight_through_one_hot(probabilities)
 
-    @staticmethod
-    def _metrics(segmentation, adversarial, d_loss, logits_on_real, logits_on_generated):
-        return {
-            "loss": segmentation,
-            "adversarial_loss": adversarial,
-            "d_loss": d_loss,
-            "d_accuracy_real": ops.mean(ops.cast(logits_on_real > 0, "float32")),
-            "d_accuracy_generated": ops.mean(ops.cast(logits_on_generated <= 0, "float32")),
-        }
 
-    # ---- TensorFlow ------------------------------------------------------------------------------------------------
-    def _tensorflow_step(self, images, targets):
-        import tensorflow
-
-        with tensorflow.GradientTape() as generator_tape:
-            outputs = self.generator(images, training=True)
-            image, real, generated = self._discriminator_inputs(images, targets[0], outputs)
-            with generator_tape.stop_recording(), tensorflow.GradientTape() as discriminator_tape:
-                logits_on_real = self.discriminator([image, real], training=True)
-                logits_on_generated = self.discriminator([image, ops.stop_gradient(generated)], training=True)
-                d_loss = discriminator_loss(logits_on_real, logits_on_generated, self.real_label)
-            weights = self.discriminator.trainable_variables
-            self.discriminator_optimizer.apply(discriminator_tape.gradient(d_loss, weights), weights)
-            total, segmentation, adversarial = self._generator_terms(
-                outputs, targets, self.generator.losses, self.discriminator([image, generated], training=True)
-            )
-        weights = self.generator.trainable_variables
-        self.generator_optimizer.apply(generator_tape.gradient(total, weights), weights)
-        return self._metrics(segmentation, adversarial, d_loss, logits_on_real, logits_on_generated)
-
-    # ---- JAX -------------------------------------------------------------------------------------------------------
-    def _variable_groups(self):
-        return (
-            self.generator.trainable_variables,
-            self.generator.non_trainable_variables,
-            self.generator_optimizer.variables,
-            self.discriminator.trainable_variables,
-            self.discriminator.non_trainable_variables,
-            self.discriminator_optimizer.variables,
-        )
-
-    def _stateful_jax_step(self, images, targets):
-        groups = self._variable_groups()
-        state = [[variable.value for variable in group] for group in groups]
-        state, metrics = self._compiled_jax_step(state, images, targets)
-        for group, values in zip(groups, state, strict=True):
-            for variable, value in zip(group, values, strict=True):
-                variable.assign(value)
-        return metrics
-
-    def _jax_step(self, state, images, targets):
-        import jax
-
-        g_weights, g_others, g_slots, d_weights, d_others, d_slots = state
-
-        def generate(weights):
-            outputs, others, penalties = self.generator.stateless_call(
-                weights, g_others, images, training=True, return_losses=True
-            )
-            return (outputs, penalties), others
-
-        def discriminate(weights, image, mask):
-            return self.discriminator.stateless_call(weights, d_others, [image, mask], training=True)[0]
-
-        def d_terms(weights, image, real, generated):
-            logits_on_real, logits_on_generated = (discriminate(weights, image, mask) for mask in (real, generated))
-            return discriminator_loss(logits_on_real, logits_on_generated, self.real_label), (
-                logits_on_real,
-                logits_on_generated,
-            )
-
-        def g_terms(outputs, penalties):
-            image, _, generated = self._discriminator_inputs(images, targets[0], outputs)
-            total, *terms = self._generator_terms(
-                outputs, targets, penalties, discriminate(d_weights, image, generated)
-            )
-            return total, terms
-
-        (outputs, penalties), back_to_weights, g_others = jax.vjp(generate, g_weights, has_aux=True)
-        inputs = self._discriminator_inputs(images, targets[0], outputs)
-        (d_loss, logits), gradients = jax.value_and_grad(d_terms, has_aux=True)(d_weights, *inputs)
-        d_weights, d_slots = self.discriminator_optimizer.stateless_apply(d_slots, gradients, d_weights)
-        cotangents, (segmentation, adversarial) = jax.grad(g_terms, argnums=(0, 1), has_aux=True)(outputs, penalties)
-        (gradients,) = back_to_weights(cotangents)
-        g_weights, g_slots = self.generator_optimizer.stateless_apply(g_slots, gradients, g_weights)
-        metrics = self._metrics(segmentation, adversarial, d_loss, *logits)
-        return [g_weights, g_others, g_slots, d_weights, d_others, d_slots], metrics
+def _told_rightly(logits_on_real, logits_on_generated):
+    """1 for each mask that the discriminator tells rightly, else 0: two float32 (B, 1)."""
+    return [ops.cast(right, "float32") for right in (logits_on_real > 0, logits_on_generated <= 0)]

@@ -47,18 +47,19 @@ def save_overlay(path, grey, labels):
         canvas.save(temporary)
 
 
-def save_comparison(path, rows):
-    """Write B-scans with truth and prediction side by side as PNG.
+def save_comparison(path, rows, names=("reader", "model")):
+    """Write B-scans with labels from several sources side by side as PNG.
 
-    `rows` is a list of (title, grey, reference, labels), each array uint8 (rows, columns).
+    `rows` is a list of (title, grey, *labels), each array uint8 (rows, columns), with labels for each of `names`.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    figure = Figure(figsize=(12, 3.4 * len(rows) + 0.6), layout="constrained")
-    for axes, (title, grey, reference, labels) in zip(figure.subplots(len(rows), 3, squeeze=False), rows, strict=True):
-        pictures = (np.repeat(grey[..., np.newaxis], 3, axis=2), overlay(grey, reference), overlay(grey, labels))
-        for ax, picture, name in zip(axes, pictures, (title, "reader", "model"), strict=True):
+    columns = 1 + len(names)
+    figure = Figure(figsize=(4 * columns, 3.4 * len(rows) + 0.6), layout="constrained")
+    for axes, (title, grey, *labels) in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        pictures = [np.repeat(grey[..., np.newaxis], 3, axis=2), *(overlay(grey, of_source) for of_source in labels)]
+        for ax, picture, name in zip(axes, pictures, (title, *names), strict=True):
             ax.imshow(picture, aspect="auto")
             ax.set_title(name, fontsize=10)
             ax.axis("off")
@@ -88,6 +89,7 @@ def save_progress(path, history, panels):
         ax.set(title=title, xlabel="epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8)
+        if ax.lines:
+            ax.legend(fontsize=8)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=100)

@@ -20,6 +20,7 @@ MAY_CHANGE = {
         "EPOCH",
         "ADVERSARIAL_EPOCH",
         "PATIENCE",
+        "D_PATIENCE",
         "WORKERS",
         "DASK_SCHEDULER",
         "DEVICES",

@@ -34,6 +34,7 @@ DEMO_SETTINGS = {
 }
 # A trained network wants smaller steps than a new one; the discriminator is new.
 FINE_TUNING_SETTINGS = {**DEMO_SETTINGS, "ADAM_LR": 1e-4, "D_ADAM_LR": 1e-3, "STEPS_PER_EPOCH": 30}
+FINE_TUNING_SETTINGS |= {"D_WARM_UP_STEPS": 10, "ADVERSARIAL_RAMP_STEPS": 10}
 DEMO_CASES, DEMO_SLICES = 32, 6
 
 

@@ -1,0 +1,184 @@
+"""Does adversarial fine-tuning help? Synthetic volumes with few annotated cases, several seeds, paired comparison.
+
+    python -m benchmarks.adversarial_gain gain.jsonl [--seeds 5] [--cases 24] [--annotated 1] [--slices 8]
+        [--epochs 30] [--further-epochs 10] [--steps 50] [--set NAME=VALUE ...] [VARIANT ...]
+
+For every seed a set of cases, of which `--annotated` a vendor are trained on and half are held out, and a U-Net trained
+for `--epochs`. It goes on for `--further-epochs` through adversarial_training.py: as the control, with
+ADVERSARIAL_WEIGHT=0, and as each VARIANT, settings such as "ADVERSARIAL_WEIGHT=0.2,D_ADAM_LR=1e-3" (none: config.py's).
+`--set` is for all of them. The held-out cases are then segmented on their own grid, by the last epoch's weights and by
+the best epoch's.
+
+Appends a JSON line for each case, fluid, variant and seed to the file, and leaves out what it already holds, so that an
+interrupted benchmark goes on. Prints a table for each variant: seeds' means, and their paired difference from the
+control with its 95 % interval over seeds (bootstrap). Needs medpy.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage, stats
+
+from benchmarks.scripts import prepare, run
+from utils.labels import FLUIDS
+
+CONTROL = "ADVERSARIAL_WEIGHT=0"
+MEASURES = ("dice", "avd_mm3", "implausible_components", "hd95_mm", "surface_distance_mm")
+KEY = ["seed", "variant", "weights", "case", "fluid"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("results", type=Path, help="file of JSON lines to append to")
+    parser.add_argument("variants", nargs="*", default=[""], metavar="VARIANT")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--cases", type=int, default=24)
+    parser.add_argument("--annotated", type=int, default=1, help="cases a vendor that are trained on")
+    parser.add_argument("--slices", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--further-epochs", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=50, help="steps an epoch")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings")
+    arguments = parser.parse_args()
+    settings = {"BASE_FILTERS": 16, "BATCH_SIZE": 8, "STEPS_PER_EPOCH": arguments.steps, "TEST_FRACTION": 0.5}
+    settings |= {"EPOCH": arguments.epochs, "ADVERSARIAL_EPOCH": arguments.further_epochs}
+    settings |= {"ADAM_LR": 1e-3, "VALIDATION_B_SCANS": 24, "WORKERS": 1, **parsed(",".join(arguments.settings))}
+    for seed in range(arguments.seeds):
+        done = {row["variant"] for row in read_results(arguments.results) if row["seed"] == seed}
+        left = [variant for variant in (CONTROL, *arguments.variants) if variant not in done]
+        if left:
+            with tempfile.TemporaryDirectory() as folder:
+                one_seed(Path(folder), seed, left, arguments, settings)
+    print_tables(pd.DataFrame(read_results(arguments.results)))
+
+
+def parsed(text):
+    """Settings by name from "NAME=VALUE,NAME=VALUE"."""
+    return dict(setting.split("=", 1) for setting in text.split(",") if setting)
+
+
+def read_results(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+# ---- One seed ------------------------------------------------------------------------------------------------------
+def one_seed(folder, seed, variants, arguments, settings):
+    """Train and score the `variants` of one seed, in `folder`, and append the results variant by variant."""
+    settings = prepare(folder, arguments.cases, arguments.slices, seed, **settings, SEED=seed)
+    keep_annotated(settings["OUTPUT_ROOT"] / "train_data.csv", arguments.annotated)
+    runs = settings["OUTPUT_ROOT"] / "runs"
+    run("model_training.py", **settings, RUN_NAME="start")
+    for number, variant in enumerate(variants):
+        name = f"variant{number}"
+        shutil.copytree(runs / "start", runs / name)
+        run("adversarial_training.py", **{**settings, "RUN_NAME": name, **parsed(variant)})
+        rows = score(runs / name / "adversarial", settings)
+        with arguments.results.open("a") as file:
+            file.writelines(json.dumps({"seed": seed, "variant": variant, **row}) + "\n" for row in rows)
+        print(f"seed {seed}: scored {variant or 'the defaults'}", flush=True)
+
+
+def keep_annotated(csv_path, cases_per_vendor):
+    """Leave the first cases of each vendor in the training CSV, as if the others had not been annotated."""
+    table = pd.read_csv(csv_path, dtype=str, keep_default_na=False)
+    kept = table.drop_duplicates(["vendor", "image_name"]).groupby("vendor").head(cases_per_vendor)
+    table[table.image_name.isin(kept.image_name)].to_csv(csv_path, index=False)
+
+
+def score(folder, settings):
+    """A dictionary for each held-out case and fluid, by the last and by the best weights of a run's `folder`."""
+    import keras
+
+    from utils.data_prepare import read_csv_data
+    from utils.mhd import read_volume
+    from utils.runs import read_best
+    from utils.tiling import PredictionSettings, segment_scan
+
+    best = keras.models.load_model(folder / "best.keras", compile=False)
+    prediction = PredictionSettings.from_details(read_best(folder / "best.keras"))
+    last = keras.models.clone_model(best)
+    last.load_weights(max((folder / "epochs").glob("*.weights.h5")))
+    cases = sorted(
+        {(row.vendor, row.image_name, row.root) for row in read_csv_data(folder.parents[2] / "test_data.csv")}
+    )
+    rows = []
+    for vendor, name, root in cases:
+        voxels, spacing_mm = read_volume(settings["DATA_ROOT"] / root / "oct.mhd")
+        reference, _ = read_volume(settings["DATA_ROOT"] / root / "reference.mhd")
+        for weights, model in (("last", last), ("best", best)):
+            labels = segment_scan(model, voxels, spacing_mm, vendor, prediction).labels
+            for row in score_case(labels, reference, spacing_mm):
+                rows.append({"weights": weights, "case": f"{vendor} {name}", **row})
+    keras.utils.clear_session()
+    return rows
+
+
+def score_case(labels, reference, spacing_mm):
+    """A dictionary of `MEASURES` for each fluid of one volume; None where one has no value.
+
+    Arguments are those of `utils.scores.score_volume`. An implausible component is a predicted one, 26-connected, that
+    no voxel of the same fluid in the reference touches. Distances are medpy's, where both volumes hold the fluid.
+    """
+    from medpy.metric.binary import assd, hd95
+
+    from utils.scores import score_volume
+
+    rows = score_volume(labels, reference, spacing_mm)
+    for row, code in zip(rows, FLUIDS.values(), strict=True):
+        predicted, true = labels == code, reference == code
+        components, count = ndimage.label(predicted, np.ones((3, 3, 3)))
+        near = ndimage.binary_dilation(true, np.ones((3, 3, 3)))
+        row["implausible_components"] = count - np.count_nonzero(np.unique(components[near]))
+        if predicted.any() and true.any():
+            row["hd95_mm"] = hd95(predicted, true, spacing_mm[::-1])
+            row["surface_distance_mm"] = assd(predicted, true, spacing_mm[::-1])
+    return [
+        {"fluid": row["fluid"]}
+        | {name: None if np.isnan(value := row.get(name, np.nan)) else float(value) for name in MEASURES}
+        for row in rows
+    ]
+
+
+# ---- Over the seeds ------------------------------------------------------------------------------------------------
+def print_tables(results):
+    """Print every variant's comparison with the control as Markdown."""
+    results = results.set_index(KEY)[list(MEASURES)].astype(float)
+    for variant in results.index.unique("variant").drop(CONTROL):
+        for weights in ("last", "best"):
+            sides = [results.xs((name, weights), level=("variant", "weights")) for name in (CONTROL, variant)]
+            print(f"\n{variant or 'defaults'}, {weights} weights")
+            print("| measure | fluid | control | adversarial | difference | 95 % interval | relative |")
+            print("|---|---|---|---|---|---|---|")
+            for measure in MEASURES:
+                for row in compare(*(side[measure] for side in sides)):
+                    print(f"| {measure} | {' | '.join(row)} |")
+
+
+def compare(control, variant):
+    """Rows (fluid, means of both, difference, its interval, relative difference), as text, of one measure.
+
+    `control` and `variant` are indexed by seed, case and fluid; cases in which either has no value do not count.
+    """
+    pairs = pd.DataFrame({"control": control, "variant": variant}).dropna().reset_index()
+    mean = pairs.assign(fluid="mean")
+    for fluid, of_fluid in pd.concat([pairs, mean]).groupby("fluid", sort=False):
+        seeds = of_fluid.groupby("seed")[["control", "variant"]].mean()
+        differences = (seeds.variant - seeds.control).to_numpy()
+        interval = "-"
+        if len(differences) > 1 and np.ptp(differences) > 0:
+            low, high = stats.bootstrap(
+                (differences,), np.mean, method="percentile", rng=np.random.default_rng(0)
+            ).confidence_interval
+            interval = f"{low:+.4f} to {high:+.4f}"
+        before, after = seeds.mean()
+        relative = f"{after / before - 1:+.0%}" if before else "-"
+        yield fluid, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}", interval, relative
+
+
+if __name__ == "__main__":
+    main()

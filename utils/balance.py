@@ -1,0 +1,45 @@
+"""Whether discriminator and U-Net keep each other busy, judged from the log of adversarial fine-tuning."""
+
+import numpy as np
+
+BLIND = 0.55  # accuracy up to which the discriminator hardly does better than a coin
+SURE = 0.95  # accuracy from which it is hardly ever wrong
+HEARD = 3.0  # -log of 5 %: adversarial loss above which its verdict on generated masks is beyond doubt
+
+
+def discriminator_state(history):
+    """A warning about the last epoch of `history`, or None.
+
+    `history` is a list of one dictionary an epoch. Says that the discriminator has collapsed, when it does no better
+    than a coin or says the same of every mask, or has won, when it is right on almost every mask and its rejection of
+    the generated ones is so firm that the U-Net can hardly change its mind.
+    """
+    if not history or "d_accuracy_real" not in history[-1]:
+        return None
+    row = history[-1]
+    on_real, on_generated = row["d_accuracy_real"], row["d_accuracy_generated"]
+    found = f"right on {on_real:.0%} of the readers' masks and {on_generated:.0%} of the generated ones"
+    if min(on_real, on_generated) < 1 - SURE and max(on_real, on_generated) > SURE:
+        says = "real" if on_real > on_generated else "generated"
+        return (
+            f"the discriminator has collapsed: it calls every mask {says} ({found}); raise D_ADAM_LR or D_WARM_UP_STEPS"
+        )
+    if (on_real + on_generated) / 2 <= BLIND:
+        return f"the discriminator has collapsed: {found}; raise D_ADAM_LR or D_WARM_UP_STEPS"
+    if min(on_real, on_generated) >= SURE and row["adversarial_loss"] >= HEARD:
+        return f"the discriminator has won: {found}; lower D_ADAM_LR or D_AHEAD_ACCURACY"
+    return None
+
+
+def converged(history, patience):
+    """Whether the discriminator's held-out accuracy has stayed near one half for `patience` epochs, after being better.
+
+    `history` is a list of one dictionary an epoch; of those with ``d_held_out_real`` and ``d_held_out_generated`` the
+    mean of the two counts. One that was never better has not begun to learn. `patience` None: never.
+    """
+    accuracies = [
+        np.mean([row["d_held_out_real"], row["d_held_out_generated"]]) for row in history if "d_held_out_real" in row
+    ]
+    if patience is None or len(accuracies) <= patience:
+        return False
+    return max(accuracies[:-patience]) > BLIND >= max(accuracies[-patience:])

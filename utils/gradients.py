@@ -1,0 +1,137 @@
+"""Compiled training steps written once for TensorFlow and JAX: differentiate, update and branch on Keras variables.
+
+A step is a function that reads and assigns Keras variables. TensorFlow runs it as it stands; for JAX, whose functions
+must be pure, the variables' values go in and out (`keras.StatelessScope`).
+"""
+
+import functools
+
+import keras
+
+
+def create_backend(variables):
+    """`TensorFlowSteps` or `JaxSteps` for steps that touch no other Keras variables than `variables`."""
+    backends = {"tensorflow": TensorFlowSteps, "jax": JaxSteps}
+    name = keras.backend.backend()
+    if name not in backends:
+        raise ValueError(f"KERAS_BACKEND is {name}; such steps run on {' or '.join(backends)}")
+    return backends[name](variables)
+
+
+class TensorFlowSteps:
+    """What a step needs of its backend, for TensorFlow."""
+
+    def __init__(self, variables):
+        self.variables = variables
+
+    def compiled(self, function, jit_compile):
+        """`function` of arrays, compiled; by XLA if `jit_compile`. Its results are arrays."""
+        import tensorflow
+
+        return tensorflow.function(function, jit_compile=jit_compile, reduce_retracing=True)
+
+    def differentiated(self, function, *groups):
+        """(results, gradients) of ``function()``, which returns (a scalar for each group of variables, results).
+
+        ``gradients`` is a list of functions: each computes, where it is called, the gradients of one scalar with
+        respect to the variables of its group.
+        """
+        import tensorflow
+
+        sources = [[variable.value for variable in group] for group in groups]
+        with tensorflow.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            scalars, results = function()
+        return results, [
+            functools.partial(tape.gradient, scalar, of_group)
+            for scalar, of_group in zip(scalars, sources, strict=True)
+        ]
+
+    def update_where(self, condition, optimizer, gradients, variables):
+        """Let `optimizer`, built for `variables`, apply their ``gradients()`` where the scalar `condition` holds.
+
+        Elsewhere neither changes, and the gradients are not computed. A Python True makes no branch in the step.
+        """
+        import tensorflow
+
+        def update():
+            optimizer.apply(gradients(), variables)
+            return True
+
+        if condition is True:
+            update()
+        else:
+            tensorflow.cond(condition, update, lambda: False)
+
+
+class JaxSteps:
+    """What a step needs of its backend, for JAX; the methods are `TensorFlowSteps`'."""
+
+    def __init__(self, variables):
+        self.variables = variables
+
+    def _values(self):
+        return [variable.value for variable in self.variables]
+
+    def _assign(self, values):
+        for variable, value in zip(self.variables, values, strict=True):
+            variable.assign(value)
+
+    def _pure(self, function, values):
+        """``function()`` from these `values` of the variables on: (result, values after it)."""
+        with keras.StatelessScope(list(zip(self.variables, values, strict=True))):
+            return function(), self._values()
+
+    def compiled(self, function, jit_compile):
+        import jax
+
+        def pure(values, *arrays):
+            return self._pure(lambda: function(*arrays), values)
+
+        pure = jax.jit(pure, donate_argnums=0) if jit_compile else pure
+
+        def stateful(*arrays):
+            result, values = pure(self._values(), *arrays)
+            self._assign(values)
+            return result
+
+        return stateful
+
+    def differentiated(self, function, *groups):
+        import jax
+
+        position = {id(variable): index for index, variable in enumerate(self.variables)}
+        positions = [[position[id(variable)] for variable in group] for group in groups]
+
+        def pure(values_of_groups):
+            for indices, of_group in zip(positions, values_of_groups, strict=True):
+                for index, value in zip(indices, of_group, strict=True):
+                    values[index] = value
+            (scalars, results), after = self._pure(function, values)
+            return jax.numpy.stack(scalars), (results, after)
+
+        values = self._values()
+        sources = [[values[index] for index in indices] for indices in positions]
+        scalars, pullback, (results, after) = jax.vjp(pure, sources, has_aux=True)
+        self._assign(after)
+        one_at_a_time = jax.numpy.eye(len(groups), dtype=scalars.dtype)
+
+        def gradients(index):
+            (of_groups,) = pullback(one_at_a_time[index])
+            return of_groups[index]
+
+        return results, [functools.partial(gradients, index) for index in range(len(groups))]
+
+    def update_where(self, condition, optimizer, gradients, variables):
+        import jax
+
+        slots = optimizer.variables
+        before = [variable.value for variable in variables], [slot.value for slot in slots]
+
+        def after():
+            weights, slot_values = before
+            return optimizer.stateless_apply(slot_values, gradients(), weights)
+
+        weights, slot_values = after() if condition is True else jax.lax.cond(condition, after, lambda: before)
+        for variable, value in zip([*variables, *slots], [*weights, *slot_values], strict=True):
+            variable.assign(value)
