@@ -176,6 +176,7 @@ def test_dice_gradient_raises_the_foreground_of_a_lesion():
     assert wanted[0, 0, 0, 0] < 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("jax") is None or keras.backend.backend() == "jax", reason="JAX missing or already in use"
 )
