@@ -96,6 +96,7 @@ def fine_tune(folder, start, b_scans, state):
         ramp_steps=config.ADVERSARIAL_RAMP_STEPS,
         d_ahead_accuracy=config.D_AHEAD_ACCURACY,
     )
+    print(runs.settings_text(config.values()))
     print(f"{folder}: discriminator of {discriminator.count_params():,} parameters, weight {config.ADVERSARIAL_WEIGHT}")
 
     def export(best):

@@ -56,6 +56,7 @@ def train(folder, b_scans, state):
     inference = create_inference_network(**config.network_settings())
     training.compile_for_scoring(inference, losses, config.THRESHOLD)
     variables = [*unet.non_trainable_variables, *unet.trainable_variables, *optimizer.variables]
+    print(runs.settings_text(config.values()))
     print(f"{folder}: {unet.count_params():,} parameters, {config.DTYPE_POLICY}, batches of {config.BATCH_SIZE}")
 
     def export(best):

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import textwrap
 import time
 from pathlib import Path
 
@@ -76,6 +77,11 @@ def start_run(folder, settings, irrelevant=(), writes=True):
     versions |= {"python": platform.python_version(), "keras_backend": os.environ.get("KERAS_BACKEND", "tensorflow")}
     versions |= {"platform": platform.platform(), "processor_cores": os.cpu_count()}
     write_json(Path(folder) / "versions.json", versions)
+
+
+def settings_text(settings):
+    """The `settings`, a dictionary, in some lines for the console."""
+    return textwrap.fill(", ".join(f"{name}={value!r}" for name, value in settings.items()), 120)
 
 
 def _version(package):
