@@ -109,6 +109,11 @@ def run_folder(step):
     return Path(OUTPUT_ROOT) / "runs" / RUN_NAME / step
 
 
+def fold_root(fold):
+    """OUTPUT_ROOT of one of FOLDS, below the OUTPUT_ROOT that all of them share."""
+    return Path(OUTPUT_ROOT) / f"fold_{fold}"
+
+
 def patch_settings():
     """Arguments of `utils.data_prepare.patch_samples`."""
     return {

@@ -1,16 +1,24 @@
 """Step 4: score the best model on the cases held out in test_data.csv, which no other step reads.
 
-Reads   OUTPUT_ROOT/test_data.csv, OUTPUT_ROOT/pre_processed/, the raw scans and references under DATA_ROOT, and the
-        best model of the run (fine-tuned if there is one)
-Writes  OUTPUT_ROOT/runs/RUN_NAME/evaluation/: volumes.csv (a row for each case and fluid), summary.csv and
-        summary.json (means for each vendor and fluid), report.md, and comparison.png (reader and model side by side)
+Reads   OUTPUT_ROOT/test_data.csv and val_data.csv, OUTPUT_ROOT/pre_processed/, the raw scans and references under
+        DATA_ROOT, and the best model of the run (fine-tuned if there is one)
+Writes  OUTPUT_ROOT/runs/RUN_NAME/evaluation/: volumes.csv (a row for each case and fluid), summary.csv, detection.csv
+        and summary.json, report.html and report.md, comparison.png, and the label volumes in predictions/ and
+        validation/ (which detection's score and thresholds are chosen on)
 
     python evaluate.py [--set NAME=VALUE ...]
+    python evaluate.py --all-folds                                        the held-out cases of all FOLDS together
+    python evaluate.py --predictions DIR --reference DIR --output DIR     label volumes of any origin
+    python evaluate.py --compare A B [--output DIR]                       paired differences of two evaluations
+    python evaluate.py --rank A B C ... [--output DIR]                    the challenge's ranking
 
-Patches are scored as in training (loss, IoU, F-score). Volumes are scored as the RETOUCH challenge does, on the scan's
-own grid: Dice, absolute volume difference (AVD, mm3), and the detection's area under the ROC curve.
+A and B are folders of evaluations, or their volumes.csv. Patches are scored as in training (loss, IoU, F-score);
+volumes on the scan's own grid: as the RETOUCH challenge does (Dice, absolute volume difference in mm3, the detection's
+area under the ROC curve), and by voxels, surfaces and lesions. A case that cannot be scored does not stop the others;
+exit code 0, or 2 where there was any. The same command continues an interrupted evaluation.
 """
 
+import argparse
 import dataclasses
 from pathlib import Path
 
@@ -19,31 +27,63 @@ import pandas as pd
 from tqdm import tqdm
 
 import config
-from utils import runs
+from utils import detection, runs
 from utils.data_prepare import read_csv_data
 from utils.errors import InputError, run_script
-from utils.files import write_csv, write_json, written_whole
-from utils.mhd import read_volume
+from utils.evaluation import Pair, fullest_b_scan, match_pairs, read_labels, score_pairs, typical_cases
+from utils.files import write_csv, write_json
+from utils.labels import FLUIDS
+from utils.mhd import read_volume, volume_files, write_volume
 from utils.plots import save_comparison
-from utils.preprocessing import to_8_bit
-from utils.scores import score_volume, summarise_volumes
+from utils.report import markdown_table, write_report
+from utils.summary import compare_volumes, rank_methods, summarise_volumes
 
 COMPARED_CASES = 12  # at most, spread over the vendors, in comparison.png
+SHOWN_MEASURES = ("dice_present", "dice_all", "avd_mm3", "hd95_mm")  # of a comparison, on the console
 
 
 def main(argv):
-    config.load(argv)
+    parser = argparse.ArgumentParser(description="Score label volumes against a reader's.")
+    parser.add_argument("--all-folds", action="store_true", help="pool the evaluations of all folds")
+    parser.add_argument("--predictions", type=Path, metavar="DIR", help="label volumes to score, with --reference")
+    parser.add_argument("--reference", type=Path, metavar="DIR", help="the reader's label volumes")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), type=Path, help="two evaluations on the same cases")
+    parser.add_argument("--rank", nargs="+", metavar="EVALUATION", type=Path, help="evaluations on the same cases")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where tables and report go")
+    arguments = config.load(argv, parser)
     config.validate()
-    cases = sorted({(row.vendor, row.image_name, row.root) for row in read_csv_data(config.split_csv("test"))})
-    folders = {case: Path(config.DATA_ROOT) / case[2] for case in cases}
-    files = [folder / name for folder in folders.values() for name in ("oct.mhd", "reference.mhd")]
-    missing = [
-        f"{file}: not found; is DATA_ROOT the folder given to prepare_data.py?" for file in files if not file.exists()
-    ]
+    chosen = [name for name in ("all_folds", "predictions", "compare", "rank") if getattr(arguments, name)]
+    if len(chosen) > 1:
+        raise InputError(f"--{' and --'.join(chosen).replace('_', '-')}: choose one")
+    if (arguments.predictions is None) != (arguments.reference is None):
+        raise InputError("--predictions and --reference: give both folders, or neither")
+    if arguments.predictions:
+        evaluate_predictions(arguments.predictions, arguments.reference, arguments.output)
+    elif arguments.compare:
+        compare(*arguments.compare, arguments.output)
+    elif arguments.rank:
+        rank(arguments.rank, arguments.output)
+    elif arguments.all_folds:
+        pool_folds()
+    else:
+        evaluate_model()
+
+
+# ---- The run's model on the held-out cases --------------------------------------------------------------------------
+def evaluate_model():
+    """Segment and score the held-out cases, and the validation cases that detection is tuned on."""
+    folder = config.run_folder("evaluation")
+    parts = {
+        part: pairs_of_split(config.split_csv(part), folder / name)
+        for part, name in (("test", "predictions"), ("val", "validation"))
+    }
+    missing = [path for pairs in parts.values() for pair in pairs for path in (pair.oct_path, pair.reference_path)]
+    missing = [path for path in missing if not path.exists()]
     if missing:
-        raise InputError(*missing)
+        raise InputError(*(f"{path}: not found; is DATA_ROOT the folder given to prepare_data.py?" for path in missing))
     model_path = runs.best_model_path(config.run_folder("adversarial"), config.run_folder("segmentation"))
     details = runs.read_best(model_path)
+    check_preparation(model_path, details)
     print(f"model: {model_path} ({details['step']}, epoch {details['epoch']})")
 
     from utils import training
@@ -52,23 +92,49 @@ def main(argv):
     import keras
 
     model = keras.models.load_model(model_path, compile=False)
-    patches = score_patches(model)
-    volumes, comparison = score_cases(model, details, folders)
-    summary = summarise_volumes(volumes)
+    with runs.only_writer(folder):
+        patches = score_patches(model)
+        tables, failed = {}, []
+        for part, pairs in parts.items():
+            scores = pd.DataFrame([row for pair in pairs for row in segment(model, details, pair)])
+            volumes, complaints = score_pairs(pairs, config.WORKERS)
+            tables[part] = volumes.merge(scores, on=["vendor", "case", "fluid"])
+            failed += complaints
+        score, _ = detection.choose_score(tables["val"])
+        for table in tables.values():
+            table["threshold"] = table.fluid.map(thresholds(tables["val"], score))
+        write_csv(folder / "validation.csv", tables["val"])
+        facts = {
+            "model": f"{model_path.as_posix()}, SHA-256 {details['sha256'][:12]}…",
+            "chosen": f"epoch {details['epoch']} of the {details['step']} step, {details['metric']} "
+            f"{details['value']:.4f} on validation cases",
+            "probability threshold": f"{config.THRESHOLD:g}",
+        }
+        report(folder, facts, tables["test"], parts["test"], failed, validation=tables["val"], patches=patches)
 
-    folder = config.run_folder("evaluation")
-    write_csv(folder / "volumes.csv", volumes)
-    shown = np.unique(np.linspace(0, len(comparison) - 1, COMPARED_CASES).round().astype(int))
-    save_comparison(folder / "comparison.png", [comparison[index] for index in shown])
-    write_csv(folder / "summary.csv", summary)
-    records = summary.astype(object).where(summary.notna(), None).to_dict("records")
-    write_json(folder / "summary.json", {"model": model_path.as_posix(), "patches": patches, "volumes": records})
-    report = report_text(model_path, details, patches, volumes, summary)
-    with written_whole(folder / "report.md") as temporary:
-        temporary.write_text(report, "utf-8")
-    print(
-        f"\n{report}\npictures: {folder / 'comparison.png'}; tables: {folder / 'summary.csv'}, {folder / 'volumes.csv'}"
-    )
+
+def pairs_of_split(csv_path, predictions, data_root=None):
+    """A `Pair` for each case of a split's CSV, with its predictions in the folder of that name."""
+    cases = sorted({(row.vendor, row.image_name, row.root) for row in read_csv_data(csv_path)})
+    folders = [Path(data_root or config.DATA_ROOT) / root for _, _, root in cases]
+    return [
+        Pair(vendor, name, predictions / f"{vendor}_{name}.mhd", folder / "reference.mhd", folder / "oct.mhd")
+        for (vendor, name, _), folder in zip(cases, folders, strict=True)
+    ]
+
+
+def check_preparation(model_path, details):
+    """Raise `InputError` where the model wants other images than those that config prepares."""
+    ours = config.prediction_settings()
+    differing = [name for name in ("axial_spacing_mm", "slice_mean", "slice_sd") if details[name] != ours[name]]
+    if differing:
+        raise InputError(
+            *(
+                f"{model_path}: its {name} is {details[name]:g}, config.{name.upper()} is {ours[name]:g}; "
+                "set it back, or evaluate label volumes with --predictions"
+                for name in differing
+            )
+        )
 
 
 def score_patches(model):
@@ -83,77 +149,193 @@ def score_patches(model):
         return training.scores(model.evaluate(iter(batches), verbose=0, return_dict=True))
 
 
-def score_cases(model, details, folders):
-    """Segment and score every held-out case.
+def segment(model, details, pair):
+    """Segment one case and write its label volume, then a record of its detection scores beside it.
 
-    Returns (volumes, comparison): a DataFrame with a row for each case and fluid, and for `save_comparison` each case's
-    B-scan with the most fluid in the reference.
+    Returns the record's rows: vendor, case, fluid, average_precision and the scores of `utils.detection`. What an
+    interrupted evaluation has done for the same model, threshold and files is not done again.
     """
     from utils.tiling import PredictionSettings, segment_scan
 
+    record_path = pair.prediction_path.with_suffix(".json")
+    files = [*volume_files(pair.oct_path), *volume_files(pair.reference_path)]
+    made_from = {
+        "model": details["sha256"],
+        "threshold": config.THRESHOLD,
+        "files": [[path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+    }
+    if record_path.exists() and pair.prediction_path.exists():
+        record = runs.read_json(record_path)
+        if record["made_from"] == made_from:
+            return _with_nan(record["rows"])
+    record_path.unlink(missing_ok=True)
+    voxels, spacing_mm = read_volume(pair.oct_path)
+    reference = read_labels(pair.reference_path)
+    precision = detection.VoxelPrecision()
     settings = dataclasses.replace(PredictionSettings.from_details(details), threshold=config.THRESHOLD)
-    rows, comparison = [], []
-    for (vendor, name, _), folder in folders.items():
-        voxels, spacing_mm = read_volume(folder / "oct.mhd")
-        reference, _ = read_volume(folder / "reference.mhd")
-        progress = tqdm(total=len(voxels), desc=f"{vendor} {name}", unit="B-scan", leave=False, mininterval=1.0)
-        with progress:
-            segmentation = segment_scan(model, voxels, spacing_mm, vendor, settings, on_slice=progress.update)
-        scores = score_volume(segmentation.labels, reference, spacing_mm)
-        for row, presence in zip(scores, segmentation.presence, strict=True):
-            rows.append({"vendor": vendor, "case": name, **row, "presence": presence})
-        index = int((reference > 0).sum(axis=(1, 2)).argmax())
-        title = f"{vendor} {name}, slice {index}"
-        grey = to_8_bit(voxels[index : index + 1])[0]
-        comparison.append((title, grey, reference[index], segmentation.labels[index]))
-        dice = ", ".join(f"{row['fluid']} {row['dice']:.3f}" for row in scores)
-        print(f"{vendor} {name}: Dice {dice}", flush=True)
-    return pd.DataFrame(rows), comparison
+    with tqdm(total=len(voxels), desc=f"{pair.vendor} {pair.name}", unit="B-scan", leave=False) as progress:
+
+        def count(index, probabilities):
+            precision.add(probabilities, reference[index])
+            progress.update()
+
+        segmentation = segment_scan(model, voxels, spacing_mm, pair.vendor, settings, on_slice=count)
+    heads = [None] * len(FLUIDS) if segmentation.head_presence is None else segmentation.head_presence.tolist()
+    volumes_mm3 = np.bincount(segmentation.labels.ravel(), minlength=4)[1:] * float(np.prod(spacing_mm))
+    columns = zip(FLUIDS, precision.values(), segmentation.presence.tolist(), volumes_mm3.tolist(), heads, strict=True)
+    names = ("fluid", "average_precision", *detection.SCORES)
+    rows = [{"vendor": pair.vendor, "case": pair.name, **dict(zip(names, values, strict=True))} for values in columns]
+    write_volume(pair.prediction_path, segmentation.labels, spacing_mm)
+    rows = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # JSON has no nan
+    write_json(record_path, {"made_from": made_from, "rows": rows})
+    return _with_nan(rows)
 
 
-def report_text(model_path, details, patches, volumes, summary):
-    """The evaluation as Markdown."""
-    cases = volumes.case.nunique()
-    on_patches = pd.DataFrame(
-        [{name: patches[name] for name in ("loss", "iou_score", "f_score", "f_irf", "f_srf", "f_ped")}]
-    )
-    return "\n".join(
-        [
-            f"# Evaluation of {config.RUN_NAME}",
-            "",
-            f"Model: {model_path.as_posix()}, epoch {details['epoch']} of the {details['step']} step, chosen by "
-            f"{details['metric']} = {details['value']:.4f}. Held out: {cases} cases of "
-            f"{', '.join(sorted(volumes.vendor.unique()))}.",
-            "",
-            "## Patches",
-            "",
-            "IoU and F-score are means over the three fluids, of each batch.",
-            "",
-            markdown_table(on_patches),
-            "",
-            "## Volumes, on the scan's own grid",
-            "",
-            "dice_present: mean over the cases whose reference holds the fluid. dice_all: mean over all cases, where "
-            "both empty counts 1 and one empty 0. avd_mm3: mean absolute volume difference over all cases. auc: area "
-            "under the ROC curve of the detection.",
-            "",
-            markdown_table(summary),
-            "",
+def _with_nan(rows):
+    return [{name: np.nan if value is None else value for name, value in row.items()} for row in rows]
+
+
+def thresholds(validation, score):
+    """Detection's threshold for each fluid, chosen on the validation cases."""
+    by_fluid = {fluid: validation[validation.fluid == fluid] for fluid in FLUIDS}
+    return {
+        fluid: detection.youden_threshold(cases.reference_mm3 > 0, cases[score]) for fluid, cases in by_fluid.items()
+    }
+
+
+# ---- Label volumes of any origin ------------------------------------------------------------------------------------
+def evaluate_predictions(predictions, references, output):
+    """Score the label volumes in one folder against those in another."""
+    if output is None:
+        raise InputError("--output: name the folder for the tables and the report")
+    pairs, failed = match_pairs(predictions, references)
+    volumes, complaints = score_pairs(pairs, config.WORKERS)
+    failed += complaints
+    if volumes.empty:
+        raise InputError(*failed)
+    volumes = volumes.assign(average_precision=np.nan, score_volume=volumes.volume_mm3, threshold=0.0)
+    facts = {"predictions": str(predictions), "reference": str(references)}
+    report(output, facts, volumes, pairs, failed)
+
+
+# ---- All folds ------------------------------------------------------------------------------------------------------
+def pool_folds():
+    """Report the held-out cases of all folds together; each fold has been evaluated on its own."""
+    if config.FOLDS is None:
+        raise InputError("--all-folds: config.FOLDS is None; set it to the number of folds")
+    volumes, validation, pairs = [], [], []
+    for fold in range(config.FOLDS):
+        root = config.fold_root(fold)
+        folder = root / "runs" / config.RUN_NAME / "evaluation"
+        volumes.append(read_volumes(folder))
+        validation.append(read_volumes(folder / "validation.csv"))
+        pairs += pairs_of_split(root / "test_data.csv", folder / "predictions")
+    volumes, validation = (pd.concat(tables, ignore_index=True) for tables in (volumes, validation))
+    twice = volumes[volumes.duplicated(["vendor", "case", "fluid"])].drop_duplicates(["vendor", "case"])
+    if len(twice):
+        cases = ", ".join(twice.vendor + " " + twice.case)
+        raise InputError(f"{config.OUTPUT_ROOT}: held out in more than one fold: {cases}; prepare the folds again")
+    facts = {"folds": f"{config.FOLDS}, each case scored by the model that has not seen it", "run": config.RUN_NAME}
+    report(config.run_folder("evaluation"), facts, volumes, pairs, [], validation=validation)
+
+
+# ---- Evaluations against each other ---------------------------------------------------------------------------------
+def read_volumes(path):
+    """The volumes.csv of an evaluation, given as file or folder."""
+    path = path / "volumes.csv" if path.is_dir() or not path.suffix else path
+    if not path.exists():
+        raise InputError(f"{path}: not found; run evaluate.py for it first")
+    texts = dict.fromkeys(("vendor", "case", "fluid"), str)
+    table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
+    needed = {"vendor", "case", "fluid", "dice", "reference_mm3", "avd_mm3"}
+    if needed - set(table.columns):
+        raise InputError(f"{path}: lacks {', '.join(sorted(needed - set(table.columns)))}; write it with evaluate.py")
+    return table
+
+
+def compare(first, second, output):
+    """Print (and write) the paired differences of two evaluations."""
+    table = compare_volumes(read_volumes(first), read_volumes(second), config.SEED)
+    shown = table[(table.vendor == "all") & table.measure.isin(SHOWN_MEASURES)].drop(columns="vendor")
+    print(f"mean: {first}; other_mean: {second}; p: Wilcoxon signed-rank test\n\n{markdown_table(shown)}")
+    if output:
+        write_csv(output / "comparison.csv", table)
+        print(f"\nby vendor, further measures: {output / 'comparison.csv'}")
+
+
+def rank(folders, output):
+    """Print (and write) the challenge's ranking of several evaluations."""
+    tables = {str(folder): read_volumes(folder) for folder in folders}
+    if len(tables) < 2:
+        raise InputError("--rank: name at least two evaluations")
+    ranks, order = rank_methods(tables)
+    mean_ranks = order.rename_axis("method").reset_index(name="mean rank")
+    print(f"{markdown_table(ranks)}\n\n{markdown_table(mean_ranks)}")
+    if output:
+        write_csv(output / "ranks.csv", ranks)
+
+
+# ---- Tables and report ----------------------------------------------------------------------------------------------
+def report(folder, facts, volumes, pairs, failed, validation=None, patches=None):
+    """Write all tables, pictures and both reports into `folder`, print the headline; `InputError` if any case failed.
+
+    `volumes` and `validation` are tables of a row for each case and fluid, with detection's scores and threshold.
+    Without validation cases the predicted volume is the score.
+    """
+    if validation is None:
+        score, notes = "score_volume", ["Detection: a fluid counts as detected where any of its volume is predicted."]
+    else:
+        score, aucs = detection.choose_score(validation)
+        tried = "; ".join(f"{detection.SCORES[name]}, {auc:.3f}" for name, auc in aucs.items())
+        notes = [
+            f"Detection's score: {detection.SCORES[score]}; best on the validation cases (mean AUC there: {tried}).",
+            "Detection's thresholds: largest sensitivity + specificity on the validation cases.",
         ]
+    summary = summarise_volumes(volumes, config.SEED)
+    detected = detection.detection_table(volumes, score, config.SEED)
+    curves = {}
+    for vendor, fluid in zip(detected.vendor, detected.fluid, strict=True):
+        cases = volumes[(volumes.fluid == fluid) & ((volumes.vendor == vendor) | (vendor == "all"))]
+        curve = detection.roc_curve(cases.reference_mm3 > 0, cases[score]) if len(cases) else None
+        if curve:
+            curves[vendor, fluid] = curve
+    facts |= {"versions": runs.versions_text()}
+    write_csv(folder / "volumes.csv", volumes)
+    write_csv(folder / "summary.csv", summary)
+    write_csv(folder / "detection.csv", detected)
+    with_scan = [pair for pair in pairs if pair.oct_path and (pair.vendor, pair.name) in _cases(volumes)]
+    if with_scan:
+        shown = np.unique(np.linspace(0, len(with_scan) - 1, COMPARED_CASES).round().astype(int))
+        rows = [fullest_b_scan(with_scan[index], list(FLUIDS.values())) for index in shown]
+        save_comparison(folder / "comparison.png", rows)
+    title = f"Evaluation of {config.RUN_NAME}" if validation is not None else "Evaluation"
+    write_report(
+        folder,
+        title=title,
+        facts=facts,
+        volumes=volumes,
+        summary=summary,
+        detection=detected,
+        curves=curves,
+        patches=patches,
+        overlays=typical_cases(volumes, pairs),
+        failed=failed,
+        notes=notes,
     )
+    tables = {"volumes": summary, "detection": detected}
+    records = {
+        name: table.astype(object).where(table.notna(), None).to_dict("records") for name, table in tables.items()
+    }
+    content = {"facts": facts, "patches": patches, **records, "notes": notes, "failed": failed}
+    write_json(folder / "summary.json", {**content, "settings": config.values(), "versions": runs.versions()})
+    print((folder / "report.md").read_text("utf-8").partition("\n## Published figures")[0])
+    print(f"\nreport: {folder / 'report.html'}")
+    if failed:
+        raise InputError(*failed)
 
 
-def markdown_table(table):
-    """A DataFrame as a Markdown table, numbers with three decimals and '-' where there is none."""
-
-    def text(value):
-        if isinstance(value, float):
-            return "-" if np.isnan(value) else f"{value:.3f}"
-        return str(value)
-
-    lines = [list(table.columns), ["---"] * len(table.columns)]
-    lines += [[text(value) for value in row] for row in table.itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _cases(volumes):
+    return set(zip(volumes.vendor, volumes.case, strict=True))
 
 
 if __name__ == "__main__":

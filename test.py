@@ -104,7 +104,9 @@ def segment(model, settings, scan, spacing_mm, output):
     voxels, file_spacing_mm = read_volume(scan.oct_path)
     spacing_mm = tuple(spacing_mm or file_spacing_mm)
     with tqdm(total=len(voxels), desc=output_name(scan), unit="B-scan", leave=False, mininterval=1.0) as progress:
-        segmentation = segment_scan(model, voxels, spacing_mm, scan.vendor, settings, on_slice=progress.update)
+        segmentation = segment_scan(
+            model, voxels, spacing_mm, scan.vendor, settings, on_slice=lambda *_: progress.update()
+        )
     pictures = output / output_name(scan)
     for index, (grey, labels) in enumerate(zip(to_8_bit(voxels), segmentation.labels, strict=True)):
         save_mask(pictures / f"mask_{index:03d}.png", labels)

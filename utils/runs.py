@@ -73,10 +73,19 @@ def start_run(folder, settings, irrelevant=(), writes=True):
     if not writes:
         return
     write_json(path, settings)
-    versions = {name: _version(name) for name in _PACKAGES}
-    versions |= {"python": platform.python_version(), "keras_backend": os.environ.get("KERAS_BACKEND", "tensorflow")}
-    versions |= {"platform": platform.platform(), "processor_cores": os.cpu_count()}
-    write_json(Path(folder) / "versions.json", versions)
+    write_json(Path(folder) / "versions.json", versions())
+
+
+def versions():
+    """Versions of Python and packages, and the hardware, as a dictionary."""
+    found = {name: _version(name) for name in _PACKAGES}
+    found |= {"python": platform.python_version(), "keras_backend": os.environ.get("KERAS_BACKEND", "tensorflow")}
+    return found | {"platform": platform.platform(), "processor_cores": os.cpu_count()}
+
+
+def versions_text():
+    """The `versions` in one line."""
+    return ", ".join(f"{name} {value}" for name, value in versions().items() if value is not None)
 
 
 def settings_text(settings):

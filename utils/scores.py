@@ -1,79 +1,125 @@
-"""Scores of label volumes against a reader's, by the RETOUCH challenge's measures (Bogunovic et al., IEEE TMI 2019)."""
+"""Scores of a label volume against a reader's: the RETOUCH challenge's measures, distances and lesions.
+
+The challenge's are Dice and the absolute volume difference (Bogunovic et al., IEEE TMI 2019). Everything is computed
+inside the bounding boxes of the masks, and distances from their borders alone: fluid fills a small part of a scan.
+"""
 
 import numpy as np
-import pandas as pd
-from scipy import stats
+from scipy import ndimage
+from scipy.spatial import KDTree
 
 from utils.labels import FLUIDS
+
+_N_LABELS = 4
+_CONNECTED = np.ones((3, 3, 3), bool)  # voxels of a lesion touch by a face, an edge or a corner
 
 
 def score_volume(labels, reference, spacing_mm):
     """Scores of one volume, a dictionary for each fluid.
 
-    `labels` and `reference` are uint8 (slices, rows, columns) with 0 background, 1 IRF, 2 SRF, 3 PED; `spacing_mm` is
-    (x, y, z). Returns rows with fluid, dice (nan where both are empty), volume_mm3, reference_mm3, difference_mm3
-    (signed: predicted minus reference) and avd_mm3 (absolute).
+    `labels` (predicted) and `reference` are uint8 (slices, rows, columns) with 0 background, 1 IRF, 2 SRF, 3 PED;
+    `spacing_mm` is (x, y, z). Each dictionary holds, as floats but for `fluid` and the numbers of lesions:
+
+    - ``fluid``; ``dice`` (nan where both masks are empty, 0 where one is);
+    - ``volume_mm3`` (predicted), ``reference_mm3``, ``difference_mm3`` (predicted minus reference), ``avd_mm3`` (its
+      absolute value);
+    - ``precision`` (nan where nothing is predicted) and ``recall`` (nan where the reference is empty) of voxels;
+    - ``hd95_mm`` and ``assd_mm`` of `surface_distances`;
+    - ``lesions`` in the reference, ``lesions_found`` of them that a predicted voxel lies in, ``lesions_predicted`` and
+      ``lesions_false`` of them in which no voxel is true. A lesion is a connected component (26 neighbours).
+
+    Raises ValueError where shapes differ or a label is not among 0-3.
     """
     if labels.shape != reference.shape:
         raise ValueError(f"labels {labels.shape} and reference {reference.shape} differ in shape")
+    if max(labels.max(), reference.max()) >= _N_LABELS:
+        raise ValueError(f"labels 0 to {_N_LABELS - 1} expected, found {max(labels.max(), reference.max())}")
+    counts = _joint_counts(labels, reference)
+    labels_boxes = ndimage.find_objects(labels, _N_LABELS - 1)
+    reference_boxes = ndimage.find_objects(reference, _N_LABELS - 1)
     voxel_mm3 = float(np.prod(spacing_mm))
     rows = []
     for fluid, code in FLUIDS.items():
-        predicted, true = labels == code, reference == code
-        n_predicted, n_true = int(predicted.sum()), int(true.sum())
-        overlap = int((predicted & true).sum())
+        n_predicted, n_true, overlap = int(counts[:, code].sum()), int(counts[code].sum()), int(counts[code, code])
+        predicted_box, true_box = labels_boxes[code - 1], reference_boxes[code - 1]
+        hd95_mm = assd_mm = np.nan
+        if n_predicted and n_true:
+            surfaces = [
+                border_points(volume[box] == code, [side.start for side in box], spacing_mm)
+                for volume, box in ((labels, predicted_box), (reference, true_box))
+            ]
+            hd95_mm, assd_mm = surface_distances(*surfaces)
+        lesions, lesions_found = _lesions(reference, labels, true_box, code)
+        lesions_predicted, lesions_true = _lesions(labels, reference, predicted_box, code)
         difference_mm3 = (n_predicted - n_true) * voxel_mm3
         rows.append(
             {
                 "fluid": fluid,
-                "dice": 2 * overlap / (n_predicted + n_true) if n_predicted + n_true else np.nan,
+                "dice": _ratio(2 * overlap, n_predicted + n_true),
                 "volume_mm3": n_predicted * voxel_mm3,
                 "reference_mm3": n_true * voxel_mm3,
                 "difference_mm3": difference_mm3,
                 "avd_mm3": abs(difference_mm3),
+                "precision": _ratio(overlap, n_predicted),
+                "recall": _ratio(overlap, n_true),
+                "hd95_mm": hd95_mm,
+                "assd_mm": assd_mm,
+                "lesions": lesions,
+                "lesions_found": lesions_found,
+                "lesions_predicted": lesions_predicted,
+                "lesions_false": lesions_predicted - lesions_true,
             }
         )
     return rows
 
 
-def summarise_volumes(table):
-    """Means over cases for each vendor and over all ("all"), for each fluid and over the fluids ("mean").
+def border_points(mask, origin, spacing_mm):
+    """Centres, in mm, of the mask's voxels with a face neighbour outside of it, or at its box's side.
 
-    `table` holds a row for each case and fluid: vendor, case, presence and the columns of `score_volume`. The challenge
-    does not publish how it scores a volume that lacks a fluid, so Dice is reported under both conventions:
-    ``dice_present`` is the mean over the cases whose reference holds the fluid; ``dice_all`` the mean over all cases,
-    where both empty counts 1 and one empty 0. ``auc`` is the detection's area under the ROC curve, nan where all cases
-    or none hold the fluid.
+    `mask` is bool (slices, rows, columns), a tight box of the whole one that begins at the voxel `origin`;
+    `spacing_mm` is (x, y, z). Returns float64 (points, 3) as (z, y, x).
     """
-    rows = []
-    for vendor in [*sorted(table.vendor.unique()), "all"]:
-        of_vendor = table if vendor == "all" else table[table.vendor == vendor]
-        by_fluid = []
-        for fluid in FLUIDS:
-            cases = of_vendor[of_vendor.fluid == fluid]
-            present = cases.reference_mm3 > 0
-            by_fluid.append(
-                {
-                    "vendor": vendor,
-                    "fluid": fluid,
-                    "cases": len(cases),
-                    "cases_with_fluid": int(present.sum()),
-                    "dice_present": cases.dice[present].mean(),
-                    "dice_all": cases.dice.fillna(1.0).mean(),
-                    "avd_mm3": cases.avd_mm3.mean(),
-                    "auc": area_under_roc(cases.presence[present], cases.presence[~present]),
-                }
-            )
-        measures = ["dice_present", "dice_all", "avd_mm3", "auc"]
-        mean = pd.DataFrame(by_fluid)[measures].mean().to_dict()
-        counts = {"cases": by_fluid[0]["cases"], "cases_with_fluid": sum(row["cases_with_fluid"] for row in by_fluid)}
-        rows += [*by_fluid, {"vendor": vendor, "fluid": "mean", **counts, **mean}]
-    return pd.DataFrame(rows)
+    inner = mask.copy()
+    for axis in range(3):
+        for side in (0, -1):
+            np.moveaxis(inner, axis, 0)[side] = False
+        inside, before, after = (
+            np.moveaxis(array, axis, 0)[part]
+            for array, part in ((inner, slice(1, -1)), (mask, slice(None, -2)), (mask, slice(2, None)))
+        )
+        inside &= before & after
+    return (np.argwhere(mask & ~inner) + origin) * np.asarray(spacing_mm[::-1], np.float64)
 
 
-def area_under_roc(scores_with, scores_without):
-    """Probability that a case with the fluid scores above one without (ties count half); nan where a side is empty."""
-    if len(scores_with) == 0 or len(scores_without) == 0:
-        return np.nan
-    statistic = stats.mannwhitneyu(scores_with, scores_without).statistic
-    return float(statistic) / (len(scores_with) * len(scores_without))
+def surface_distances(points, other_points):
+    """95th percentile of the Hausdorff distance and average symmetric surface distance of two surfaces, in mm.
+
+    Both are arrays (points, 3) in mm. Distances are those of each point to the nearest of the other surface; the former
+    is the 95th percentile of both directions' together, the latter the mean of both directions' means. These, and the
+    borders of `border_points`, are MedPy's definitions.
+    """
+    there = KDTree(other_points, balanced_tree=False).query(points)[0]
+    back = KDTree(points, balanced_tree=False).query(other_points)[0]
+    return float(np.percentile(np.concatenate([there, back]), 95)), float((there.mean() + back.mean()) / 2)
+
+
+def _joint_counts(labels, reference):
+    """Number of voxels with each pair of labels: int64 (reference, predicted)."""
+    counts = np.zeros(_N_LABELS**2, np.int64)
+    for true, predicted in zip(reference, labels, strict=True):
+        counts += np.bincount((true * np.uint8(_N_LABELS) + predicted).ravel(), minlength=_N_LABELS**2)
+    return counts.reshape(_N_LABELS, _N_LABELS)
+
+
+def _lesions(volume, other, box, code):
+    """Number of lesions of the label `code` in `volume`, all within `box`, and of those that `other` touches."""
+    if box is None:
+        return 0, 0
+    components, count = ndimage.label(volume[box] == code, _CONNECTED)
+    touched = np.zeros(count + 1, bool)
+    touched[components[other[box] == code]] = True
+    return count, int(touched[1:].sum())
+
+
+def _ratio(part, whole):
+    return part / whole if whole else np.nan

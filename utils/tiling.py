@@ -43,13 +43,15 @@ class Segmentation:
 
     labels: np.ndarray  # uint8 (slices, rows, columns) on the scan's own grid: 0 background, 1 IRF, 2 SRF, 3 PED
     presence: np.ndarray  # float (3,): how sure the model is that IRF, SRF, PED is anywhere in the scan
+    head_presence: np.ndarray | None  # float (3,): largest output of its presence heads, if it has them
 
 
 def segment_scan(model, voxels, spacing_mm, vendor, settings, *, on_slice=None):
     """Segment one scan: preprocessed as in training, predicted within its region of interest, on its own grid.
 
     `model` is an exported network, `voxels` (slices, rows, columns) the scan as read from its file, `spacing_mm`
-    (x, y, z), `settings` a `PredictionSettings`; `on_slice()`, if given, is called after every B-scan.
+    (x, y, z), `settings` a `PredictionSettings`; ``on_slice(index, probabilities)``, if given, is called
+    after every B-scan with its probabilities, float32 (rows, columns, 4).
     Returns a `Segmentation`.
     """
     _, rows, columns = voxels.shape
@@ -63,10 +65,16 @@ def segment_scan(model, voxels, spacing_mm, vendor, settings, *, on_slice=None):
     scan_rows = resampled_rows(rows, spacing_mm[1], settings.axial_spacing_mm)
     to_scan_rows = resampling_matrix(scan_rows, rows)
     labels = np.zeros(voxels.shape, np.uint8)
-    presence = np.zeros(3)
+    presence, head_presence = np.zeros(3), [] if isinstance(model.output, list) else None
     # Only in the region of interest: training's patches have shown the network nothing else.
     probabilities_of_slices = predict_probabilities(
-        model, volume, settings.slice_mean, settings.slice_sd, find_region=roi_mask, step=tile_step(settings.network)
+        model,
+        volume,
+        settings.slice_mean,
+        settings.slice_sd,
+        find_region=roi_mask,
+        step=tile_step(settings.network),
+        head_outputs=head_presence,
     )
     for index, probabilities in enumerate(probabilities_of_slices):
         probabilities = probabilities[:scan_rows, :columns]  # without the padding of small scans
@@ -74,8 +82,10 @@ def segment_scan(model, voxels, spacing_mm, vendor, settings, *, on_slice=None):
         on_scan_rows = np.einsum("nr,rck->nck", to_scan_rows, probabilities, optimize=True)
         labels[index] = labels_from_probabilities(on_scan_rows, settings.threshold)
         if on_slice:
-            on_slice()
-    return Segmentation(labels, presence)
+            on_slice(index, on_scan_rows)
+    if head_presence is not None:
+        head_presence = np.max([np.zeros(3), *head_presence], axis=0)
+    return Segmentation(labels, presence, head_presence)
 
 
 def labels_from_probabilities(probabilities, threshold):
@@ -102,7 +112,16 @@ def valid_pixels(slice_):
 
 
 def predict_probabilities(
-    model, volume, slice_mean, slice_sd, *, find_region=valid_pixels, slices=None, largest_tile=LARGEST_TILE, step=STEP
+    model,
+    volume,
+    slice_mean,
+    slice_sd,
+    *,
+    find_region=valid_pixels,
+    slices=None,
+    largest_tile=LARGEST_TILE,
+    step=STEP,
+    head_outputs=None,
 ):
     """Class probabilities of B-scans of a preprocessed volume.
 
@@ -111,7 +130,8 @@ def predict_probabilities(
     the memory. `find_region` maps a B-scan to the mask of the pixels to predict; the others are background with
     probability 1, and tiles without any are not computed. `slices` are the indices of the B-scans to predict, by
     default all; only they and their neighbours are read, so that `volume` may be a memory map. Yields float32 (rows,
-    columns, 4) for each, in that order.
+    columns, 4) for each, in that order. Of a model with further outputs, each tile's are appended to the list
+    `head_outputs`, if given, as float (3,).
     """
     n_slices, rows, columns = volume.shape
     only_rows, only_columns = model.input_shape[1:3]
@@ -134,7 +154,10 @@ def predict_probabilities(
                 if not region[row : row + core_rows, column : column + core_columns].any():
                     continue
                 tile = image[row : row + tile_rows, column : column + tile_columns]
-                output = _first_output(model.predict_on_batch(tile[np.newaxis]))[0]
+                outputs = model.predict_on_batch(tile[np.newaxis])
+                output, *heads = [of_batch[0] for of_batch in (outputs if isinstance(outputs, list) else [outputs])]
+                if head_outputs is not None:
+                    head_outputs.append(np.ravel(heads))
                 start = CONTEXT - (tile_rows - output.shape[0]) // 2  # of the core, within the output
                 core = output[start : start + core_rows, start : start + core_columns]
                 stitched[row : row + core_rows, column : column + core_columns] = core
@@ -155,7 +178,3 @@ def tile_starts(length, largest_tile, step=STEP):
     count = -(-length // largest_core)
     tile = -(-(-(-length // count) + 2 * CONTEXT) // step) * step
     return list(range(0, length, tile - 2 * CONTEXT)), tile
-
-
-def _first_output(outputs):
-    return outputs[0] if isinstance(outputs, list | tuple) else outputs

@@ -1,0 +1,174 @@
+"""Label volumes beside the reader's: who belongs to whom, what cannot be scored, and the scores of all cases."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from utils.errors import InputError
+from utils.labels import FLUIDS
+from utils.mhd import VENDORS, read_header, read_volume
+from utils.parallel import map_unordered
+from utils.preprocessing import to_8_bit
+from utils.scores import score_volume
+
+SUFFIXES = (".mhd", ".mha", ".nii.gz", ".nii")
+_SPACING_TOLERANCE = 1e-3  # share by which two files' spacings may differ: formats round
+_RANKS = {"best": -1.0, "median": 0.5, "worst": 0.0}  # place among the cases in the order of Dice
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A case's predicted label volume, the reader's and, where it is at hand, the scan."""
+
+    vendor: str
+    name: str
+    prediction_path: Path
+    reference_path: Path
+    oct_path: Path | None = None
+
+
+def match_pairs(predictions, references):
+    """Pairs of the label volumes in two folders, and a line for each that has no or several partners.
+
+    In `predictions` each case has a volume named after it, with or without "<Vendor>_" before (the layout that test.py
+    writes). In `references` it has that too, or a folder of its name with a reference (and oct) in it, at any depth,
+    below one named after the vendor. Returns (pairs, complaints).
+    """
+    complaints, pairs, taken = [], [], set()
+    predicted = _named_volumes(predictions)
+    cases = _reference_cases(references)
+    for (vendor, name), paths in sorted(cases.items()):
+        if len(paths) > 1:
+            complaints.append(f"{vendor} {name}: several references: {', '.join(map(str, paths))}; keep one")
+        of_name = [
+            (key, path)
+            for key, of_key in predicted.items()
+            if key[1] == name and (key[0] == vendor or "unknown" in (key[0], vendor))
+            for path in of_key
+        ]
+        taken |= {key for key, _ in of_name}
+        if len(of_name) > 1:
+            found = ", ".join(str(path) for _, path in of_name)
+            complaints.append(f"{vendor} {name}: several predictions: {found}; keep one")
+        if not of_name:
+            complaints.append(f"{vendor} {name}: no prediction, expected {predictions}/[{vendor}_]{name}.mhd")
+        if len(paths) == len(of_name) == 1:
+            scan = paths[0].with_name("oct" + "".join(paths[0].suffixes))
+            is_named = paths[0].name.startswith("reference.") and scan.exists()
+            pairs.append(Pair(vendor, name, of_name[0][1], paths[0], scan if is_named else None))
+    for key in sorted(predicted.keys() - taken):
+        complaints.append(f"{predicted[key][0]}: no reference for this case in {references}")
+    return pairs, complaints
+
+
+def _named_volumes(folder):
+    """{(vendor or "unknown", case): paths} of the volumes in a folder, by their names."""
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder")
+    volumes = {}
+    for path in sorted(Path(folder).iterdir()):
+        suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+        if suffix is None:
+            continue
+        vendor, separator, name = path.name.removesuffix(suffix).partition("_")
+        if not separator or vendor not in VENDORS:
+            vendor, name = "unknown", path.name.removesuffix(suffix)
+        volumes.setdefault((vendor, name), []).append(path)
+    if not volumes:
+        raise InputError(f"{folder}: holds no label volume, expected one of {', '.join(SUFFIXES)} for each case")
+    return volumes
+
+
+def _reference_cases(folder):
+    """{(vendor or "unknown", case): reference paths} of a folder."""
+    in_folders = [path for suffix in SUFFIXES for path in sorted(Path(folder).rglob(f"reference{suffix}"))]
+    if not in_folders:
+        return _named_volumes(folder)
+    cases = {}
+    for path in in_folders:
+        parents = [part.name.lower() for part in path.resolve().parents]
+        vendor = next((vendor for part in parents for vendor in VENDORS if vendor.lower() in part), "unknown")
+        cases.setdefault((vendor, path.parent.name), []).append(path)
+    return cases
+
+
+def score_pairs(pairs, workers):
+    """Score all pairs, one volume at a time in each of `workers` processes.
+
+    Returns (volumes, complaints): a DataFrame with vendor, case and the columns of `utils.scores.score_volume`, sorted,
+    and a line for each pair that cannot be scored.
+    """
+    rows, complaints = [], []
+    for pair, (scores, of_pair) in map_unordered(_score_pair, pairs, workers=workers):
+        rows += [{"vendor": pair.vendor, "case": pair.name, **row} for row in scores]
+        complaints += of_pair
+    volumes = pd.DataFrame(rows)
+    if rows:
+        volumes = volumes.sort_values(["vendor", "case"], kind="stable", ignore_index=True)
+    return volumes, sorted(complaints)
+
+
+def _score_pair(pair):
+    """(rows of scores, complaints) of one pair."""
+    try:
+        headers = [read_header(path) for path in (pair.prediction_path, pair.reference_path)]
+        predicted, true = headers
+        complaints = []
+        if predicted.shape != true.shape:
+            sizes = [" x ".join(map(str, header.shape[::-1])) for header in headers]
+            complaints.append(f"{pair.prediction_path}: {sizes[0]} voxels, the reference has {sizes[1]}")
+        if not np.allclose(predicted.spacing_mm, true.spacing_mm, rtol=_SPACING_TOLERANCE):
+            spacings = [" x ".join(f"{value:g}" for value in header.spacing_mm) for header in headers]
+            complaints.append(f"{pair.prediction_path}: spacing {spacings[0]} mm, the reference has {spacings[1]}")
+        if complaints:
+            return [], complaints
+        labels, reference = read_labels(pair.prediction_path), read_labels(pair.reference_path)
+        return score_volume(labels, reference, true.spacing_mm), []
+    except InputError as error:
+        return [], list(error.messages)
+
+
+def read_labels(path):
+    """A label volume as uint8 (slices, rows, columns); `InputError` where it holds anything but 0, 1, 2 and 3."""
+    voxels, _ = read_volume(path)
+    low, high = voxels.min(), voxels.max()
+    labels = voxels.astype(np.uint8) if low >= 0 and high <= len(FLUIDS) else None
+    if labels is None or (voxels.dtype.kind == "f" and (labels != voxels).any()):
+        values = f"from {low:g} to {high:g}" if labels is None else "that are not whole numbers"
+        raise InputError(f"{path}: values {values}, expected labels 0 to {len(FLUIDS)}: background, IRF, SRF, PED")
+    return labels
+
+
+def typical_cases(volumes, pairs):
+    """For the report's pictures: the best, median and worst case of each fluid by Dice, of those that hold it.
+
+    Returns dictionaries as `utils.report.write_report` takes them; cases whose scan is not at hand are left out.
+    """
+    by_case = {(pair.vendor, pair.name): pair for pair in pairs}
+    overlays = []
+    for fluid, code in FLUIDS.items():
+        present = volumes[(volumes.fluid == fluid) & (volumes.reference_mm3 > 0)].sort_values("dice", kind="stable")
+        for rank, place in _RANKS.items():
+            if not len(present) or (rank != "best" and len(present) < 3):
+                continue
+            row = present.iloc[len(present) - 1 if place < 0 else int(place * (len(present) - 1))]
+            pair = by_case[row.vendor, row.case]
+            if pair.oct_path is not None:
+                title, *arrays = fullest_b_scan(pair, [code])
+                named = dict(zip(("grey", "reference", "labels"), arrays, strict=True))
+                overlays.append({"fluid": fluid, "rank": rank, "title": title, "dice": row.dice, **named})
+    return overlays
+
+
+def fullest_b_scan(pair, codes):
+    """(title, grey, reference, labels) of the pair's B-scan with most reference pixels of the labels `codes`.
+
+    The arrays are uint8 (rows, columns).
+    """
+    reference = read_labels(pair.reference_path)
+    index = int(np.isin(reference, codes).sum(axis=(1, 2)).argmax())
+    voxels, _ = read_volume(pair.oct_path)
+    grey = to_8_bit(voxels[index : index + 1])[0]
+    return f"{pair.vendor} {pair.name}, slice {index}", grey, reference[index], read_labels(pair.prediction_path)[index]

@@ -1,0 +1,297 @@
+"""The evaluation as one page: report.html, which needs no other file, and report.md with the same text and tables."""
+
+import html
+
+import numpy as np
+import pandas as pd
+
+from utils import report_figures
+from utils.files import written_whole
+from utils.labels import FLUIDS
+
+# Published figures: method, data, Dice (IRF / SRF / PED or their mean), AVD in mm3, AUC, source.
+PUBLISHED = [
+    (
+        "Tennakoon's network, re-implemented",
+        "70 RETOUCH training volumes, one 80/20 split",
+        *("0.71 / 0.85 / 0.71", "-", "-"),
+        "Terroso, MSc dissertation, Univ. Porto 2025",
+    ),
+    ("SFU, winner of 2017", "RETOUCH hidden test", "mean 0.7667", "-", "1.00", "Lu et al., MedIA 2019"),
+    (
+        "UCF 2017",
+        "RETOUCH",
+        *("0.522 / 0.682 / 0.612", "0.285 / 0.115 / 0.156", "-"),
+        "arXiv:1708.05464",
+    ),
+    ("nnUNet_RASPP 2023", "RETOUCH hidden test", "0.840 / 0.800 / 0.830", "-", "1.00", "arXiv:2302.13195"),
+    ("MMIS-Net 2025", "RETOUCH hidden test", "mean 0.83", "mean 0.035", "1", "arXiv:2508.13936"),
+]
+_HEADLINE = {
+    "dice_present": "Dice, cases with the fluid",
+    "dice_all": "Dice, all cases",
+    "avd_mm3": "AVD (mm³)",
+}
+_FURTHER = {
+    "precision": "precision",
+    "recall": "recall",
+    "hd95_mm": "HD95 (mm)",
+    "assd_mm": "ASSD (mm)",
+    "lesion_precision": "lesion precision",
+    "lesion_recall": "lesion recall",
+    "average_precision": "voxel AP",
+}
+_CONVENTIONS = (
+    "Means over cases with their 95 % bootstrap interval. Dice in two conventions, since the challenge does not tell "
+    "how it scores a volume that lacks a fluid: the mean over the cases whose reference holds the fluid, and over all "
+    "cases, where both empty counts 1 and one empty 0. AVD is the absolute volume difference over all cases, AUC the "
+    "area under the ROC curve of detection. The row “mean” is the mean of the fluids."
+)
+_FURTHER_TEXT = (
+    "Precision and recall of voxels where they have a value; HD95, the 95th percentile of the Hausdorff distance, and "
+    "ASSD, the average symmetric surface distance, where both masks hold the fluid. A lesion is a connected component: "
+    "recall is the share of the reader's that the prediction touches, precision the share of the predicted ones that "
+    "touch a true voxel. Voxel AP is the average precision of the fluid's probability over the voxels of a case."
+)
+
+
+def write_report(
+    folder,
+    *,
+    title,
+    facts,
+    volumes,
+    summary,
+    detection=None,
+    curves=None,
+    patches=None,
+    overlays=(),
+    failed=(),
+    notes=(),
+):
+    """Write ``report.html`` and ``report.md`` into `folder`.
+
+    `facts` is {name: text}; `volumes`, `summary` and `detection` are the tables of `utils.scores`, `utils.summary` and
+    `utils.detection`; `curves` is {(vendor, fluid): (false positive rate, true positive rate)}; `patches` is {name:
+    score}; `overlays` are dictionaries with fluid, rank ("best", "median", "worst"), title, dice, and grey, reference,
+    labels, uint8 (rows, columns); `failed` is a line for each case that could not be scored; `notes` are sentences.
+    """
+    blocks = report_blocks(title, facts, volumes, summary, detection, curves, patches, overlays, failed, notes)
+    for name, text in (("report.md", to_markdown(blocks)), ("report.html", to_html(title, blocks))):
+        with written_whole(folder / name) as temporary:
+            temporary.write_text(text, "utf-8")
+
+
+def report_blocks(title, facts, volumes, summary, detection, curves, patches, overlays, failed, notes):
+    """The report as a list of (kind, content, ...), which the two writers below know."""
+    n_cases = len(volumes.drop_duplicates(["vendor", "case"]))
+    vendors = list(summary.vendor.unique())
+    blocks = [("title", title), ("facts", facts), ("text", f"{n_cases} cases of {', '.join(vendors[:-1])}.")]
+    if failed:
+        blocks += [("heading", f"Not scored: {len(failed)}"), ("list", list(failed))]
+    blocks += [("heading", "Results"), ("text", _CONVENTIONS)]
+    blocks += [("table", headline(summary, detection, ["all"]).drop(columns="vendor"))]
+    blocks += [("list", list(notes))] if notes else []
+    blocks += [("heading", "By vendor"), ("table", headline(summary, detection, vendors[:-1]))]
+    blocks += [
+        ("figure", "Dice of each case that holds the fluid; lines are means.", report_figures.dice_strips(volumes))
+    ]
+    blocks += [
+        (
+            "figure",
+            "Volumes: difference against mean (Bland and Altman 1986) of each case; bias and 95 % limits of agreement.",
+            report_figures.bland_altman(volumes),
+        )
+    ]
+    blocks += [("heading", "Further measures"), ("text", _FURTHER_TEXT)]
+    blocks += [("table", measures(summary, vendors, _FURTHER))]
+    if detection is not None:
+        blocks += [("heading", "Detection"), ("table", detection_text(detection))]
+    if curves:
+        blocks += [("figure", "ROC curves of detection.", report_figures.roc_curves(curves))]
+    if overlays:
+        legend = "Outlined: reader (green), prediction (magenta), both (white); the B-scan with most of the fluid."
+        blocks += [("heading", "Best, median and worst case"), ("text", legend), ("pictures", overlays)]
+    if patches:
+        blocks += [("heading", "Held-out patches"), ("text", "IoU and F-score: means of batches, as in training.")]
+        blocks += [("table", pd.DataFrame([{name: f"{value:.3f}" for name, value in patches.items()}]))]
+    blocks += [("heading", "Published figures"), ("text", _not_comparable(n_cases))]
+    blocks += [("table", published(summary, detection, n_cases))]
+    return [*blocks, ("heading", "Every case"), ("long table", volumes)]
+
+
+def _not_comparable(n_cases):
+    return (
+        f"Not comparable with this page: these are {n_cases} cases of this run's own data. The challenge's hidden test "
+        "set (42 volumes) is scored by its organisers alone, and other splits of its training set hold other cases."
+    )
+
+
+def headline(summary, detection, vendors):
+    """Dice, AVD and AUC of every fluid for each of `vendors`, as text."""
+    table = measures(summary, vendors, _HEADLINE)
+    if detection is not None:
+        auc = detection.set_index(["vendor", "fluid"])
+        table["AUC"] = [
+            with_interval(*auc.loc[(vendor, fluid), ["auc", "low", "high"]])
+            for vendor, fluid in zip(table.vendor, table.fluid, strict=True)
+        ]
+    return table
+
+
+def measures(summary, vendors, names):
+    """The measures in `names`, {measure: column title}, of every fluid for each of `vendors`, as text."""
+    by_measure = summary.set_index(["vendor", "fluid", "measure"])
+    rows = []
+    for vendor in vendors:
+        for fluid in [*FLUIDS, "mean"]:
+            of_fluid = by_measure.loc[(vendor, fluid)]
+            texts = {
+                title: with_interval(*of_fluid.loc[name, ["mean", "low", "high"]]) for name, title in names.items()
+            }
+            cases = f"{of_fluid.cases_with_fluid.iloc[0]} of {of_fluid.cases.iloc[0]}" if fluid != "mean" else ""
+            rows.append({"vendor": vendor, "fluid": fluid, "cases with it": cases, **texts})
+    return pd.DataFrame(rows)
+
+
+def detection_text(detection):
+    """The table of `utils.detection.detection_table` as text."""
+    rows = []
+    for row in detection.to_dict("records"):
+        values = {name: number(row[name]) for name in ("threshold", "sensitivity", "specificity")}
+        auc = with_interval(row["auc"], row["low"], row["high"])
+        rows.append({"vendor": row["vendor"], "fluid": row["fluid"], "AUC": auc, **values})
+    return pd.DataFrame(rows)
+
+
+def published(summary, detection, n_cases):
+    """Published figures below ours."""
+    mean = summary[summary.vendor == "all"].set_index(["measure", "fluid"])["mean"]
+    dice, avd = (" / ".join(number(mean[name, fluid]) for fluid in FLUIDS) for name in ("dice_present", "avd_mm3"))
+    auc = "-" if detection is None else number(detection.auc.iloc[-1])
+    ours = ("this evaluation", f"{n_cases} cases of this run", dice, avd, auc, "above; Dice of cases with the fluid")
+    rows = [("", *ours), *(("not comparable", *row) for row in PUBLISHED)]
+    return pd.DataFrame(rows, columns=["", "method", "data", "Dice IRF / SRF / PED", "AVD (mm³)", "AUC", "source"])
+
+
+def number(value):
+    """Three decimals, or "-" for nan."""
+    return "-" if np.isnan(value) else f"{value:.3f}"
+
+
+def with_interval(value, low, high):
+    """A mean and its interval as text."""
+    return number(value) if np.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _cell(value):
+    return number(value) if isinstance(value, float) else str(value)
+
+
+# ---- Markdown ------------------------------------------------------------------------------------------------------
+def to_markdown(blocks):
+    """The blocks as Markdown, but for the pictures."""
+    parts = []
+    for kind, content, *_ in blocks:
+        if kind in ("table", "long table"):
+            parts.append(markdown_table(content))
+        elif kind == "facts":
+            parts.append("\n".join(f"- {name}: {_one_line(text)}" for name, text in content.items()))
+        elif kind == "list":
+            parts.append("\n".join(f"- {_one_line(text)}" for text in content))
+        elif kind in ("title", "heading", "text"):
+            parts.append({"title": "# ", "heading": "## ", "text": ""}[kind] + _one_line(content))
+        elif kind == "figure":
+            parts.append(f"({content.rstrip('.')}: see report.html)")
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table):
+    """A DataFrame as a Markdown table, numbers with three decimals and "-" where there is none."""
+    lines = [list(table.columns), ["---"] * len(table.columns)]
+    lines += [[_one_line(_cell(value)).replace("|", "\\|") for value in row] for row in table.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _one_line(text):
+    """Text without markup: HTML would be taken for such in Markdown."""
+    return html.escape(" ".join(str(text).split()), quote=False)
+
+
+# ---- HTML ----------------------------------------------------------------------------------------------------------
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2024; --soft: #667078; --line: #e3e6e9; --page: #fff; --band: #f6f7f8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e7ea; --soft: #98a1a9; --line: #2d3339; --page: #14171a; --band: #1b1f23; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 68rem; padding: 2.5rem 1.25rem 5rem; background: var(--page); color: var(--ink);
+  font: 16px/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1.25rem; letter-spacing: -0.01em; }
+h2 { font-size: 1.25rem; margin: 3rem 0 .6rem; padding-top: 1rem; border-top: 1px solid var(--line); }
+p, li, dd { max-width: 48rem; }
+p, figcaption, .note { color: var(--soft); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.25rem; font-size: .92rem; margin: 0 0 1.5rem; }
+dt { color: var(--soft); } dd { margin: 0; }
+.scroll { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+th, td { padding: .4rem .85rem .4rem 0; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; }
+tr.mean td { font-weight: 600; }
+figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; display: block; }
+figcaption { font-size: .875rem; margin-top: .4rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); gap: 1rem; }
+.pictures figure { margin: 0; } .pictures img { width: 100%; height: auto; display: block; border-radius: 4px; }
+details { margin-top: .5rem; } summary { cursor: pointer; color: var(--soft); }
+@media (max-width: 40rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; } }
+"""
+
+
+def to_html(title, blocks):
+    """The blocks as a page that needs no other file and no script."""
+    body = "\n".join(_html_block(*block) for block in blocks)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _html_block(kind, content, *more):
+    if kind == "title":
+        return f"<h1>{html.escape(content)}</h1>"
+    if kind == "heading":
+        return f"<h2>{html.escape(content)}</h2>"
+    if kind == "text":
+        return f"<p>{html.escape(content)}</p>"
+    if kind == "facts":
+        pairs = (f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(text))}</dd>" for name, text in content.items())
+        return f"<dl>{''.join(pairs)}</dl>"
+    if kind == "list":
+        return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in content)}</ul>"
+    if kind == "figure":
+        alt = html.escape(content)
+        return f'<figure><div role="img" aria-label="{alt}">{more[0]}</div><figcaption>{alt}</figcaption></figure>'
+    if kind == "pictures":
+        return f'<div class="pictures">{"".join(map(_html_picture, content))}</div>'
+    table = html_table(content)
+    return f"<details><summary>{len(content)} rows</summary>{table}</details>" if kind == "long table" else table
+
+
+def html_table(table):
+    """A DataFrame as an HTML table that scrolls where the page is narrow."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
+    rows = []
+    for row in table.to_dict("records"):
+        cells = "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row.values())
+        rows.append(f"<tr{' class=mean' if row.get('fluid') == 'mean' else ''}>{cells}</tr>")
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _html_picture(overlay):
+    picture = report_figures.outlined(
+        overlay["grey"], overlay["reference"], overlay["labels"], FLUIDS[overlay["fluid"]]
+    )
+    caption = html.escape(f"{overlay['fluid']}, {overlay['rank']}: {overlay['title']}, Dice {overlay['dice']:.3f}")
+    source = report_figures.data_uri(picture)
+    return f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
