@@ -36,7 +36,7 @@ from utils.labels import FLUIDS
 from utils.mhd import read_volume, volume_files, write_volume
 from utils.plots import save_comparison
 from utils.report import markdown_table, write_report
-from utils.summary import compare_volumes, rank_methods, summarise_volumes
+from utils.summary import COLUMNS, compare_volumes, rank_methods, summarise_volumes
 
 COMPARED_CASES = 12  # at most, spread over the vendors, in comparison.png
 SHOWN_MEASURES = ("dice_present", "dice_all", "avd_mm3", "hd95_mm")  # of a comparison, on the console
@@ -231,10 +231,7 @@ def pool_folds():
         validation.append(read_volumes(folder / "validation.csv"))
         pairs += pairs_of_split(root / "test_data.csv", folder / "predictions")
     volumes, validation = (pd.concat(tables, ignore_index=True) for tables in (volumes, validation))
-    twice = volumes[volumes.duplicated(["vendor", "case", "fluid"])].drop_duplicates(["vendor", "case"])
-    if len(twice):
-        cases = ", ".join(twice.vendor + " " + twice.case)
-        raise InputError(f"{config.OUTPUT_ROOT}: held out in more than one fold: {cases}; prepare the folds again")
+    check_once(f"{config.OUTPUT_ROOT}: all folds' held-out cases", volumes)
     facts = {"folds": f"{config.FOLDS}, each case scored by the model that has not seen it", "run": config.RUN_NAME}
     report(config.run_folder("evaluation"), facts, volumes, pairs, [], validation=validation)
 
@@ -247,10 +244,20 @@ def read_volumes(path):
         raise InputError(f"{path}: not found; run evaluate.py for it first")
     texts = dict.fromkeys(("vendor", "case", "fluid"), str)
     table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
-    needed = {"vendor", "case", "fluid", "dice", "reference_mm3", "avd_mm3"}
-    if needed - set(table.columns):
-        raise InputError(f"{path}: lacks {', '.join(sorted(needed - set(table.columns)))}; write it with evaluate.py")
+    missing = [name for name in ("vendor", "case", "fluid", *COLUMNS) if name not in table]
+    if missing:
+        raise InputError(f"{path}: lacks the columns {', '.join(missing)}; write it with evaluate.py")
+    check_once(path, table)
     return table
+
+
+def check_once(path, table):
+    """Raise `InputError` where a table of volumes holds a case twice."""
+    twice = table[table.duplicated(["vendor", "case", "fluid"])].drop_duplicates(["vendor", "case"])
+    if len(twice):
+        raise InputError(
+            f"{path}: holds more than once: {', '.join(twice.vendor + ' ' + twice.case)}; keep each case once"
+        )
 
 
 def compare(first, second, output):
@@ -328,7 +335,7 @@ def report(folder, facts, volumes, pairs, failed, validation=None, patches=None)
     }
     content = {"facts": facts, "patches": patches, **records, "notes": notes, "failed": failed}
     write_json(folder / "summary.json", {**content, "settings": config.values(), "versions": runs.versions()})
-    print((folder / "report.md").read_text("utf-8").partition("\n## Published figures")[0])
+    print((folder / "report.md").read_text("utf-8").partition("\n## By vendor")[0])
     print(f"\nreport: {folder / 'report.html'}")
     if failed:
         raise InputError(*failed)

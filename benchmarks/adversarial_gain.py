@@ -11,7 +11,7 @@ the best epoch's.
 
 Appends a JSON line for each case, fluid, variant and seed to the file, and leaves out what it already holds, so that an
 interrupted benchmark goes on. Prints a table for each variant: seeds' means, and their paired difference from the
-control with its 95 % interval over seeds (bootstrap). Needs medpy.
+control with its 95 % interval over seeds (bootstrap).
 """
 
 import argparse
@@ -22,13 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage, stats
+from scipy import stats
 
 from benchmarks.scripts import prepare, run
-from utils.labels import FLUIDS
 
 CONTROL = "ADVERSARIAL_WEIGHT=0"
-MEASURES = ("dice", "avd_mm3", "implausible_components", "hd95_mm", "surface_distance_mm")
+MEASURES = ("dice", "avd_mm3", "lesions_false", "hd95_mm", "assd_mm")  # of utils.scores.score_volume
 KEY = ["seed", "variant", "weights", "case", "fluid"]
 
 
@@ -97,6 +96,7 @@ def score(folder, settings):
     from utils.data_prepare import read_csv_data
     from utils.mhd import read_volume
     from utils.runs import read_best
+    from utils.scores import score_volume
     from utils.tiling import PredictionSettings, segment_scan
 
     best = keras.models.load_model(folder / "best.keras", compile=False)
@@ -112,36 +112,11 @@ def score(folder, settings):
         reference, _ = read_volume(settings["DATA_ROOT"] / root / "reference.mhd")
         for weights, model in (("last", last), ("best", best)):
             labels = segment_scan(model, voxels, spacing_mm, vendor, prediction).labels
-            for row in score_case(labels, reference, spacing_mm):
-                rows.append({"weights": weights, "case": f"{vendor} {name}", **row})
+            for row in score_volume(labels, reference, spacing_mm):
+                values = {measure: None if np.isnan(row[measure]) else row[measure] for measure in MEASURES}
+                rows.append({"weights": weights, "case": f"{vendor} {name}", "fluid": row["fluid"], **values})
     keras.utils.clear_session()
     return rows
-
-
-def score_case(labels, reference, spacing_mm):
-    """A dictionary of `MEASURES` for each fluid of one volume; None where one has no value.
-
-    Arguments are those of `utils.scores.score_volume`. An implausible component is a predicted one, 26-connected, that
-    no voxel of the same fluid in the reference touches. Distances are medpy's, where both volumes hold the fluid.
-    """
-    from medpy.metric.binary import assd, hd95
-
-    from utils.scores import score_volume
-
-    rows = score_volume(labels, reference, spacing_mm)
-    for row, code in zip(rows, FLUIDS.values(), strict=True):
-        predicted, true = labels == code, reference == code
-        components, count = ndimage.label(predicted, np.ones((3, 3, 3)))
-        near = ndimage.binary_dilation(true, np.ones((3, 3, 3)))
-        row["implausible_components"] = count - np.count_nonzero(np.unique(components[near]))
-        if predicted.any() and true.any():
-            row["hd95_mm"] = hd95(predicted, true, spacing_mm[::-1])
-            row["surface_distance_mm"] = assd(predicted, true, spacing_mm[::-1])
-    return [
-        {"fluid": row["fluid"]}
-        | {name: None if np.isnan(value := row.get(name, np.nan)) else float(value) for name in MEASURES}
-        for row in rows
-    ]
 
 
 # ---- Over the seeds ------------------------------------------------------------------------------------------------

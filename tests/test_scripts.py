@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -162,11 +163,67 @@ def test_evaluation_scores_the_held_out_cases(trained):
         label = {"IRF": 1, "SRF": 2, "PED": 3}[row.fluid]
         expected = (SimpleITK.GetArrayFromImage(image) == label).sum() * np.prod(image.GetSpacing())
         assert row.reference_mm3 == pytest.approx(expected)
+    assert set(volumes.columns) >= {"precision", "hd95_mm", "lesions_found", "average_precision", "score_probability"}
+    predictions = {path.name for path in (folder / "predictions").glob("*.mhd")}
+    assert predictions == set(volumes.vendor + "_" + volumes.case + ".mhd")
+    detection = pd.read_csv(folder / "detection.csv")
+    assert detection.score.isin(["score_probability", "score_volume"]).all()
     summary = json.loads((folder / "summary.json").read_text())
     assert 0 <= summary["patches"]["iou_score"] <= summary["patches"]["f_score"] <= 1
     assert {row["vendor"] for row in summary["volumes"]} == {"Cirrus", "Spectralis", "Topcon", "all"}
-    assert (folder / "report.md").read_text() in printed
+    assert (folder / "report.md").read_text().partition("\n## By vendor")[0] in printed
     assert (folder / "comparison.png").exists()
+    assert (folder / "report.html").exists()
+
+
+def test_label_volumes_of_any_origin_are_scored_compared_and_ranked(prepared, tmp_path):
+    """The references themselves, with a fluid left out in the second method's."""
+    cases = sorted(prepared["DATA_ROOT"].glob("*/*/reference.mhd"))[:4]
+    for path in cases:
+        name = f"{path.parent.parent.name.rpartition('-')[2]}_{path.parent.name}"
+        for method in ("perfect", "without_ped"):
+            labels, spacing_mm = read_volume(path)
+            labels[labels == 3] = 3 if method == "perfect" else 0
+            write_volume(tmp_path / method / f"{name}.mhd", labels, spacing_mm)
+        shutil.copytree(path.parent, tmp_path / "reference" / path.parent.parent.name / path.parent.name)
+    for method in ("perfect", "without_ped"):
+        folders = ("--predictions", tmp_path / method, "--reference", tmp_path / "reference")
+        run("evaluate.py", *folders, "--output", tmp_path / f"{method}_scores", **prepared)
+    volumes = pd.read_csv(tmp_path / "perfect_scores" / "volumes.csv")
+    assert volumes.dice.dropna().eq(1).all()
+    assert len(volumes) == 3 * len(cases)
+    names = [tmp_path / f"{method}_scores" for method in ("without_ped", "perfect")]
+    run("evaluate.py", "--compare", *names, "--output", tmp_path / "compared", **prepared)
+    compared = pd.read_csv(tmp_path / "compared" / "comparison.csv").set_index(["vendor", "fluid", "measure"])
+    assert compared.difference[("all", "PED", "dice_present")] == 1
+    assert compared.difference[("all", "IRF", "dice_all")] == 0
+    printed, _ = run("evaluate.py", "--rank", *names, **prepared)
+    assert printed.index("perfect_scores |") < printed.rindex("without_ped_scores |")
+    next((tmp_path / "perfect").glob("*.mhd")).unlink()
+    folders = ("--predictions", tmp_path / "perfect", "--reference", tmp_path / "reference")
+    _, stderr = run("evaluate.py", *folders, "--output", tmp_path / "fewer", expected=2, **prepared)
+    assert "no prediction, expected" in stderr
+    assert len(pd.read_csv(tmp_path / "fewer" / "volumes.csv")) == 3 * (len(cases) - 1)
+
+
+@pytest.mark.slow
+def test_all_folds_as_one_command_that_goes_on_after_a_kill(tmp_path):
+    run("-m utils.phantom", "--output", tmp_path / "data", "--cases", 12, "--slices", 2, "--seed", 4)
+    settings = {**SETTINGS, "DATA_ROOT": tmp_path / "data", "OUTPUT_ROOT": tmp_path / "out put", "FOLDS": 2, "EPOCH": 1}
+    command = ["./reproduce.sh", *overrides(settings)]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    process = subprocess.Popen(command, cwd=PROJECT, env=environment, start_new_session=True)
+    wait_for(settings["OUTPUT_ROOT"] / "fold_1" / "train_data.csv", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = settings["OUTPUT_ROOT"] / "fold_0" / "runs" / "unet" / "segmentation" / "best.keras"
+    written = done.stat().st_mtime_ns
+    subprocess.run(command, cwd=PROJECT, env=environment, check=True, timeout=500)
+    assert done.stat().st_mtime_ns == written
+    pooled = pd.read_csv(run_folder(settings, "evaluation") / "volumes.csv")
+    folds = [pd.read_csv(settings["OUTPUT_ROOT"] / f"fold_{fold}" / "test_data.csv") for fold in (0, 1)]
+    assert set(pooled.case) == set(pd.concat(folds).image_name)
+    assert len(pooled) == 3 * pooled.case.nunique()
 
 
 def test_segmenting_a_scan_a_case_and_a_folder(trained, tmp_path):

@@ -25,9 +25,9 @@ def area_under_roc(scores_with, scores_without):
 
 def auc_interval(scores_with, scores_without, seed):
     """95 % bootstrap interval of `area_under_roc`; cases with and without the fluid are drawn anew, each among
-    themselves. Returns (low, high), nan where a side is empty."""
+    themselves. Returns (low, high), nan where a side is empty or both have a single case."""
     wins = _wins(scores_with, scores_without)
-    if not wins.size:
+    if wins.size < 2:
         return np.nan, np.nan
     rng = np.random.default_rng(seed)
     weights = [rng.multinomial(count, np.full(count, 1 / count), N_RESAMPLES) for count in wins.shape]

@@ -3,6 +3,7 @@
 import contextlib
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from utils.errors import InputError
@@ -33,6 +34,9 @@ def _with_item(function, item):
 def _backend(workers, dask_scheduler):
     """A `joblib.Parallel` that yields results as they come."""
     if dask_scheduler is None:
+        # The patch stream's processes wait in loky's one place for reusable ones, where joblib would take them for its
+        # own kind.
+        get_reusable_executor(reuse=True).shutdown()
         yield joblib.Parallel(n_jobs=max(1, workers), return_as="generator_unordered")
         return
     try:

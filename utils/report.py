@@ -141,7 +141,7 @@ def headline(summary, detection, vendors):
 
 def measures(summary, vendors, names):
     """The measures in `names`, {measure: column title}, of every fluid for each of `vendors`, as text."""
-    by_measure = summary.set_index(["vendor", "fluid", "measure"])
+    by_measure = summary.set_index(["vendor", "fluid", "measure"]).sort_index()
     rows = []
     for vendor in vendors:
         for fluid in [*FLUIDS, "mean"]:
@@ -238,7 +238,8 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
 th, td { padding: .4rem .85rem .4rem 0; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; }
 tr.mean td { font-weight: 600; }
-figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; display: block; }
+figure { margin: 1.5rem 0; overflow-x: auto; }
+figure svg { width: 100%; min-width: 40rem; max-width: 60rem; height: auto; display: block; }
 figcaption { font-size: .875rem; margin-top: .4rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); gap: 1rem; }
 .pictures figure { margin: 0; } .pictures img { width: 100%; height: auto; display: block; border-radius: 4px; }

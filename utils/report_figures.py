@@ -100,7 +100,7 @@ def _panels(draw, label, **options):
             ax.set_title(fluid)
         axes_of_fluids[0].set_ylabel(label)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 

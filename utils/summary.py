@@ -26,6 +26,12 @@ MEASURES = {
     "average_precision": lambda volumes: volumes.average_precision,
 }
 
+# Columns of a table of volumes, beside vendor, case and fluid, that statements are made of.
+COLUMNS = [
+    *("dice", "volume_mm3", "reference_mm3", "difference_mm3", "avd_mm3", "precision", "recall", "hd95_mm", "assd_mm"),
+    *("lesions", "lesions_found", "lesions_predicted", "lesions_false", "average_precision"),
+]
+
 
 def interval(resampled):
     """The 2.5th and 97.5th percentile of a statistic over resamples, nan left out; (nan, nan) where there is none."""
@@ -37,12 +43,13 @@ def resampled_means(values, seed):
     """Means of each column over cases drawn with replacement, the same cases for all columns.
 
     `values` is float (cases, columns), nan where a case does not enter. Returns float (N_RESAMPLES, columns), nan where
-    no drawn case enters.
+    no drawn case enters, and in columns that fewer than two cases enter: these say nothing about others.
     """
     n_cases = len(values)
     drawn = np.random.default_rng(seed).multinomial(n_cases, np.full(n_cases, 1 / n_cases), N_RESAMPLES)
     entering = drawn @ ~np.isnan(values)
-    return (drawn @ np.nan_to_num(values)) / np.where(entering, entering, np.nan)
+    means = (drawn @ np.nan_to_num(values)) / np.where(entering, entering, np.nan)
+    return np.where((~np.isnan(values)).sum(axis=0) > 1, means, np.nan)
 
 
 def summarise_volumes(volumes, seed):
@@ -76,7 +83,7 @@ def summarise_volumes(volumes, seed):
                         "high": high,
                     }
                 )
-            entering = ~values.isna().all()  # the fluids that have a value at all
+            entering = (values.notna().sum() > 0).to_numpy()  # the fluids that have a value at all
             low, high = interval(means[:, entering].mean(axis=1)) if entering.any() else (np.nan, np.nan)
             counts = {"cases_with_fluid": int(with_fluid.sum()), "n": int(values.notna().to_numpy().sum())}
             rows.append({**common, "fluid": "mean", **counts, "mean": values.mean().mean(), "low": low, "high": high})

@@ -97,7 +97,7 @@ def demo(python):
     print(f"  {evaluation / 'comparison.png'}   reader and model, one B-scan of each held-out case")
     print(f"  {evaluation.parent / 'segmentation' / 'progress.png'}   training curves")
     print(f"  {DEMO / 'segmented'}   label volumes, masks and overlays of the held-out scans")
-    print(f"  {evaluation / 'report.md'}   Dice, volume difference and AUC per vendor and fluid")
+    print(f"  {evaluation / 'report.html'}   Dice, volume difference and AUC per vendor and fluid; every case")
 
 
 def test(python):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from utils.errors import InputError
 from utils.networks import tile_step
 from utils.preprocessing import preprocess_volume, resampled_rows, resampling_matrix
 from utils.roi import roi_mask
@@ -33,7 +34,10 @@ class PredictionSettings:
 
     @classmethod
     def from_details(cls, details):
-        """The settings in the content of ``best.json``."""
+        """The settings in the content of ``best.json``; `InputError` where one is missing."""
+        missing = [name for name in cls.__dataclass_fields__ if name not in details]
+        if missing:
+            raise InputError(f"best.json: lacks {', '.join(missing)}; train the model with this version's scripts")
         return cls(**{name: details[name] for name in cls.__dataclass_fields__})
 
 

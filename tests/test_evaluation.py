@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import SimpleITK
+
+from utils.errors import InputError
+from utils.evaluation import match_pairs, read_labels, score_pairs, typical_cases
+from utils.mhd import write_volume
+
+SPACING_MM = (0.01, 0.02, 0.1)
+SHAPE = (2, 6, 5)
+
+
+@pytest.fixture
+def labels():
+    volume = np.zeros(SHAPE, np.uint8)
+    volume[0, 1:4, 1:3] = 1
+    return volume
+
+
+def write(path, labels, spacing_mm=SPACING_MM):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = SimpleITK.GetImageFromArray(labels)
+    image.SetSpacing(spacing_mm)
+    SimpleITK.WriteImage(image, str(path))
+
+
+def test_layouts_of_predictions_and_references(tmp_path, labels):
+    """Challenge folders against test.py's layout, and files named like the case in three formats."""
+    for folder, name in (("Train-Cirrus", "A"), ("Train-Topcon", "A"), ("Train-Topcon", "B_1")):
+        write(tmp_path / "reference" / folder / name / "reference.mhd", labels)
+    write(tmp_path / "reference" / "Train-Cirrus" / "A" / "oct.mhd", labels)
+    write_volume(tmp_path / "predictions" / "Cirrus_A.mhd", labels, SPACING_MM)
+    write(tmp_path / "predictions" / "Topcon_A.mha", labels)
+    write(tmp_path / "predictions" / "B_1.nii.gz", labels)
+    pairs, complaints = match_pairs(tmp_path / "predictions", tmp_path / "reference")
+    assert complaints == []
+    assert [(pair.vendor, pair.name, pair.prediction_path.name) for pair in pairs] == [
+        ("Cirrus", "A", "Cirrus_A.mhd"),
+        ("Topcon", "A", "Topcon_A.mha"),
+        ("Topcon", "B_1", "B_1.nii.gz"),
+    ]
+    assert pairs[0].oct_path.name == "oct.mhd"
+    assert pairs[1].oct_path is None
+    volumes, complaints = score_pairs(pairs, workers=0)
+    assert complaints == []
+    assert volumes[volumes.fluid == "IRF"].dice.tolist() == [1, 1, 1]
+    assert volumes.reference_mm3[0] == pytest.approx(6 * np.prod(SPACING_MM), rel=1e-6)
+    assert len(match_pairs(tmp_path / "predictions", tmp_path / "predictions")[0]) == 3
+
+
+def test_what_has_no_or_several_partners_is_named(tmp_path, labels):
+    for name in ("A", "B", "C"):
+        write(tmp_path / "reference" / f"Cirrus_{name}.mhd", labels)
+    for file in ("Cirrus_A.mhd", "A.nii.gz", "C.mha", "Cirrus_D.mhd"):
+        write(tmp_path / "predictions" / file, labels)
+    pairs, complaints = match_pairs(tmp_path / "predictions", tmp_path / "reference")
+    assert [pair.name for pair in pairs] == ["C"]
+    assert len(complaints) == 3
+    assert "Cirrus A: several predictions" in complaints[0]
+    assert "Cirrus B: no prediction" in complaints[1]
+    assert "Cirrus_D.mhd: no reference" in complaints[2]
+    with pytest.raises(InputError, match="no such folder"):
+        match_pairs(tmp_path / "nowhere", tmp_path / "reference")
+
+
+def test_pairs_that_cannot_be_scored_are_named_and_cost_no_other(tmp_path, labels):
+    unknown, halves = labels.copy(), labels.astype(np.float32)
+    unknown[0, 0, 0], halves[0, 0, 0] = 255, 0.5
+    wrong = {"size": (labels[:, :-1], SPACING_MM), "spacing": (labels, (0.01, 0.02, 0.2))}
+    wrong |= {"label": (unknown, SPACING_MM), "half": (halves, SPACING_MM)}
+    for name, (volume, spacing_mm) in {**wrong, "right": (labels.astype(np.int16), SPACING_MM)}.items():
+        write(tmp_path / "reference" / f"Cirrus_{name}.mhd", labels)
+        write(tmp_path / "predictions" / f"Cirrus_{name}.mhd", volume, spacing_mm)
+    (tmp_path / "predictions" / "Cirrus_size.raw").write_bytes(labels[:, :-1].tobytes())
+    pairs, _ = match_pairs(tmp_path / "predictions", tmp_path / "reference")
+    volumes, complaints = score_pairs(pairs, workers=2)
+    assert volumes.case.unique().tolist() == ["right"]
+    assert len(complaints) == 4
+    text = "\n".join(complaints)
+    assert "5 x 5 x 2 voxels, the reference has 5 x 6 x 2" in text
+    assert "spacing 0.01 x 0.02 x 0.2 mm, the reference has 0.01 x 0.02 x 0.1" in text
+    assert "values from 0 to 255, expected labels 0 to 3" in text
+    assert "not whole numbers" in text
+
+
+def test_typical_cases_are_those_with_the_fluid_in_order_of_dice(tmp_path, labels):
+    for name, cut in (("a", 1), ("b", 3), ("c", 2), ("d", 0)):  # rows that are missed; d holds no fluid
+        reference = labels if name != "d" else np.zeros(SHAPE, np.uint8)
+        predicted = reference.copy()
+        predicted[0, :cut] = 0
+        write(tmp_path / "reference" / "Cirrus" / name / "reference.mhd", reference)
+        write(tmp_path / "reference" / "Cirrus" / name / "oct.mhd", np.full(SHAPE, 9, np.uint8))
+        write(tmp_path / "predictions" / f"Cirrus_{name}.mhd", predicted)
+    pairs, _ = match_pairs(tmp_path / "predictions", tmp_path / "reference")
+    volumes, _ = score_pairs(pairs, workers=0)
+    overlays = typical_cases(volumes, pairs)
+    assert [(row["fluid"], row["rank"], row["title"]) for row in overlays] == [
+        ("IRF", "best", "Cirrus a, slice 0"),
+        ("IRF", "median", "Cirrus c, slice 0"),
+        ("IRF", "worst", "Cirrus b, slice 0"),
+    ]
+    np.testing.assert_array_equal(overlays[0]["reference"], labels[0])
+    assert read_labels(pairs[1].prediction_path)[0].sum() == overlays[2]["labels"].sum()

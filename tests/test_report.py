@@ -1,0 +1,100 @@
+import html
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from utils.detection import detection_table, roc_curve
+from utils.report import markdown_table, write_report
+from utils.scores import score_volume
+from utils.summary import summarise_volumes
+
+HOSTILE = '<script>alert("x")</script>&|'
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=3000 --dump-dom"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A report of four cases of two vendors, without PED, in a folder."""
+    folder = tmp_path_factory.mktemp("report")
+    rng = np.random.default_rng(0)
+    rows, overlays = [], []
+    for vendor, name in (("Cirrus", HOSTILE), ("Cirrus", "b"), ("Topcon", "c"), ("Topcon", "d")):
+        reference = np.zeros((2, 40, 60), np.uint8)
+        if name != "b":
+            reference[:, 10:20, 5:30], reference[0, 25:30, 5:40] = 1, 2
+        labels = np.where(rng.random(reference.shape) < 0.9, reference, 0).astype(np.uint8)
+        for row in score_volume(labels, reference, (0.01, 0.004, 0.1)):
+            rows.append({"vendor": vendor, "case": name, **row, "average_precision": np.nan, "threshold": 0.0})
+        grey = rng.integers(0, 255, (40, 60)).astype(np.uint8)
+        pictured = {"grey": grey, "reference": reference[0], "labels": labels[0]}
+        overlays.append({"fluid": "IRF", "rank": "best", "title": name, "dice": 0.5, **pictured})
+    volumes = pd.DataFrame(rows)
+    irf = volumes[volumes.fluid == "IRF"]
+    write_report(
+        folder,
+        title="A report",
+        facts={"model": HOSTILE},
+        volumes=volumes,
+        summary=summarise_volumes(volumes, 0),
+        detection=detection_table(volumes, "volume_mm3", 0),
+        curves={("all", "IRF"): roc_curve(irf.reference_mm3 > 0, irf.volume_mm3)},
+        patches={"loss": 0.25},
+        overlays=overlays,
+        failed=[f"{HOSTILE}: no prediction"],
+        notes=["A note."],
+    )
+    return folder
+
+
+def test_both_reports_hold_the_tables(report):
+    page, text = ((report / name).read_text("utf-8") for name in ("report.html", "report.md"))
+    assert sorted(path.name for path in report.iterdir()) == ["report.html", "report.md"]
+    for content in (page, text):
+        assert "Not scored: 1" in content
+        assert "not comparable" in content
+        assert "nnUNet_RASPP 2023" in content
+        assert "A note." in content
+        assert "<script" not in content
+        assert html.escape(HOSTILE, quote=False).split("|")[0] in content.replace("&quot;", '"')
+    assert page.count("<svg") == 3
+    assert page.count("data:image/jpeg") == 4
+    assert "3 of 4" in text  # cases with IRF
+    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"|<metadata>.*?</metadata>', "", page, flags=re.DOTALL)
+
+
+def test_markdown_tables_keep_their_columns():
+    table = pd.DataFrame({"name": ["a|b", "c\nd"], "value": [0.12345, np.nan]})
+    assert markdown_table(table) == "| name | value |\n| --- | --- |\n| a\\|b | 0.123 |\n| c d | - |"
+
+
+def complaints_of_browser(page, width, folder):
+    """Lines of the console, and "overflow" where a page of that width scrolls sideways."""
+    wrapper = folder / f"wrapper{width}.html"
+    wrapper.write_text(
+        f'<iframe srcdoc="{html.escape(page)}" style="width:{width}px; height:900px; border:0" onload="'
+        "const page = this.contentDocument.documentElement;"
+        "document.title = page.scrollWidth > page.clientWidth ? 'overflow' : 'fits'\"></iframe>",
+        "utf-8",
+    )
+    command = ["chromium", *FLAGS.split(), f"--user-data-dir={folder / 'browser'}", "--window-size=1400,1000"]
+    result = subprocess.run([*command, wrapper.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    console = [line for line in result.stderr.splitlines() if "CONSOLE" in line]
+    if "<title>fits</title>" not in result.stdout:
+        console.append("overflow" if "<title>overflow</title>" in result.stdout else "not loaded")
+    return console
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
+def test_the_page_opens_without_complaint_on_a_desktop_and_a_phone(report, tmp_path):
+    page = (report / "report.html").read_text("utf-8")
+    for width in (1280, 390):
+        assert complaints_of_browser(page, width, tmp_path) == []
+    broken = page.replace("</body>", '<script>undefined_name()</script><div style="width:3000px">wide</div></body>')
+    error, overflow = complaints_of_browser(broken, 390, tmp_path)
+    assert "undefined_name" in error
+    assert overflow == "overflow"
