@@ -1,7 +1,7 @@
 """Does adversarial fine-tuning help? Synthetic volumes with few annotated cases, several seeds, paired comparison.
 
     python -m benchmarks.adversarial_gain gain.jsonl [--seeds 5] [--cases 24] [--annotated 1] [--slices 8]
-        [--epochs 30] [--further-epochs 10] [--steps 50] [--set NAME=VALUE ...] [VARIANT ...]
+        [--epochs 30] [--further-epochs 10] [--further-rate 2e-4] [--steps 50] [--set NAME=VALUE ...] [VARIANT ...]
 
 For every seed a set of cases, of which `--annotated` a vendor are trained on and half are held out, and a U-Net trained
 for `--epochs`. It goes on for `--further-epochs` through adversarial_training.py: as the control, with
@@ -41,6 +41,7 @@ def main():
     parser.add_argument("--slices", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--further-epochs", type=int, default=10)
+    parser.add_argument("--further-rate", type=float, default=2e-4, help="ADAM_LR of the further epochs")
     parser.add_argument("--steps", type=int, default=50, help="steps an epoch")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings")
     arguments = parser.parse_args()
@@ -75,7 +76,8 @@ def one_seed(folder, seed, variants, arguments, settings):
     for number, variant in enumerate(variants):
         name = f"variant{number}"
         shutil.copytree(runs / "start", runs / name)
-        run("adversarial_training.py", **{**settings, "RUN_NAME": name, **parsed(variant)})
+        fine_tuning = {**settings, "ADAM_LR": arguments.further_rate, "RUN_NAME": name}
+        run("adversarial_training.py", **{**fine_tuning, **parsed(variant)})
         rows = score(runs / name / "adversarial", settings)
         with arguments.results.open("a") as file:
             file.writelines(json.dumps({"seed": seed, "variant": variant, **row}) + "\n" for row in rows)

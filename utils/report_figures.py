@@ -72,11 +72,11 @@ def bland_altman(volumes):
 
 def roc_curves(curves):
     """ROC curves, {(vendor, fluid): (false positive rate, true positive rate)}, a panel for each fluid; as SVG."""
-    vendors = sorted({vendor for vendor, _ in curves})
+    vendors = sorted({vendor for vendor, _ in curves}, key=lambda vendor: (vendor != "all", vendor))
 
     def draw(ax, fluid, colour):
         ax.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=(0, (2, 4)))
-        for style, vendor in zip(("-", "--", "-.", ":", (0, (1, 3))), vendors, strict=False):
+        for style, vendor in zip(("-", "--", "-.", ":", (0, (6, 1))), vendors, strict=False):
             if (vendor, fluid) in curves:
                 width = 2.2 if vendor == "all" else 1.3
                 ax.plot(*curves[vendor, fluid], linestyle=style, color=colour, linewidth=width, label=vendor)
