@@ -15,7 +15,9 @@ OUR_NETWORK = "tennakoon"  # model.create_unet_model
 # Pixels of which height and width must be multiples: what the encoder divides by, and for PSPNet the six cells of its
 # finest pooling, of 8 pixels each.
 SIZE_STEPS = {"Unet": 32, "Linknet": 32, "FPN": 32, "PSPNet": 48}
-FIXED_SIZE = {"PSPNet"}  # pools over shares of the image, so it is for one size of image only
+# For one size of image only: PSPNet pools over shares of the image, and both enlarge bilinearly, which Keras cannot
+# compile for sizes that it does not know.
+FIXED_SIZE = {"PSPNet", "FPN"}
 
 # segmentation_models' backbones, without its DenseNets: those have "/" in layers' names, which Keras 3 refuses.
 BACKBONES = (
@@ -88,7 +90,7 @@ def create_network(name, *, encoder_weights=None, rearranged_output=True, **sett
 def create_inference_network(name, *, input_shape, encoder_weights=None, **settings):
     """The same network as it is exported: float32, of standard layers, for images of any size that `tile_step` divides.
 
-    PSPNet pools over shares of the image, so it stays for images of `input_shape` alone.
+    Networks of `FIXED_SIZE` stay for images of `input_shape` alone.
     """
     if name.partition("/")[0] not in FIXED_SIZE:
         input_shape = (None, None, input_shape[2])
@@ -102,8 +104,9 @@ def _segmentation_models_network(
     """One of segmentation_models' networks as a plain graph of standard Keras layers.
 
     Input `image`: float32 (B, height, width, 3), the slices z - 1, z, z + 1; height and width may be None except for
-    PSPNet. Output `segmentation`: float32 class probabilities (B, height, width, n_classes). Convolution kernels carry
-    an L2 penalty, and batch norms the momentum of `model.create_unet_model`, whose `seed` and `dtype_policy` these are.
+    `FIXED_SIZE`. Output `segmentation`: float32 class probabilities (B, height, width, n_classes). Convolution kernels
+    carry an L2 penalty, and batch norms the momentum of `model.create_unet_model`, whose `seed` and `dtype_policy` these
+    are.
 
     `encoder_weights` is a file of weights for the backbone without its top, as `load_weights` takes it; None: random
     ones. Raises `InputError` where the file does not fit. Nothing is ever downloaded.
