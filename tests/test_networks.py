@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
-from utils.networks import BACKBONES, SIZE_STEPS, check_network, create_inference_network, create_network, tile_step
+from utils.networks import (
+    BACKBONES,
+    FIXED_SIZE,
+    SIZE_STEPS,
+    check_network,
+    create_inference_network,
+    create_network,
+    tile_step,
+)
 
 SETTINGS = {"input_shape": (96, 96, 3), "regularizer_weight": 1e-4, "base_filters": 2, "train_classes": False}
 SETTINGS |= {"n_classes": 4, "dtype_policy": "float32", "seed": 5}
@@ -90,6 +98,10 @@ def test_an_exported_network_loads_without_this_code_and_computes_the_same(name,
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=200)
     np.testing.assert_allclose(np.load(tmp_path / "p.npy"), network.predict_on_batch(image), atol=1e-6)
+    if name.partition("/")[0] not in FIXED_SIZE:  # after the second size, TensorFlow compiles for any
+        for rows, columns in ((128, 96), (96, 192)):
+            larger = np.zeros((1, rows, columns, 3), np.float32)
+            assert network.predict_on_batch(larger).shape == (1, rows, columns, 4)
 
 
 @pytest.mark.slow
