@@ -105,7 +105,7 @@ def _segmentation_models_network(
 
     Input `image`: float32 (B, height, width, 3), the slices z - 1, z, z + 1; height and width may be None except for
     `FIXED_SIZE`. Output `segmentation`: float32 class probabilities (B, height, width, n_classes). Convolution kernels
-    carry an L2 penalty, batch norms the momentum of `model.create_unet_model`, and `seed` and `dtype_policy` are as there.
+    carry an L2 penalty, batch norms the momentum of `model.create_unet_model`, and `seed` and `dtype_policy` are its.
 
     `encoder_weights` is a file of weights for the backbone without its top, as `load_weights` takes it; None: random
     ones. Raises `InputError` where the file does not fit. Nothing is ever downloaded.
