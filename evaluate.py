@@ -96,10 +96,11 @@ def evaluate_model():
         patches = score_patches(model)
         tables, failed = {}, []
         for part, pairs in parts.items():
-            scores = pd.DataFrame([row for pair in pairs for row in segment(model, details, pair)])
-            volumes, complaints = score_pairs(pairs, config.WORKERS)
-            tables[part] = volumes.merge(scores, on=["vendor", "case", "fluid"])
+            tables[part], complaints = segment_and_score(model, details, pairs)
             failed += complaints
+        empty = [f"{config.split_csv(part)}: none of its cases could be scored" for part in parts if tables[part].empty]
+        if empty:
+            raise InputError(*failed, *empty)
         score, _ = detection.choose_score(tables["val"])
         for table in tables.values():
             table["threshold"] = table.fluid.map(thresholds(tables["val"], score))
@@ -149,6 +150,21 @@ def score_patches(model):
         return training.scores(model.evaluate(iter(batches), verbose=0, return_dict=True))
 
 
+def segment_and_score(model, details, pairs):
+    """(volumes, complaints): a row for each case and fluid, with detection's scores; a failing case costs no other."""
+    records, segmented, complaints = [], [], []
+    for pair in pairs:
+        try:
+            records += segment(model, details, pair)
+            segmented.append(pair)
+        except InputError as error:
+            complaints += error.messages
+    volumes, of_scoring = score_pairs(segmented, config.WORKERS)
+    if not volumes.empty:
+        volumes = volumes.merge(pd.DataFrame(records), on=["vendor", "case", "fluid"])
+    return volumes, complaints + of_scoring
+
+
 def segment(model, details, pair):
     """Segment one case and write its label volume, then a record of its detection scores beside it.
 
@@ -162,7 +178,7 @@ def segment(model, details, pair):
     made_from = {
         "model": details["sha256"],
         "threshold": config.THRESHOLD,
-        "files": [[path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+        "files": [[path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.exists()],
     }
     if record_path.exists() and pair.prediction_path.exists():
         record = runs.read_json(record_path)

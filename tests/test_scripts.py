@@ -207,6 +207,37 @@ def test_label_volumes_of_any_origin_are_scored_compared_and_ranked(prepared, tm
 
 
 @pytest.mark.slow
+def test_evaluation_goes_on_and_a_damaged_case_costs_no_other(trained, tmp_path):
+    settings, _ = trained
+    settings = {**settings, "OUTPUT_ROOT": tmp_path / "output", "DATA_ROOT": tmp_path / "data"}
+    for name in ("OUTPUT_ROOT", "DATA_ROOT"):
+        shutil.copytree(trained[0][name], settings[name])
+    folder = run_folder(settings, "evaluation")
+    process = start("evaluate.py", **settings)
+    wait_for(folder / "predictions", process)
+    while not list((folder / "predictions").glob("*.json")):
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    first = next((folder / "predictions").glob("*.json"))
+    written = first.stat().st_mtime_ns
+    held_out = pd.read_csv(settings["OUTPUT_ROOT"] / "test_data.csv", dtype=str).drop_duplicates(
+        ["vendor", "image_name"]
+    )
+    damaged = held_out[held_out.vendor + "_" + held_out.image_name != first.stem].iloc[0]
+    raw = settings["DATA_ROOT"] / damaged.root / "oct.raw"
+    os.truncate(raw, raw.stat().st_size // 2)
+    _, stderr = run("evaluate.py", expected=2, **settings)
+    assert f"{damaged.image_name}/oct" in stderr.splitlines()[-1]
+    assert first.stat().st_mtime_ns == written
+    volumes = pd.read_csv(folder / "volumes.csv", dtype=str)
+    assert set(volumes.vendor + volumes.case) == set(held_out.vendor + held_out.image_name) - {
+        damaged.vendor + damaged.image_name
+    }
+    assert "Not scored: 1" in (folder / "report.html").read_text()
+
+
+@pytest.mark.slow
 def test_all_folds_as_one_command_that_goes_on_after_a_kill(tmp_path):
     run("-m utils.phantom", "--output", tmp_path / "data", "--cases", 12, "--slices", 2, "--seed", 4)
     settings = {**SETTINGS, "DATA_ROOT": tmp_path / "data", "OUTPUT_ROOT": tmp_path / "out put", "FOLDS": 2, "EPOCH": 1}

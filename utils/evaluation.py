@@ -15,7 +15,7 @@ from utils.scores import score_volume
 
 SUFFIXES = (".mhd", ".mha", ".nii.gz", ".nii")
 _SPACING_TOLERANCE = 1e-3  # share by which two files' spacings may differ: formats round
-_RANKS = {"best": -1.0, "median": 0.5, "worst": 0.0}  # place among the cases in the order of Dice
+_RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}  # place among the cases in the order of Dice
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def typical_cases(volumes, pairs):
         for rank, place in _RANKS.items():
             if not len(present) or (rank != "best" and len(present) < 3):
                 continue
-            row = present.iloc[len(present) - 1 if place < 0 else int(place * (len(present) - 1))]
+            row = present.iloc[int(place * (len(present) - 1))]
             pair = by_case[row.vendor, row.case]
             if pair.oct_path is not None:
                 title, *arrays = fullest_b_scan(pair, [code])
