@@ -322,7 +322,7 @@ def report(folder, facts, volumes, pairs, failed, validation=None, patches=None)
         curve = detection.roc_curve(cases.reference_mm3 > 0, cases[score]) if len(cases) else None
         if curve:
             curves[vendor, fluid] = curve
-    facts |= {"versions": runs.versions_text()}
+    facts = {**facts, "versions": runs.versions_text()}
     write_csv(folder / "volumes.csv", volumes)
     write_csv(folder / "summary.csv", summary)
     write_csv(folder / "detection.csv", detected)
