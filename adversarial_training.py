@@ -48,7 +48,7 @@ def main(argv):
         if state and (reason := why_ended(state[0])):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
         else:
-            fine_tune(folder, start, b_scans, state)
+            fine_tune(folder, start, start_details, b_scans, state)
 
 
 def why_ended(progress):
@@ -58,8 +58,8 @@ def why_ended(progress):
     return why_finished(progress, config.ADVERSARIAL_EPOCH or config.EPOCH, patience=None)
 
 
-def fine_tune(folder, start, b_scans, state):
-    """Fine-tune the exported model `start` from `state` (that of `newest_state`, or None) on."""
+def fine_tune(folder, start, start_details, b_scans, state):
+    """Fine-tune the exported model `start` (and its details) from `state` (that of `newest_state`, or None) on."""
     from utils import training
 
     training.set_up_keras(config.SEED, config.DETERMINISTIC)
@@ -101,6 +101,7 @@ def fine_tune(folder, start, b_scans, state):
 
     def export(best):
         details = {**best, "step": "adversarial", **config.prediction_settings(), "config": config.values()}
+        details["training_appearance"] = start_details.get("training_appearance")
         training.export_best(folder, inference, details, config.reference_histogram_csv())
 
     def validate(epoch):

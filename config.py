@@ -54,6 +54,7 @@ BASE_FILTERS = 64  # filters of the first level, doubled at each; 16 trains abou
 REGULARIZER_WEIGHT = 1e-4  # L2 penalty on convolution kernels
 TRAIN_CLASSES = False  # True adds three heads that say whether IRF, SRF, PED is in the patch
 DTYPE_POLICY = "float32"  # "mixed_bfloat16" is up to twice as fast where the hardware supports it
+PREDICTION_GB = 0.8  # memory for a tile's intermediate results when scans are segmented; a GPU is faster with more
 THRESHOLD = 0.5  # a pixel whose likeliest class is less probable than this is background
 
 # ---- Training ------------------------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ _RULES = [
     ("D_WARM_UP_STEPS ADVERSARIAL_RAMP_STEPS", lambda value: value >= 0, "at least 0"),
     ("SEED FOLD WORKERS HOST KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
     ("ADVERSARIAL_WEIGHT", lambda value: value >= 0, "at least 0"),
-    ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR SAVE_MINUTES", lambda value: value > 0, "above 0"),
+    ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR SAVE_MINUTES PREDICTION_GB", lambda value: value > 0, "above 0"),
     ("FOLDS", lambda value: value >= 2, "at least 2, or None for one split"),
     ("ADAM_BETA_1 D_ADAM_BETA_1 DROP_HEALTHY", lambda value: 0 <= value < 1, "from 0 to below 1"),
     ("TEST_FRACTION VALIDATION_FRACTION", lambda value: 0 < value < 1, "between 0 and 1"),

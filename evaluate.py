@@ -19,7 +19,6 @@ exit code 0, or 2 where there was any. The same command continues an interrupted
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -87,16 +86,15 @@ def evaluate_model():
     print(f"model: {model_path} ({details['step']}, epoch {details['epoch']})")
 
     from utils import training
+    from utils.segmentation import load_network
 
     training.set_up_keras(config.SEED, config.DETERMINISTIC)
-    import keras
-
-    model = keras.models.load_model(model_path, compile=False)
+    network = load_network(model_path, memory_gb=config.PREDICTION_GB)
     with runs.only_writer(folder):
-        patches = score_patches(model)
+        patches = score_patches(network.model)
         tables, failed = {}, []
         for part, pairs in parts.items():
-            tables[part], complaints = segment_and_score(model, details, pairs)
+            tables[part], complaints = segment_and_score(network, pairs)
             failed += complaints
         empty = [f"{config.split_csv(part)}: none of its cases could be scored" for part in parts if tables[part].empty]
         if empty:
@@ -150,12 +148,12 @@ def score_patches(model):
         return training.scores(model.evaluate(iter(batches), verbose=0, return_dict=True))
 
 
-def segment_and_score(model, details, pairs):
+def segment_and_score(network, pairs):
     """(volumes, complaints): a row for each case and fluid, with detection's scores; a failing case costs no other."""
     records, segmented, complaints = [], [], []
     for pair in pairs:
         try:
-            records += segment(model, details, pair)
+            records += segment(network, pair)
             segmented.append(pair)
         except InputError as error:
             complaints += error.messages
@@ -165,18 +163,18 @@ def segment_and_score(model, details, pairs):
     return volumes, complaints + of_scoring
 
 
-def segment(model, details, pair):
+def segment(network, pair):
     """Segment one case and write its label volume, then a record of its detection scores beside it.
 
     Returns the record's rows: vendor, case, fluid, average_precision and the scores of `utils.detection`. What an
     interrupted evaluation has done for the same model, threshold and files is not done again.
     """
-    from utils.tiling import PredictionSettings, segment_scan
+    from utils.segmentation import segment_scan
 
     record_path = pair.prediction_path.with_suffix(".json")
     files = [*volume_files(pair.oct_path), *volume_files(pair.reference_path)]
     made_from = {
-        "model": details["sha256"],
+        "model": network.details["sha256"],
         "threshold": config.THRESHOLD,
         "files": [[path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.exists()],
     }
@@ -188,14 +186,15 @@ def segment(model, details, pair):
     voxels, spacing_mm = read_volume(pair.oct_path)
     reference = read_labels(pair.reference_path)
     precision = detection.VoxelPrecision()
-    settings = dataclasses.replace(PredictionSettings.from_details(details), threshold=config.THRESHOLD)
     with tqdm(total=len(voxels), desc=f"{pair.vendor} {pair.name}", unit="B-scan", leave=False) as progress:
 
         def count(index, probabilities):
             precision.add(probabilities, reference[index])
             progress.update()
 
-        segmentation = segment_scan(model, voxels, spacing_mm, pair.vendor, settings, on_slice=count)
+        segmentation = segment_scan(
+            network, voxels, spacing_mm, pair.vendor, threshold=config.THRESHOLD, on_slice=count
+        )
     heads = [None] * len(FLUIDS) if segmentation.head_presence is None else segmentation.head_presence.tolist()
     volumes_mm3 = np.bincount(segmentation.labels.ravel(), minlength=4)[1:] * float(np.prod(spacing_mm))
     columns = zip(FLUIDS, precision.values(), segmentation.presence.tolist(), volumes_mm3.tolist(), heads, strict=True)

@@ -9,6 +9,7 @@ Writes  OUTPUT_ROOT/runs/RUN_NAME/segmentation/: best.keras and best.json, log.c
 
 import config
 from utils import runs
+from utils.appearance import training_appearance
 from utils.checkpoints import newest_state
 from utils.data_prepare import read_csv_data
 from utils.distribution import agreed, sharing
@@ -28,7 +29,7 @@ PANELS |= {"F-score on patches": ["f_irf", "f_srf", "f_ped"]}
 def main(argv):
     config.load(argv)
     config.validate()
-    read_csv_data(config.split_csv("train"))
+    training_rows = read_csv_data(config.split_csv("train"))
     b_scans = choose_b_scans(read_csv_data(config.split_csv("val")), config.VALIDATION_B_SCANS, config.SEED)
     check_monitor(config.MONITOR, b_scans, config.split_csv("val"))
     folder = config.run_folder("segmentation")
@@ -38,10 +39,10 @@ def main(argv):
         if state and (reason := why_finished(state[0], config.EPOCH, config.PATIENCE)):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
         else:
-            train(folder, b_scans, state)
+            train(folder, training_rows, b_scans, state)
 
 
-def train(folder, b_scans, state):
+def train(folder, training_rows, b_scans, state):
     """Train from `state` (that of `newest_state`, or None) on, and score every epoch on `b_scans` among others."""
     from utils import training
 
@@ -59,8 +60,11 @@ def train(folder, b_scans, state):
     print(runs.settings_text(config.values()))
     print(f"{folder}: {unet.count_params():,} parameters, {config.DTYPE_POLICY}, batches of {config.BATCH_SIZE}")
 
+    appearance = training_appearance(training_rows, config.preprocessed_folder())
+
     def export(best):
         details = {**best, "step": "segmentation", **config.prediction_settings(), "config": config.values()}
+        details["training_appearance"] = appearance
         training.export_best(folder, inference, details, config.reference_histogram_csv())
 
     rules = config.training_rules(config.EPOCH)

@@ -1,121 +1,157 @@
 """Step 5: segment scans.
 
-    python test.py INPUT... --output DIR [--model FILE] [--vendor V] [--spacing-mm X Y Z] [--set NAME=VALUE ...]
+    python test.py INPUT... --output DIR [--model FILE] [--vendor V] [--spacing-mm X Y Z] [--fovea COLUMN B_SCAN]
+                   [--mirrored] [--dropout-samples N] [--probabilities] [--set NAME=VALUE ...]
 
-Each INPUT is a MetaImage file, a case folder (with oct.mhd) or a folder of such cases. The model is the run's best,
-fine-tuned if there is one. Vendor and spacing come from the folder names and the file, unless given.
+Each INPUT is a file, a folder or a pattern: MetaImage, NIfTI, DICOM, TIFF, PNG or JPEG B-scans (a folder of them is a
+scan), Heidelberg's .vol, .e2e and .xml, Topcon's .fda (these need the package eyepy). The model is the run's best,
+fine-tuned if there is one. Vendor and spacing come from file and folder names, unless given; what had to be assumed is
+printed and kept.
 
-Writes  DIR/<Vendor>_<case>.mhd (uint8 labels on the scan's own grid: 0 background, 1 IRF, 2 SRF, 3 PED), a folder of
-        that name with mask_NNN.png and overlay_NNN.png for each B-scan, and DIR/volumes.csv (mm3 of each fluid)
+Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 background, 1 IRF, 2 SRF, 3 PED
+        DIR/<Vendor>_<case>/      report.html (a page to look at), mask_NNN.png and overlay_NNN.png for each B-scan,
+                                  measurements.csv, thickness.png and thickness_<fluid>_um.tif, and volumes of
+                                  probabilities (--probabilities) and uncertainty (--mirrored, --dropout-samples)
+        DIR/summary.csv, DIR/index.html   all scans in DIR
 
-A scan that fails does not stop the others. Exit code 0, or 2 where any failed.
+A scan that fails does not stop the others; the same command again goes on with those that are not done. Exit code 0,
+or 2 where any failed. In Python: `utils.segmentation.segment_volume`.
 """
 
 import argparse
-import dataclasses
+import functools
+import os
 import sys
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 import config
 from utils import runs
-from utils.cases import find_scans
+from utils.cases import vendor_in
 from utils.errors import InputError, run_script
-from utils.files import write_csv
-from utils.labels import FLUIDS
-from utils.mhd import VENDORS, read_volume, write_volume
-from utils.plots import save_mask, save_overlay
-from utils.preprocessing import to_8_bit
+from utils.files import locked, remove_unfinished, write_csv
+from utils.mhd import VENDORS
+from utils.parallel import map_unordered
+from utils.scan_output import Job, output_name, segment_to_files, summary_table
+from utils.scan_page import write_index
+from utils.scans import find_scans
+from utils.segmentation import PredictionSettings
 
 
 def main(argv):
     parser = argparse.ArgumentParser(description="Segment retinal fluid in OCT scans.")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="a scan, a case folder, or a folder of cases")
-    parser.add_argument("--output", required=True, metavar="DIR", help="where label volumes and pictures go")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="a scan, a folder of scans, or a pattern")
+    parser.add_argument("--output", required=True, metavar="DIR", help="where label volumes, pictures and pages go")
     parser.add_argument("--model", metavar="FILE", help="a best.keras with its best.json; default: the run's best")
-    parser.add_argument("--vendor", choices=sorted(VENDORS), help="of scans whose folders do not say it")
+    parser.add_argument("--vendor", choices=sorted(VENDORS), help="of scans whose files and folders do not say it")
     parser.add_argument("--spacing-mm", nargs=3, type=float, metavar=("X", "Y", "Z"), help="instead of the file's")
+    parser.add_argument(
+        "--fovea", nargs=2, type=float, metavar=("COLUMN", "B_SCAN"), help="from 0; default: the centre"
+    )
+    parser.add_argument("--mirrored", action="store_true", help="average with the prediction of the mirrored scan")
+    parser.add_argument("--dropout-samples", type=int, default=0, metavar="N", help="average with N dropout samples")
+    parser.add_argument("--probabilities", action="store_true", help="write them, too (uint8, 255 is certain)")
     arguments = config.load(argv, parser)
     config.validate()
-    if arguments.spacing_mm and min(arguments.spacing_mm) <= 0:
+    if arguments.spacing_mm and not all(0 < value < float("inf") for value in arguments.spacing_mm):
         raise InputError(f"--spacing-mm {' '.join(map(str, arguments.spacing_mm))}: expected three numbers above 0")
-    scans = [scan for given in arguments.inputs for scan in find_scans(given, arguments.vendor)]
-    check_names(scans)
+    if arguments.dropout_samples < 0:
+        raise InputError(f"--dropout-samples {arguments.dropout_samples}: expected 0 or more")
+    scans = find_scans(arguments.inputs, leave_out=arguments.output)
+    check_names(scans, arguments.vendor)
+    if arguments.fovea and len(scans) > 1:
+        raise InputError(f"--fovea: {len(scans)} scans found, and each has its own; name one scan")
     model_path = arguments.model or runs.best_model_path(
         config.run_folder("adversarial"), config.run_folder("segmentation")
     )
     details = runs.read_best(model_path)
-
-    from utils import training
-
-    training.set_up_keras(config.SEED, config.DETERMINISTIC)
-    import keras
-
-    from utils.tiling import PredictionSettings
-
-    settings = PredictionSettings.from_details(details)
-    if not arguments.model:  # the run's own model follows config; another's best.json says what it needs
-        settings = dataclasses.replace(settings, threshold=config.THRESHOLD)
-    model = keras.models.load_model(model_path, compile=False)
+    PredictionSettings.from_details(details)
     print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}); {len(scans)} scans")
-    rows, failures = [], []
-    for scan in scans:
-        try:
-            row = segment(model, settings, scan, arguments.spacing_mm, Path(arguments.output))
-        except InputError as error:
-            failures += error.messages
-            tqdm.write(f"{scan.vendor} {scan.name}: failed", file=sys.stdout)
-        else:
-            rows.append(row)
-            volumes = ", ".join(f"{fluid} {row[f'{fluid}_mm3']:.3f}" for fluid in FLUIDS)
-            print(f"{scan.vendor} {scan.name}: {volumes} mm3", flush=True)
-    if rows:
-        write_csv(Path(arguments.output) / "volumes.csv", pd.DataFrame(rows))
-        print(f"label volumes, masks and overlays of {len(rows)} scans: {arguments.output}")
+    job = Job(
+        output=os.path.abspath(arguments.output),
+        model_path=os.path.abspath(model_path),
+        model_sha256=details["sha256"],
+        # The run's own model follows config; another's best.json says what it needs.
+        threshold=None if arguments.model else config.THRESHOLD,
+        vendor=arguments.vendor,
+        spacing_mm=arguments.spacing_mm and tuple(arguments.spacing_mm),
+        fovea=arguments.fovea and tuple(arguments.fovea),
+        dtype_policy=config.DTYPE_POLICY,
+        memory_gb=config.PREDICTION_GB,
+        mirrored=arguments.mirrored,
+        dropout_samples=arguments.dropout_samples,
+        probabilities=arguments.probabilities,
+        seed=config.SEED,
+        deterministic=config.DETERMINISTIC,
+        threads=max(1, os.cpu_count() // config.WORKERS) if config.WORKERS > 1 else None,
+    )
+    output = Path(arguments.output)
+    with locked(output):
+        remove_unfinished(output)
+        failures = segment_all(scans, job)
+        write_summary(output)
     if failures:
         raise InputError(*failures)
 
 
-def check_names(scans):
+def check_names(scans, vendor):
     """Raise `InputError` for each scan whose output would overwrite another's."""
     first, complaints = {}, []
     for scan in scans:
-        other = first.setdefault(output_name(scan), scan)
+        other = first.setdefault((vendor or vendor_in(scan.folder_names), scan.name), scan)
         if other is not scan:
-            complaints.append(
-                f"{scan.oct_path}: same vendor and case name as {other.oct_path}; segment them one by one"
-            )
+            complaints.append(f"{scan.path}: same vendor and case name as {other.path}; segment them one by one")
     if complaints:
         raise InputError(*complaints)
 
 
-def output_name(scan):
-    """Name of a scan's label volume and picture folder."""
-    return f"{scan.vendor}_{scan.name}"
+def segment_all(scans, job):
+    """Segment the scans and print a line for each; returns the complaints about those that failed."""
+    failures = []
+    with tqdm(total=len(scans), unit="scan", leave=False, mininterval=1.0, disable=len(scans) == 1) as progress:
+        in_process = config.WORKERS < 2 and config.DASK_SCHEDULER is None
+        segment = functools.partial(segment_to_files, job=job, on_slice=b_scan_progress if in_process else None)
+        for files, (record, complaints) in map_unordered(
+            segment, scans, workers=config.WORKERS, dask_scheduler=config.DASK_SCHEDULER
+        ):
+            if record is None:
+                failures += complaints
+                line = f"{files.name}: failed"
+            else:
+                facts = record["facts"]
+                volumes = ", ".join(f"{fluid['fluid']} {fluid['volume_mm3']:.3f}" for fluid in record["fluids"])
+                took = "done before" if record.get("kept") else f"{record['seconds']:.0f} s"
+                line = f"{output_name(facts['vendor'], facts['scan'])}: {volumes} mm3, {took}"
+                line += "".join(f"\n  note: {note}" for note in record["notes"])
+                line += "".join(f"\n  warning: {warning}" for warning in record["warnings"])
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+            progress.update()
+    return list(dict.fromkeys(failures))  # what is wrong with the model is wrong for every scan
 
 
-def segment(model, settings, scan, spacing_mm, output):
-    """Segment one scan and write its pictures, then its label volume; returns its row of volumes.csv."""
-    from utils.tiling import segment_scan
-
-    voxels, file_spacing_mm = read_volume(scan.oct_path)
-    spacing_mm = tuple(spacing_mm or file_spacing_mm)
-    with tqdm(total=len(voxels), desc=output_name(scan), unit="B-scan", leave=False, mininterval=1.0) as progress:
-        segmentation = segment_scan(
-            model, voxels, spacing_mm, scan.vendor, settings, on_slice=lambda *_: progress.update()
+def b_scan_progress(number, of):
+    """A line on the terminal that tells the B-scan."""
+    if sys.stderr.isatty():
+        print(
+            f"\r  B-scan {number} of {of} ",
+            end="" if number < of else "\r" + " " * 30 + "\r",
+            file=sys.stderr,
+            flush=True,
         )
-    pictures = output / output_name(scan)
-    for index, (grey, labels) in enumerate(zip(to_8_bit(voxels), segmentation.labels, strict=True)):
-        save_mask(pictures / f"mask_{index:03d}.png", labels)
-        save_overlay(pictures / f"overlay_{index:03d}.png", grey, labels)
-    write_volume(output / f"{output_name(scan)}.mhd", segmentation.labels, spacing_mm)
-    voxel_mm3 = float(np.prod(spacing_mm))
-    volumes = {f"{fluid}_mm3": int((segmentation.labels == code).sum()) * voxel_mm3 for fluid, code in FLUIDS.items()}
-    presence = {f"{fluid}_presence": score for fluid, score in zip(FLUIDS, segmentation.presence, strict=True)}
-    return {"vendor": scan.vendor, "case": scan.name, "slices": len(voxels), **volumes, **presence}
+
+
+def write_summary(output):
+    """Write and print what is known of every scan in the folder `output`."""
+    table = summary_table(output)
+    if table.empty:
+        return
+    write_csv(output / "summary.csv", table)
+    links = [f"{output_name(row.vendor, row.scan)}/report.html" for row in table.itertuples()]
+    write_index(output / "index.html", table.drop(columns="seconds"), links)
+    print(table[["scan", "vendor", "IRF_mm3", "SRF_mm3", "PED_mm3"]].to_string(index=False, float_format="%.3f"))
+    print(f"{len(table)} scans: {output / 'index.html'}, summary.csv and the label volumes beside it")
 
 
 if __name__ == "__main__":

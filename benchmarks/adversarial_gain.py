@@ -97,14 +97,13 @@ def score(folder, settings):
 
     from utils.data_prepare import read_csv_data
     from utils.mhd import read_volume
-    from utils.runs import read_best
     from utils.scores import score_volume
-    from utils.tiling import PredictionSettings, segment_scan
+    from utils.segmentation import load_network, segment_scan
 
-    best = keras.models.load_model(folder / "best.keras", compile=False)
-    prediction = PredictionSettings.from_details(read_best(folder / "best.keras"))
-    last = keras.models.clone_model(best)
-    last.load_weights(max((folder / "epochs").glob("*.weights.h5")))
+    best, last = (load_network(folder / "best.keras") for _ in range(2))
+    exported = keras.models.load_model(folder / "best.keras", compile=False)
+    exported.load_weights(max((folder / "epochs").glob("*.weights.h5")))
+    last.model.set_weights(exported.get_weights())
     cases = sorted(
         {(row.vendor, row.image_name, row.root) for row in read_csv_data(folder.parents[2] / "test_data.csv")}
     )
@@ -112,8 +111,8 @@ def score(folder, settings):
     for vendor, name, root in cases:
         voxels, spacing_mm = read_volume(settings["DATA_ROOT"] / root / "oct.mhd")
         reference, _ = read_volume(settings["DATA_ROOT"] / root / "reference.mhd")
-        for weights, model in (("last", last), ("best", best)):
-            labels = segment_scan(model, voxels, spacing_mm, vendor, prediction).labels
+        for weights, network in (("last", last), ("best", best)):
+            labels = segment_scan(network, voxels, spacing_mm, vendor).labels
             for row in score_volume(labels, reference, spacing_mm):
                 values = {measure: None if np.isnan(row[measure]) else row[measure] for measure in MEASURES}
                 rows.append({"weights": weights, "case": f"{vendor} {name}", "fluid": row["fluid"], **values})

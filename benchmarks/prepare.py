@@ -104,7 +104,7 @@ def compare(vendor, voxels, reference, spacing_mm, spectralis, plain_slices):
     plain_volume, volume = stage(
         "matching",
         (lambda: plain.matched(plain_volume, invalid, spectralis)) if rule.match_histogram else None,
-        lambda: ours.match_volume(volume, invalid, histogram),
+        lambda: matched(volume, invalid, histogram),
     )
     if plain_volume is None:
         plain_volume = volume
@@ -149,6 +149,14 @@ def compare(vendor, voxels, reference, spacing_mm, spectralis, plain_slices):
         ", ".join(f"row {row}" for row in label_rows) or "none",
         roi_pixels,
     )
+
+
+def matched(volume, invalid, histogram):
+    """`volume` (uint8) matched to `histogram` (None: as it is), 0 where `invalid`, slice by slice."""
+    table = np.arange(256, dtype=np.uint8)
+    if histogram is not None:
+        table = ours.histogram_matching_table(ours.grey_value_histogram(volume, invalid), histogram)
+    return np.stack([ours.matched_slice(*slices, table) for slices in zip(volume, invalid, strict=True)])
 
 
 def largest_difference(first, second):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.cases import find_cases, find_scans
+from utils.cases import find_cases
 from utils.errors import InputError
 from utils.mhd import write_volume
 
@@ -65,7 +65,6 @@ def test_linked_folders_are_searched(tmp_path):
     (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere" / "Topcon")
     (tmp_path / "data" / "Cirrus" / "b").symlink_to(tmp_path / "elsewhere" / "0a1b2c")
     assert found(find_cases(tmp_path / "data")) == [("Cirrus", "b", "Cirrus/b"), (None, "a", "linked/a")][::-1]
-    assert [scan.name for scan in find_scans(tmp_path / "data", "Cirrus")] == ["a", "b"]
 
 
 def test_data_root_is_taken_as_it_is(tmp_path, monkeypatch):
@@ -89,34 +88,3 @@ def test_nothing_there(tmp_path):
         find_cases(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"holds no oct\.mhd"):
         find_cases(tmp_path)
-
-
-def test_scans_from_file_case_folder_and_folder_of_cases(tmp_path):
-    folder = tmp_path / "RETOUCH-TestSet-Topcon"
-    write_case(folder / "TEST001", with_reference=False)
-    write_case(folder / "TEST002")
-    for path in (folder / "TEST001", folder / "TEST001" / "oct.mhd"):
-        (scan,) = find_scans(path)
-        assert (scan.vendor, scan.name, scan.reference_path) == ("Topcon", "TEST001", None)
-    assert [scan.name for scan in find_scans(folder)] == ["TEST001", "TEST002"]
-    assert find_scans(folder)[1].reference_path == folder / "TEST002" / "reference.mhd"
-    assert find_scans(folder / "TEST001", "Cirrus")[0].vendor == "Cirrus"
-
-
-def test_scans_of_another_name(tmp_path):
-    write_volume(tmp_path / "scans" / "left.mhd", np.zeros((1, 4, 4), np.uint8), SPACING_MM)
-    write_volume(tmp_path / "scans" / "right.mhd", np.zeros((1, 4, 4), np.uint8), SPACING_MM)
-    assert [scan.name for scan in find_scans(tmp_path / "scans", "Cirrus")] == ["left", "right"]
-    with pytest.raises(InputError) as raised:
-        find_scans(tmp_path / "scans")
-    assert len(raised.value.messages) == 2
-    for name, message in zip(("left", "right"), raised.value.messages, strict=True):
-        assert f"{name}.mhd: vendor unknown" in message
-        assert "4 x 4 uint8 pixels of 0.0117 x 0.003872 mm" in message
-    with pytest.raises(InputError, match="expected one of Cirrus, Spectralis, Topcon"):
-        find_scans(tmp_path / "scans", "Zeiss")
-    with pytest.raises(InputError, match="no such file or folder"):
-        find_scans(tmp_path / "scans" / "middle.mhd")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no scan"):
-        find_scans(tmp_path / "empty")

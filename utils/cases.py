@@ -39,38 +39,6 @@ def find_cases(data_root):
     return _cases([folder / "oct.mhd" for folder in folders], data_root)
 
 
-def find_scans(path, vendor=None):
-    """The scans that `path` stands for: a scan file, a case folder, or a folder of either; a reference is optional.
-
-    In a folder these are the ``oct.mhd`` at any depth, or else its own ``.mhd`` files. A file named otherwise than
-    ``oct`` gives the scan its name. `vendor` is taken as said; None finds it as `find_cases` does, in the folder names
-    up to the second above the scan's or the given folder, and raises `InputError` where that tells none.
-    """
-    path = Path(os.path.abspath(path))
-    if vendor is not None and vendor not in VENDORS:
-        raise InputError(f"vendor {vendor}: expected one of {', '.join(VENDORS)}")
-    if path.is_file():
-        scan_paths = [path]
-    elif path.is_dir():
-        scan_paths = _files_below(path, "oct.mhd") or [file for file in path.glob("*.mhd") if file.stem != "reference"]
-    else:
-        raise InputError(f"{path}: no such file or folder")
-    if not scan_paths:
-        raise InputError(f"{path}: holds no scan, expected oct.mhd or another .mhd file")
-    folder = path.parent if path.is_file() else path
-    scans = _cases(scan_paths, folder.parent.parent, vendor)
-    unknown = [scan.oct_path for scan in scans if scan.vendor is None]
-    if unknown:
-        raise InputError(
-            *(
-                f"{scan_path}: vendor unknown: {why_vendor_unknown(read_header(scan_path))}; expected one of "
-                f"{', '.join(VENDORS)} in a folder's name, or as --vendor"
-                for scan_path in unknown
-            )
-        )
-    return scans
-
-
 def why_vendor_unknown(header):
     """What of a scan with this `VolumeHeader` failed to tell its vendor."""
     _, rows, columns = header.shape
@@ -86,22 +54,21 @@ def _files_below(folder, name):
     return [Path(path) for path in glob.glob(f"{glob.escape(str(folder))}/**/{name}", recursive=True)]
 
 
-def _cases(oct_paths, top, vendor=None):
+def _cases(oct_paths, top):
     cases = []
     for oct_path in oct_paths:
         folder = oct_path.parent
         root = folder.relative_to(top)
-        of_vendor = vendor or _vendor_in([*reversed(root.parts), top.resolve().name]) or _vendor_by_size(oct_path)
-        name = Path(os.path.abspath(folder)).name if oct_path.stem == "oct" else oct_path.name.split(".")[0]
+        vendor = vendor_in([*reversed(root.parts), top.resolve().name]) or vendor_by_size(oct_path)
+        name = Path(os.path.abspath(folder)).name
         reference_path = folder / "reference.mhd"
-        has_reference = oct_path.stem == "oct" and reference_path.is_file()
         cases.append(
-            Case(name, of_vendor, folder, oct_path, reference_path if has_reference else None, root.as_posix())
+            Case(name, vendor, folder, oct_path, reference_path if reference_path.is_file() else None, root.as_posix())
         )
     return sorted(cases, key=lambda case: (case.vendor or "", case.name, case.root))
 
 
-def _vendor_in(names):
+def vendor_in(names):
     """The vendor that the first of `names` to hold exactly one vendor's name holds; None where none does."""
     for name in names:
         held = [vendor for vendor in VENDORS if vendor.lower() in name.lower()]
@@ -110,8 +77,8 @@ def _vendor_in(names):
     return None
 
 
-def _vendor_by_size(oct_path):
-    """The vendor whose exports have this element type, size and spacing, else None; slices may differ in number."""
+def vendor_by_size(oct_path):
+    """The vendor whose exports have the element type, size and spacing of a volume file, else None."""
     try:
         header = read_header(oct_path)
     except InputError:  # whoever needs more than the vendor reads it again and says so

@@ -19,8 +19,9 @@ class InputError(Exception):
 def run_script(main):
     """Run ``main(argv)`` as the body of a script and exit with its status.
 
-    0 (or None) is success, 2 an `InputError`, whose lines go to stderr without a traceback, 130 an interrupt. Anything
-    else is a bug and keeps its traceback.
+    0 (or None) is success, 2 an `InputError`, whose lines go to stderr without a traceback, or what the operating
+    system refuses (a full disk, a folder that may not be written), 130 an interrupt. Anything else is a bug and keeps
+    its traceback.
     """
     script = os.path.basename(sys.argv[0])
     try:
@@ -29,6 +30,15 @@ def run_script(main):
         for message in error.messages:
             print(f"{script}: error: {message}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"{script}: error: {what_failed(error)}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"{script}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def what_failed(error):
+    """One line for an `OSError`: the file, where it is known, and the system's reason."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import filelock
 
 from utils.errors import InputError
 
-_UNFINISHED = ".unfinished-"  # how the names of files begin that are still being written
+UNFINISHED = ".unfinished-"  # how the names of files begin that are still being written
 
 
 @contextlib.contextmanager
@@ -22,7 +23,7 @@ def written_whole(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=_UNFINISHED, suffix=f"-{path.name}", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=UNFINISHED, suffix=f"-{path.name}", dir=path.parent)
     os.close(handle)
     os.chmod(temporary, 0o666 & ~_umask())
     try:
@@ -35,8 +36,11 @@ def written_whole(path):
 
 def remove_unfinished(folder):
     """Remove what killed processes left in `folder` and the folders below it; nobody may be writing there."""
-    for path in Path(folder).rglob(f"{_UNFINISHED}*"):
-        path.unlink()
+    for path in list(Path(folder).rglob(f"{UNFINISHED}*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)  # it may have been in such a folder
 
 
 @contextlib.contextmanager

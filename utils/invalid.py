@@ -40,15 +40,29 @@ def find_invalid(voxels):
     """
     if voxels.dtype != np.uint8 or voxels.ndim != 3:
         raise ValueError(f"expected a uint8 array (slices, rows, columns), got {voxels.dtype} {voxels.shape}")
-    maximum = int(voxels.max())
-    invalid = np.empty(voxels.shape, bool)
-    for index, slice_ in enumerate(voxels):
-        black = _padding_regions(slice_ == 0, _BLACK)
-        invalid[index] = black | _white_padding(slice_, maximum)
-    radius = find_circular_crop_radius(invalid.all(axis=0))
-    if radius is not None:
-        invalid |= _distance_to_centre(invalid.shape[1:]) >= radius
-    return invalid
+    return np.stack(list(InvalidPixels(voxels, int(voxels.max()))))
+
+
+class InvalidPixels:
+    """The masks of `find_invalid` slice by slice, kept in a bit a pixel.
+
+    Made from `slices`, an iterable of uint8 (rows, columns), and their `maximum`; an iterable of bool (rows, columns).
+    """
+
+    def __init__(self, slices, maximum):
+        self._packed, in_all = [], None
+        for slice_ in slices:
+            padding = _padding_regions(slice_ == 0, _BLACK) | _white_padding(slice_, maximum)
+            self._shape = padding.shape
+            self._packed.append(np.packbits(padding))
+            in_all = padding if in_all is None else in_all & padding
+        radius = find_circular_crop_radius(in_all)
+        self._outside = None if radius is None else _distance_to_centre(self._shape) >= radius
+
+    def __iter__(self):
+        for packed in self._packed:
+            padding = np.unpackbits(packed, count=self._shape[0] * self._shape[1]).view(bool).reshape(self._shape)
+            yield padding if self._outside is None else padding | self._outside
 
 
 def find_circular_crop_radius(padding):

@@ -1,5 +1,6 @@
 """OCT volumes and reference masks in and out: MetaImage files, vendors and what their scans look like."""
 
+import contextlib
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,21 +53,31 @@ def write_volume(path, voxels, spacing_mm):
     `path` ends in ``.mhd``; the voxels go into the ``.raw`` beside it, which is complete before the header appears.
     `spacing_mm` is (x, y, z) = (column, row, slice) spacing in mm.
     """
-    path = Path(path)
-    voxels = np.ascontiguousarray(voxels)
     if voxels.ndim != 3 or voxels.dtype.name not in _ELEMENT_TYPES:
         raise ValueError(f"expected a 3-D array of {', '.join(_ELEMENT_TYPES)}, got {voxels.ndim}-D {voxels.dtype}")
-    slices, rows, columns = voxels.shape
+    with volume_writer(path, voxels.shape, voxels.dtype, spacing_mm) as write_slice:
+        for slice_ in voxels:
+            write_slice(slice_)
+
+
+@contextlib.contextmanager
+def volume_writer(path, shape, dtype, spacing_mm):
+    """``with volume_writer(...) as write_slice``: what `write_volume` writes, slice by slice.
+
+    `shape` is (slices, rows, columns); each slice (rows, columns) is given once, in order.
+    """
+    path, little_endian = Path(path), np.dtype(dtype).newbyteorder("<")
+    slices, rows, columns = shape
     header = (
         "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = False\n"
         "TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\nCenterOfRotation = 0 0 0\n"
         f"ElementSpacing = {' '.join(f'{value:.10g}' for value in spacing_mm)}\n"
         f"DimSize = {columns} {rows} {slices}\n"
-        f"ElementType = {_ELEMENT_TYPES[voxels.dtype.name]}\n"
+        f"ElementType = {_ELEMENT_TYPES[np.dtype(dtype).name]}\n"
         f"ElementDataFile = {path.with_suffix('.raw').name}\n"
     )
-    with written_whole(path.with_suffix(".raw")) as temporary:
-        voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).tofile(temporary)
+    with written_whole(path.with_suffix(".raw")) as temporary, open(temporary, "wb") as file:
+        yield lambda slice_: file.write(np.ascontiguousarray(slice_, little_endian).data)
     with written_whole(path) as temporary:
         temporary.write_text(header, "utf-8")
 
@@ -111,6 +122,54 @@ def read_header(path):
     if len(size) != 3:
         raise InputError(f"{path}: {len(size)} dimensions, expected 3 (columns, rows, slices)")
     return VolumeHeader(tuple(size[::-1]), tuple(spacing_mm), element_type)
+
+
+class VoxelFile:
+    """Voxels (slices, rows, columns) in a file, of which a slice is read whenever it is asked for."""
+
+    def __init__(self, path, shape, dtype):
+        self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        self.ndim, self.size = len(shape), int(np.prod(shape))
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        count = self.shape[1] * self.shape[2]
+        slice_ = np.fromfile(self.path, self.dtype, count, offset=index * count * self.dtype.itemsize)
+        if slice_.size < count:
+            raise InputError(f"{self.path}: became shorter while it was read; copy or export the case again")
+        return slice_.reshape(self.shape[1:])
+
+    def min(self):
+        """The smallest voxel."""
+        return min(slice_.min() for slice_ in self)
+
+    def max(self):
+        """The largest voxel."""
+        return max(slice_.max() for slice_ in self)
+
+
+def open_voxels(path):
+    """As `read_volume`, but the voxels as a `VoxelFile`; None where they do not lie in a file of their own as 8 or 16
+    bits: compressed, in the header's file, of another byte order or type.
+    """
+    header = read_header(path)
+    check_data_file(path, header)
+    fields = _metaimage_fields(path)
+    as_they_are = (
+        fields.get("CompressedData", "False").lower() != "true"
+        and fields.get("BinaryDataByteOrderMSB", "False").lower() != "true"
+        and fields.get("ElementByteOrderMSB", "False").lower() != "true"
+        and header.element_type in ("uint8", "uint16")
+        and not {"HeaderSize", "ElementNumberOfChannels"} & set(fields)
+    )
+    data_path = Path(path).parent / fields.get("ElementDataFile", "LOCAL")
+    if not as_they_are or not data_path.is_file():
+        return None
+    return VoxelFile(data_path, header.shape, header.element_type), header.spacing_mm
 
 
 def open_volume(path):

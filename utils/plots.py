@@ -93,3 +93,26 @@ def save_progress(path, history, panels):
             ax.legend(fontsize=8)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=100)
+
+
+def save_thickness(path, thickness_um, spacing_mm):
+    """Write en-face maps of the fluids' thickness, float (3, slices, columns) in micrometres, side by side as PNG."""
+    from matplotlib.figure import Figure
+
+    _, slices, columns = thickness_um.shape
+    width_mm, depth_mm = columns * spacing_mm[0], slices * spacing_mm[2]
+    height = 3.6 * min(2.0, max(0.3, depth_mm / width_mm)) + 0.8
+    figure = Figure(figsize=(14, height), layout="constrained")
+    for ax, label, of_fluid in zip(figure.subplots(1, 3), (1, 2, 3), thickness_um, strict=True):
+        image = ax.imshow(
+            of_fluid,
+            cmap="inferno",
+            vmin=0,
+            vmax=max(1.0, of_fluid.max()),
+            extent=(0, width_mm, depth_mm, 0),
+            aspect="auto",
+        )
+        ax.set(title=f"{CLASS_NAMES[label]}, thickness (µm)", xlabel="mm", ylabel="mm")
+        figure.colorbar(image, ax=ax)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=80)

@@ -1,5 +1,6 @@
 """From a scan as exported to the volume that networks see: grey values, filters and rows brought to one scale."""
 
+import itertools
 from dataclasses import dataclass
 
 import cv2
@@ -7,7 +8,7 @@ import numba
 import numpy as np
 
 from utils.errors import InputError
-from utils.invalid import find_invalid
+from utils.invalid import InvalidPixels
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,44 @@ def preprocess_volume(
     what Cirrus and Topcon are matched to; None leaves grey values as they are. Rows are resampled to
     `axial_spacing_mm`, then rows and columns padded at the bottom and the right to at least `minimum_shape`.
     """
+    slices = preprocessed_slices(
+        voxels,
+        spacing_mm,
+        vendor,
+        axial_spacing_mm=axial_spacing_mm,
+        reference_histogram=reference_histogram,
+        minimum_shape=minimum_shape,
+    )
+    first = next(slices)
+    preprocessed = np.empty((len(voxels), *first.shape), np.uint8)
+    for target, slice_ in zip(preprocessed, itertools.chain([first], slices), strict=True):
+        target[:] = slice_
+    return preprocessed
+
+
+def preprocessed_slices(
+    voxels, spacing_mm, vendor, *, axial_spacing_mm, reference_histogram=None, minimum_shape=(256, 128)
+):
+    """Yield the slices of `preprocess_volume`; `voxels` may be a `utils.mhd.VoxelFile`, so that few are held."""
     if vendor not in VENDOR_RULES:
         raise ValueError(f"vendor must be one of {', '.join(VENDOR_RULES)}, got {vendor!r}")
     rule = VENDOR_RULES[vendor]
-    volume = np.ascontiguousarray(to_8_bit(voxels))
-    invalid = find_invalid(volume)
-    volume = match_volume(volume, invalid, reference_histogram if rule.match_histogram else None)
-    slices, rows, columns = volume.shape
+    invalid = InvalidPixels(_slices_of_8_bit(voxels), int(to_8_bit(np.array(voxels.max()))))
+    table = np.arange(256, dtype=np.uint8)
+    if rule.match_histogram and reference_histogram is not None:
+        table = histogram_matching_table(grey_value_histogram(_slices_of_8_bit(voxels), invalid), reference_histogram)
+    matched = map(matched_slice, _slices_of_8_bit(voxels), invalid, itertools.repeat(table))
+    _, rows, columns = voxels.shape
     rows_out = resampled_rows(rows, spacing_mm[1], axial_spacing_mm)
     first, weights = band(resampling_matrix(rows, rows_out))
-    preprocessed = _zeros((slices, rows_out, columns), minimum_shape)
-    for slice_, left_out, target in zip(filtered_slices(volume, rule), invalid, preprocessed, strict=True):
-        resample_valid(slice_, left_out, first, weights, target[:rows_out, :columns])
-    return preprocessed
+    for slice_, left_out in zip(filtered_slices(matched, rule), invalid, strict=True):
+        preprocessed = np.zeros(np.maximum((rows_out, columns), minimum_shape), np.uint8)
+        resample_valid(slice_, left_out, first, weights, preprocessed[:rows_out, :columns])
+        yield preprocessed
+
+
+def _slices_of_8_bit(voxels):
+    return (np.ascontiguousarray(to_8_bit(slice_)) for slice_ in voxels)
 
 
 def preprocess_reference(reference, spacing_mm, *, axial_spacing_mm, minimum_shape=(256, 128)):
@@ -56,7 +82,7 @@ def preprocess_reference(reference, spacing_mm, *, axial_spacing_mm, minimum_sha
     rows_out = resampled_rows(rows_in, spacing_mm[1], axial_spacing_mm)
     nearest = ((2 * np.arange(rows_out) + 1) * rows_in) // (2 * rows_out)
     slices, _, columns = reference.shape
-    preprocessed = _zeros((slices, rows_out, columns), minimum_shape)
+    preprocessed = np.zeros((slices, *np.maximum((rows_out, columns), minimum_shape)), np.uint8)
     preprocessed[:, :rows_out, :columns] = reference[:, nearest]
     return preprocessed
 
@@ -78,7 +104,7 @@ def to_8_bit(voxels):
 def grey_value_histogram(volume, invalid):
     """Number of valid voxels (int64, 256) of each grey value in `volume` (uint8), `invalid` (bool) left out.
 
-    Both are (slices, rows, columns). A slice's counts are exact up to 16 million pixels (float32 in OpenCV).
+    Both are iterables of slices (rows, columns), whose counts are exact up to 16 million pixels (float32 in OpenCV).
     """
     counts = np.zeros(256, np.int64)
     for slice_, left_out in zip(volume, invalid, strict=True):
@@ -87,15 +113,10 @@ def grey_value_histogram(volume, invalid):
     return counts
 
 
-def match_volume(volume, invalid, reference_histogram):
-    """`volume` (slices, rows, columns; uint8) matched to `reference_histogram`, if there is one; 0 where `invalid`."""
-    table = np.arange(256, dtype=np.uint8)
-    if reference_histogram is not None:
-        table = histogram_matching_table(grey_value_histogram(volume, invalid), reference_histogram)
-    matched = np.empty_like(volume)
-    for slice_, left_out, target in zip(volume, invalid, matched, strict=True):
-        cv2.LUT(slice_, table, target)
-        target[left_out] = 0
+def matched_slice(slice_, invalid, table):
+    """Grey values of `slice_` (rows, columns; uint8) as `table` (256, uint8) has them; 0 where `invalid` (bool)."""
+    matched = cv2.LUT(slice_, table)
+    matched[invalid] = 0
     return matched
 
 
@@ -134,13 +155,21 @@ def resampling_matrix(rows_in, rows_out):
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def filtered_slices(volume, rule):
-    """Yield each slice of `volume` (slices, rows, columns; uint8) after the medians that `rule` asks for."""
-    for index, slice_ in enumerate(volume):
-        if rule.slice_median and 0 < index < len(volume) - 1:
-            before, after = volume[index - 1], volume[index + 1]
+def filtered_slices(slices, rule):
+    """Yield each of `slices`, an iterable of uint8 (rows, columns), after the medians that `rule` asks for."""
+    for before, slice_, after in with_neighbours(slices):
+        if rule.slice_median and before is not None and after is not None:
             slice_ = np.maximum(np.minimum(before, slice_), np.minimum(np.maximum(before, slice_), after))
         yield cv2.medianBlur(slice_, 3) if rule.pixel_median else slice_
+
+
+def with_neighbours(slices):
+    """Yield (slice before, slice, slice after) for each of `slices`, an iterable; None beyond its ends."""
+    ended = itertools.chain([None], slices, [None])
+    before, slice_ = next(ended), next(ended)
+    for after in ended:
+        yield before, slice_, after
+        before, slice_ = slice_, after
 
 
 def band(matrix):
@@ -181,8 +210,3 @@ def resample_valid(slice_, invalid, first, weights, target):
             valid = coverage[column] >= 0.5
             mean = np.rint(grey_values[column] / coverage[column]) if valid else np.float32(0)
             here[column] = np.uint8(min(max(mean, np.float32(1)), np.float32(255))) if valid else np.uint8(0)
-
-
-def _zeros(shape, minimum_shape):
-    """Empty volume (uint8) of `shape` (slices, rows, columns), rows and columns at least `minimum_shape`."""
-    return np.zeros((shape[0], *np.maximum(shape[1:], minimum_shape)), np.uint8)

@@ -219,7 +219,7 @@ def _one_line(text):
 
 
 # ---- HTML ----------------------------------------------------------------------------------------------------------
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #667078; --line: #e3e6e9; --page: #fff; --band: #f6f7f8; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e7ea; --soft: #98a1a9; --line: #2d3339; --page: #14171a; --band: #1b1f23; }
@@ -254,7 +254,7 @@ def to_html(title, blocks):
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 

@@ -30,6 +30,7 @@ MAY_CHANGE = {
         "COORDINATOR",
         "KEEP_EPOCHS",
         "SAVE_MINUTES",
+        "PREDICTION_GB",
         "THRESHOLD",
     ),
 }

@@ -29,9 +29,9 @@ OUT_OF_MEMORY = re.compile(  # in what Python, TensorFlow, oneDNN and JAX raise 
 HOST_LOST = re.compile("gloo|[Cc]oordination|heartbeat|NCCL.*remote")  # in what JAX raises for it
 
 
-def set_up_keras(seed, deterministic):
+def set_up_keras(seed, deterministic, threads=None):
     """Import Keras quietly, seed its global random state and, if `deterministic`, ask TensorFlow for reproducible
-    kernels."""
+    kernels. `threads` is how many it computes with, by default as many as there are cores."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong arrives as an exception
     with _quiet_start():
         import keras
@@ -41,6 +41,8 @@ def set_up_keras(seed, deterministic):
         if keras.backend.backend() == "tensorflow":
             import tensorflow
 
+            if threads is not None:
+                tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
             tensorflow.config.list_physical_devices()  # where TensorFlow tells that there is no GPU
             if deterministic:
                 tensorflow.config.experimental.enable_op_determinism()

@@ -1,0 +1,180 @@
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+from stand_in import DETAILS, bright_scan, brightness_model, export_brightness_model
+
+from model import create_unet_model
+from utils.appearance import Appearance, unlike_training
+from utils.errors import InputError
+from utils.preprocessing import resampling_matrix
+from utils.roi import roi_mask
+from utils.runs import export_best
+from utils.segmentation import (
+    Ensemble,
+    LoadedNetwork,
+    PredictionSettings,
+    load_network,
+    segment_scan,
+    segment_volume,
+)
+
+SETTINGS = PredictionSettings("tennakoon", 0.003872, 128.0, 128.0, 0.5, None)
+
+
+def loaded(model):
+    """`model` as `segment_scan` takes it."""
+    return LoadedNetwork(model, SETTINGS, 200_000, {})
+
+
+def retina(rows=256, columns=160, slices=2):
+    """Bright noise over the whole B-scan, all of it below IRF's threshold of `brightness_model`."""
+    rng = np.random.default_rng(0)
+    return rng.integers(140, 180, (slices, rows, columns)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("rows", [256, 512])
+def test_a_scan_gets_labels_on_its_own_grid(rows):
+    """A bright block, twice as fine in the rows at 512, is found where it lies."""
+    voxels = np.repeat(retina(), rows // 256, axis=1)
+    voxels[1, rows // 4 : rows // 2, 40:80] = 250
+    segmentation = segment_scan(loaded(brightness_model()), voxels, (0.0117, 0.003872 * 256 / rows, 0.1), "Spectralis")
+    assert segmentation.labels.shape == voxels.shape
+    assert segmentation.labels.dtype == np.uint8
+    disagree = (segmentation.labels == 1) != (voxels == 250)
+    assert disagree.sum() <= 2 * 40  # at most a row at the block's upper and lower end
+    assert segmentation.presence[0] > 0.9
+    assert segmentation.presence[1] < 0.1
+
+
+def test_a_scan_smaller_than_a_patch_is_segmented_whole():
+    voxels = retina(rows=130, columns=90, slices=1)
+    voxels[0, 100:, 60:] += 70  # the corner, which padding touches
+    segmentation = segment_scan(loaded(brightness_model()), voxels, (0.0117, 0.003872, 0.1), "Spectralis")
+    np.testing.assert_array_equal(segmentation.labels == 1, voxels > 192)
+
+
+def test_nothing_is_found_outside_the_region_of_interest():
+    """The network has only seen patches of the retina: a bright artefact far away from it is not fluid."""
+    voxels = np.full((1, 496, 200), 20, np.uint8)
+    voxels[0, 300:360] = retina(60, 200, 1)[0]
+    bright = voxels[0].copy()
+    model = brightness_model()
+    model.layers[-1].set_weights([np.zeros((1, 1, 3, 4), np.float32), np.array([0, 9, 0, 0], np.float32)])  # IRF always
+    labels = segment_scan(loaded(model), voxels, (0.0117, 0.003872, 0.1), "Spectralis").labels[0]
+    np.testing.assert_array_equal(labels == 1, roi_mask(bright) == 1)
+    assert (labels[:250] == 0).all()
+    assert (labels[300:360] == 1).all()
+
+
+def test_probabilities_go_back_by_linear_interpolation():
+    rows = np.arange(50, dtype=np.float32)[:, np.newaxis]
+    fine = resampling_matrix(50, 100) @ rows
+    np.testing.assert_allclose(fine[1:-1, 0], np.arange(1, 99) / 2 - 0.25, atol=1e-5)
+
+
+# ---- Networks ------------------------------------------------------------------------------------------------------
+def small_unet(train_classes=False):
+    """A U-Net of 4 filters whose outputs vary, dropout's effect included."""
+    unet = create_unet_model((None, None, 3), base_filters=4, seed=3, train_classes=train_classes)
+    rng = np.random.default_rng(1)
+    unet.set_weights([rng.normal(scale=0.2, size=weight.shape) ** 2 for weight in unet.get_weights()])
+    return unet
+
+
+def export_unet(folder, unet, **details):
+    export_best(folder, unet, {**DETAILS, "network": "tennakoon", **details})
+    return folder / "best.keras"
+
+
+@pytest.mark.parametrize("train_classes", [False, True])
+def test_a_loaded_network_computes_what_was_exported(tmp_path, train_classes):
+    exported = small_unet(train_classes)
+    network = load_network(export_unet(tmp_path, exported), memory_gb=0.1)
+    images = np.random.default_rng(2).normal(size=(1, 136, 144, 3)).astype(np.float32)
+    outputs, expected = (model.predict_on_batch(images) for model in (network.model, exported))
+    if not train_classes:
+        outputs, expected = [outputs], [expected]
+    for one, other in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3)  # logits are large
+    assert network.tile_pixels == int(0.1e9 / (30 * 4 + 400))
+    half = load_network(tmp_path / "best.keras", dtype_policy="mixed_bfloat16").model.predict_on_batch(images)
+    half = half[0] if train_classes else half
+    assert half.dtype == np.float32
+    assert 1e-6 < np.abs(half - expected[0]).mean() < 0.03
+
+
+def test_volumes_are_segmented_in_one_call(tmp_path):
+    voxels = bright_scan()
+    labels, probabilities = segment_volume(
+        voxels, (0.0117, 0.003872, 0.12), "Spectralis", export_brightness_model(tmp_path)
+    )
+    np.testing.assert_array_equal(labels == 1, voxels == 230)
+    assert probabilities.shape == (*voxels.shape, 4)
+    np.testing.assert_array_equal(probabilities.argmax(axis=-1), labels)
+
+
+def test_mirrored_and_dropout_predictions_are_averaged_and_compared():
+    unet = small_unet()
+    images = np.random.default_rng(2).normal(size=(2, 136, 144, 3)).astype(np.float32)
+    plain = unet.predict_on_batch(images)
+    mirrored = unet.predict_on_batch(np.ascontiguousarray(images[:, :, ::-1]))[:, :, ::-1]
+    (both,) = Ensemble(unet, mirrored=True, dropout_samples=0).predict_on_batch(images)
+    np.testing.assert_allclose(both[..., :4], (plain + mirrored) / 2, atol=1e-6)
+    np.testing.assert_allclose(both[..., 4], np.abs(plain - mirrored).sum(axis=-1) / 4, atol=1e-6)
+    assert both[..., 4].max() > 0.01
+    statistics = [weight.copy() for weight in unet.get_weights()]
+    sampling = Ensemble(unet, mirrored=False, dropout_samples=3)
+    (first,), (second,) = sampling.predict_on_batch(images), sampling.predict_on_batch(images)
+    assert first.shape == (*plain.shape[:3], 5)
+    assert np.abs(first - second).max() > 1e-3  # other samples
+    assert first[..., 4].mean() > 1e-3
+    np.testing.assert_allclose(first[..., :4].sum(axis=-1), 1, atol=1e-5)
+    for weight, before in zip(unet.get_weights(), statistics, strict=True):
+        np.testing.assert_array_equal(weight, before)
+
+
+def test_what_is_no_model_of_ours_is_refused(tmp_path):
+    with pytest.raises(InputError, match="5 classes; expected 3 slices and 4 classes"):
+        load_network(export_brightness_model(tmp_path / "five", n_classes=5))
+    (tmp_path / "text").mkdir()
+    path = export_brightness_model(tmp_path / "text")
+    path.write_text("no model")
+    with pytest.raises(InputError, match="is not the model that best"):
+        load_network(path)
+    export_best(tmp_path / "text", type("NoModel", (), {"save": lambda self, path: path.write_text("text")})(), DETAILS)
+    with pytest.raises(InputError, match="not a Keras model"):
+        load_network(path)
+    other = export_brightness_model(tmp_path / "other", network="tennakoon")
+    with pytest.raises(InputError, match="weights are not those of the network"):
+        load_network(other)
+
+
+# ---- Scans unlike the training data --------------------------------------------------------------------------------
+def appearance_of(voxels):
+    appearance = Appearance()
+    for slice_ in voxels:
+        appearance.add(slice_, roi_mask(slice_))
+    return appearance
+
+
+def test_a_scan_unlike_the_training_data_is_told():
+    voxels = np.full((2, 256, 160), 60, np.uint8) + np.random.default_rng(0).integers(0, 9, (2, 256, 160)).astype(
+        np.uint8
+    )
+    voxels[:, 80:160] = retina()[:, :80]
+    grey_values, share = appearance_of(voxels).values()
+    known = {"grey_values": grey_values.tolist(), "largest_distance": 2.0, "roi_share": [share, share]}
+    training = {"Spectralis": {**known, "spacing_x_z_mm": [[0.011, 0.1], [0.012, 0.13]]}}
+    spacing_mm = (0.0117, 0.0039, 0.12)
+    assert unlike_training(training, "Spectralis", spacing_mm, appearance_of(voxels)) == []
+    assert unlike_training(None, "Spectralis", spacing_mm, appearance_of(voxels)) == []
+    assert "not been trained on Cirrus" in unlike_training(training, "Cirrus", spacing_mm, appearance_of(voxels))[0]
+    (warning,) = unlike_training(training, "Spectralis", spacing_mm, appearance_of(np.clip(voxels, 1, 235) + 20))
+    assert "grey values are 20 levels away" in warning
+    (warning,) = unlike_training(training, "Spectralis", (0.03, 0.0039, 0.12), appearance_of(voxels))
+    assert "spacing x is 0.03 mm, in training 0.011 to 0.012 mm" in warning
+    warnings = unlike_training(training, "Spectralis", spacing_mm, appearance_of(np.full_like(voxels, 60)))
+    assert "retina not found" in warnings[-1]

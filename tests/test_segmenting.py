@@ -1,0 +1,209 @@
+"""test.py as its users meet it: scans of all kinds, good and bad, and what it writes about them."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK
+import tifffile
+from PIL import Image
+from stand_in import bright_scan, export_brightness_model
+
+from utils.mhd import read_volume, write_volume
+from utils.scan_output import Job, segment_to_files
+from utils.scans import find_scans
+
+PROJECT = Path(__file__).parents[1]
+SPACING_MM = (0.0117, 0.003872, 0.12)
+
+
+def run(*arguments, expected=0, limits=""):
+    """Run test.py; returns its (stdout, stderr)."""
+    command = [sys.executable, "test.py", *map(str, arguments)]
+    if limits:
+        command = ["bash", "-c", f'{limits}; exec "$@"', "bash", *command]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    result = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=280)
+    assert result.returncode == expected, f"{command}\n{result.stdout}\n{result.stderr}"
+    assert "Traceback" not in result.stderr
+    return result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return export_brightness_model(tmp_path_factory.mktemp("model"))
+
+
+def test_one_volume_in_every_format_gets_the_same_labels_in_two_processes(model, tmp_path):
+    voxels, scans = bright_scan(), tmp_path / "Spectralis"
+    image = SimpleITK.GetImageFromArray(voxels)
+    image.SetSpacing(SPACING_MM)
+    scans.mkdir()
+    for name in ("mha.mha", "mhd.mhd", "nifti.nii.gz"):
+        SimpleITK.WriteImage(image, str(scans / name), True)
+    tifffile.imwrite(scans / "tiff.tif", voxels.astype(np.uint16) * 257, photometric="minisblack")
+    (scans / "png").mkdir()
+    for index, slice_ in enumerate(voxels):
+        Image.fromarray(slice_).save(scans / "png" / f"{index}.png")
+    output = tmp_path / "out"
+    stdout, _ = run(scans, "--output", output, "--model", model, "--set", "WORKERS=2")
+    names = ["mha", "mhd", "nifti", "tiff", "png"]
+    assert {path.stem for path in output.glob("*.mhd")} == {f"Spectralis_{name}" for name in names}
+    for name in names:
+        labels, spacing_mm = read_volume(output / f"Spectralis_{name}.mhd")
+        np.testing.assert_array_equal(labels == 1, voxels == 230)
+        if name in ("mha", "mhd", "nifti"):
+            assert spacing_mm == pytest.approx(SPACING_MM)
+        else:
+            assert f"Spectralis_{name}" in stdout
+    assert stdout.count("spacing x 0.01145 mm, y 0.003872 mm, z 0.1225 mm assumed") == 2
+    assert len(pd.read_csv(output / "summary.csv")) == 5
+
+
+def test_everything_that_is_written_about_a_scan(model, tmp_path):
+    voxels = bright_scan()
+    write_volume(tmp_path / "right eye.mhd", voxels, SPACING_MM)
+    output = tmp_path / "out"
+    options = ("--vendor", "Topcon", "--fovea", 50, 1, "--mirrored", "--probabilities", "--model", model)
+    stdout, _ = run(tmp_path / "right eye.mhd", "--output", output, *options)
+    labels, _ = read_volume(output / "Topcon_right eye.mhd")
+    folder = output / "Topcon_right eye"
+    assert sorted(path.name for path in output.iterdir() if path.name[0] != ".") == [
+        "Topcon_right eye",
+        *("Topcon_right eye.mhd", "Topcon_right eye.raw", "index.html", "summary.csv"),
+    ]
+    for index, slice_ in enumerate(labels):
+        np.testing.assert_array_equal(np.asarray(Image.open(folder / f"mask_{index:03d}.png")), slice_)
+        assert (folder / f"overlay_{index:03d}.png").exists()
+    table = pd.read_csv(folder / "measurements.csv").set_index("fluid")
+    irf = labels == 1
+    assert table.volume_mm3["IRF"] == pytest.approx(irf.sum() * np.prod(SPACING_MM))
+    assert table.thickness_um["IRF"] == pytest.approx(irf.sum(axis=1).max() * 3.872)
+    assert table.lesions["IRF"] == 1
+    assert table.circles_around["IRF"] == "the fovea as given: column 50, B-scan 1"
+    assert table.presence["IRF"] > 0.9
+    assert table.uncertainty["IRF"] == pytest.approx(0, abs=1e-3)
+    thickness = np.asarray(Image.open(folder / "thickness_IRF_um.tif"))
+    np.testing.assert_allclose(thickness, irf.sum(axis=1) * 3.872, rtol=1e-6)
+    assert Image.open(folder / "thickness.png").width > 500
+    probability, _ = read_volume(folder / "probability_IRF.mhd")
+    np.testing.assert_array_equal(probability > 127, irf)
+    assert read_volume(folder / "uncertainty.mhd")[0].shape == voxels.shape
+    assert "right eye" in (output / "index.html").read_text()
+    record = json.loads((folder / "scan.json").read_text())
+    assert record["facts"]["model_sha256"] in (folder / "report.html").read_text()
+
+
+def test_what_is_done_is_kept_until_something_changes(model, tmp_path):
+    write_volume(tmp_path / "scan.mhd", bright_scan(), SPACING_MM)
+    (files,) = find_scans([tmp_path / "scan.mhd"])
+    job = Job(
+        str(tmp_path / "out"), str(model), json.loads(model.with_suffix(".json").read_text())["sha256"], vendor="Cirrus"
+    )
+    (tmp_path / "out").mkdir()
+    first, _ = segment_to_files(files, job)
+    again, _ = segment_to_files(files, job)
+    assert again == {**first, "kept": True}
+    assert "kept" not in segment_to_files(files, dataclasses.replace(job, mirrored=True))[0]
+    write_volume(tmp_path / "scan.mhd", bright_scan(2), SPACING_MM)
+    assert "kept" not in segment_to_files(files, job)[0]
+    assert not (tmp_path / "out" / "Cirrus_scan" / "mask_002.png").exists()
+    assert read_volume(tmp_path / "out" / "Cirrus_scan.mhd")[0].shape == (2, 130, 140)
+    write_volume(tmp_path / "elsewhere" / "scan.mhd", bright_scan(), SPACING_MM)
+    record, (complaint,) = segment_to_files(find_scans([tmp_path / "elsewhere"])[0], job)
+    assert record is None
+    assert "use another --output" in complaint
+    record, (complaint,) = segment_to_files(files, dataclasses.replace(job, fovea=(999, 0)))
+    assert "outside of its 140 columns" in complaint
+
+
+def test_what_is_wrong_with_a_scan_costs_no_other(model, tmp_path):
+    scans = tmp_path / "Spectralis"
+    voxels = bright_scan()
+    write_volume(scans / "good.mhd", voxels, SPACING_MM)
+    write_volume(scans / "truncated.mhd", voxels, SPACING_MM)
+    os.truncate(scans / "truncated.raw", 1000)
+    (scans / "text.nii.gz").write_text("no scan")
+    (scans / "colour").mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99, 3)).astype(np.uint8)).save(
+        scans / "colour" / "photograph.jpg"
+    )
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels * 1e3), str(scans / "fractions.mha"))
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels.astype(np.int16) - 500), str(scans / "negative.mha"))
+    output = tmp_path / "out"
+    _, stderr = run(scans, "--output", output, "--model", model, expected=2)
+    messages = {
+        "truncated.raw": "1000 bytes, expected",
+        "text.nii.gz": "cannot be read",
+        "photograph.jpg": "in colour",
+        "fractions.mha": "range is not known",
+        "negative.mha": "values from -3",
+    }
+    lines = [line for line in stderr.splitlines() if line.startswith("test.py: error: ")]
+    assert len(lines) == len(messages)
+    for name, message in messages.items():
+        (line,) = [line for line in lines if name in line]
+        assert message in line
+    assert [path.stem for path in output.glob("*.mhd")] == ["Spectralis_good"]
+    assert [path.name for path in output.iterdir() if path.is_dir()] == ["Spectralis_good"]
+
+
+def test_scans_of_odd_sizes_and_contents_have_defined_results(model, tmp_path):
+    rng = np.random.default_rng(0)
+    odd = {
+        "single": bright_scan(1),
+        "tiny": np.full((2, 9, 5), 150, np.uint8),
+        "black": np.zeros((2, 260, 130), np.uint8),
+        "constant": np.full((2, 260, 130), 200, np.uint8),
+        "wide": rng.integers(140, 180, (1, 260, 4096)).astype(np.uint8),
+        "not_a_number": np.where(bright_scan() == 230, 230.0, np.nan),
+    }
+    scans = tmp_path / "Cirrus"
+    scans.mkdir()
+    for name, voxels in odd.items():
+        image = SimpleITK.GetImageFromArray(voxels.astype(np.float32) if voxels.dtype.kind == "f" else voxels)
+        image.SetSpacing(SPACING_MM)
+        SimpleITK.WriteImage(image, str(scans / f"{name}.mha"))
+    output = tmp_path / "out"
+    stdout, _ = run(scans, "--output", output, "--model", model)
+    for name, voxels in odd.items():
+        labels, _ = read_volume(output / f"Cirrus_{name}.mhd")
+        assert labels.shape == voxels.shape
+        if name in ("tiny", "black", "constant", "wide"):
+            assert labels.max() == 0, name
+    assert "values that are not finite taken for 0" in stdout
+
+
+def test_what_stops_all_scans_is_one_line(model, tmp_path):
+    write_volume(tmp_path / "a" / "Cirrus" / "oct.mhd", bright_scan(), SPACING_MM)
+    write_volume(tmp_path / "b" / "Cirrus" / "oct.mhd", bright_scan(), SPACING_MM)
+    both, one = (tmp_path / "a", tmp_path / "b"), (tmp_path / "a",)
+    (tmp_path / "file").write_text("in the way")
+    for inputs, options, message in (
+        (both, ("--output", tmp_path / "out", "--model", model), "same vendor and case name"),
+        (one, ("--output", tmp_path / "file" / "out", "--model", model), "Not a directory"),
+        (one, ("--output", tmp_path / "out", "--model", tmp_path / "none.keras"), "no such model"),
+    ):
+        _, stderr = run(*inputs, *options, expected=2)
+        (line,) = stderr.strip().splitlines()
+        assert line.startswith("test.py: error: ")
+        assert message in line
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_no_half_scan(model, tmp_path):
+    """A limit on the size of files stands for a disk that is full."""
+    write_volume(tmp_path / "scan.mhd", bright_scan(), SPACING_MM)
+    output = tmp_path / "out"
+    command = (tmp_path / "scan.mhd", "--output", output, "--vendor", "Cirrus", "--model", model)
+    _, stderr = run(*command, expected=2, limits="ulimit -f 40; trap '' XFSZ")
+    assert "File too large" in stderr
+    assert [path.name for path in output.iterdir()] == [".lock"]
+    run(*command)
+    assert (output / "Cirrus_scan.mhd").exists()

@@ -1,0 +1,259 @@
+"""A scan segmented: preprocessed as in training, predicted within its region of interest, back on its own grid."""
+
+import concurrent.futures
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils import runs
+from utils.errors import InputError
+from utils.networks import OUR_NETWORK, create_network, tile_step
+from utils.preprocessing import preprocessed_slices, resampled_rows, resampling_matrix, with_neighbours
+from utils.roi import roi_mask
+from utils.tiling import TILE_PIXELS, labels_from_probabilities, predict_stacks, presence_scores
+
+MEMORY_GB = 0.8  # of intermediate results, by default
+_BYTES_PER_PIXEL = 30  # of a tile, for each of `BASE_FILTERS` in our network; measured on TensorFlow in float32 ...
+_MORE_BYTES_PER_PIXEL = 400  # ... and whatever their number
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """What turns a scan into the network's input and its output into labels; stored in ``best.json``."""
+
+    network: str  # as `config.MODEL`
+    axial_spacing_mm: float
+    slice_mean: float
+    slice_sd: float
+    threshold: float
+    reference_histogram: list | None  # counts of the 256 grey values that Cirrus and Topcon are matched to
+
+    @classmethod
+    def from_details(cls, details):
+        """The settings in the content of ``best.json``; `InputError` where one is missing."""
+        missing = [name for name in cls.__dataclass_fields__ if name not in details]
+        if missing:
+            raise InputError(f"best.json: lacks {', '.join(missing)}; train the model with this version's scripts")
+        return cls(**{name: details[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmented scan."""
+
+    labels: np.ndarray  # uint8 (slices, rows, columns) on the scan's own grid: 0 background, 1 IRF, 2 SRF, 3 PED
+    presence: np.ndarray  # float (3,): how sure the model is that IRF, SRF, PED is anywhere in the scan
+    head_presence: np.ndarray | None  # float (3,): largest output of its presence heads, if it has them
+
+
+# ---- Networks ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network that is ready to predict, and what it needs to know about scans."""
+
+    model: object  # what `utils.tiling.predict_stacks` takes
+    settings: PredictionSettings
+    tile_pixels: int  # at most, of a batch of tiles
+    details: dict  # content of best.json
+
+
+def load_network(path, *, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=False, dropout_samples=0, seed=0):
+    """The `LoadedNetwork` in the ``best.keras`` at `path`, with its ``best.json`` beside it.
+
+    `dtype_policy` is the precision that it computes in: "float32", "mixed_bfloat16" or "mixed_float16". `memory_gb`
+    bounds the intermediate results, from which follows how large tiles are. With `mirrored` or any `dropout_samples`
+    it is an `Ensemble`. Raises `InputError` where the files are no model of four classes.
+    """
+    import keras
+
+    path = Path(path)
+    details = runs.read_best(path)
+    settings = PredictionSettings.from_details(details)
+    try:
+        exported = keras.models.load_model(path, compile=False)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not a Keras model ({str(error).strip().splitlines()[0]})") from error
+    outputs = exported.output if isinstance(exported.output, list) else [exported.output]
+    if outputs[0].shape[-1] != 4 or exported.input_shape[-1] != 3:
+        raise InputError(
+            f"{path}: takes {exported.input_shape[-1]} slices and tells {outputs[0].shape[-1]} classes; expected 3 "
+            "slices and 4 classes: background, IRF, SRF, PED"
+        )
+    tile_pixels, model = TILE_PIXELS, exported
+    if settings.network == OUR_NETWORK or dtype_policy != "float32":
+        base_filters = exported.get_weights()[0].shape[-1]
+        model = create_network(  # the same weights, in another precision, with the cheaper form of the output layer
+            settings.network,
+            input_shape=exported.input_shape[1:],
+            base_filters=base_filters,
+            train_classes=len(outputs) > 1,
+            n_classes=4,
+            regularizer_weight=details.get("config", {}).get("REGULARIZER_WEIGHT", 0.0),
+            dtype_policy=dtype_policy,
+            seed=seed,
+        )
+        _set_weights(model, exported, path)
+        if settings.network == OUR_NETWORK:
+            bytes_per_pixel = _BYTES_PER_PIXEL * base_filters + _MORE_BYTES_PER_PIXEL
+            tile_pixels = int(memory_gb * 1e9 / bytes_per_pixel)
+    if mirrored or dropout_samples:
+        model = Ensemble(model, mirrored, dropout_samples)
+    return LoadedNetwork(model, settings, tile_pixels, details)
+
+
+def _set_weights(model, exported, path):
+    try:
+        model.set_weights(exported.get_weights())
+    except ValueError as error:
+        raise InputError(f"{path}: its weights are not those of the network that {path.stem}.json names") from error
+
+
+class Ensemble:
+    """Several predictions of one network: their mean, and how far they disagree.
+
+    Of a batch (B, H, W, 3) the first output is (B, h, w, 5): the mean of the class probabilities, then the
+    disagreement: the mean over the predictions of half the sum of absolute differences from the mean probabilities, 0
+    where all agree, below 1. Further outputs are those of the plain prediction.
+
+    The predictions are the plain one, with `mirrored` that of the image mirrored laterally, and `dropout_samples` with
+    dropout as in training (Gal and Ghahramani, ICML 2016).
+    """
+
+    def __init__(self, model, mirrored, dropout_samples):
+        self.input_shape, self.output = model.input_shape, model.output
+        self._model, self._mirrored = model, mirrored
+        self._sampled, self._dropout_samples = _with_dropout(model), dropout_samples
+
+    def predict_on_batch(self, images):
+        """Outputs for `images`, float32 (B, H, W, 3), as numpy arrays."""
+        outputs = _as_list(self._model.predict_on_batch(images))
+        predictions = [outputs[0]]
+        if self._mirrored:
+            mirrored = np.ascontiguousarray(images[:, :, ::-1])
+            predictions.append(_as_list(self._model.predict_on_batch(mirrored))[0][:, :, ::-1])
+        for _ in range(self._dropout_samples):
+            predictions.append(_as_list(self._sampled.predict_on_batch(images))[0])
+        mean = sum(predictions) / len(predictions)
+        disagreement = sum(np.abs(prediction - mean).sum(axis=-1) for prediction in predictions) / 2 / len(predictions)
+        return [np.concatenate([mean, disagreement[..., np.newaxis]], axis=-1), *outputs[1:]]
+
+
+def _with_dropout(model):
+    """`model` with dropout in prediction as well; all weights are shared."""
+    import keras
+
+    class Always(keras.layers.Layer):
+        def __init__(self, dropout):
+            super().__init__(name=f"{dropout.name}_always", dtype=dropout.dtype_policy)
+            self.dropout = dropout
+
+        def call(self, tensor):
+            return self.dropout(tensor, training=True)
+
+    kinds = (keras.layers.Dropout, keras.layers.SpatialDropout2D)
+    return keras.models.clone_model(
+        model, clone_function=lambda layer: Always(layer) if isinstance(layer, kinds) else layer
+    )
+
+
+def _as_list(outputs):
+    return outputs if isinstance(outputs, list) else [outputs]
+
+
+# ---- Scans ---------------------------------------------------------------------------------------------------------
+def segment_volume(volume, spacing_mm, vendor, model_path, **options):
+    """Labels and class probabilities of a scan, in one call.
+
+    `volume` is uint8 or uint16 (slices, rows, columns) as exported, `spacing_mm` (x, y, z), `vendor` one of
+    `utils.mhd.VENDORS`, `model_path` a ``best.keras`` with its ``best.json`` beside it; `options` are those of
+    `load_network`. Returns labels, uint8 (slices, rows, columns) with 0 background, 1 IRF, 2 SRF, 3 PED, and
+    probabilities, float32 (slices, rows, columns, 4), both on the scan's own grid. Raises `InputError` where the
+    model or the grey values cannot be used.
+    """
+    probabilities = np.empty((*volume.shape, 4), np.float32)
+
+    def keep(index, of_slice):
+        probabilities[index] = of_slice[..., :4]
+
+    segmentation = segment_scan(load_network(model_path, **options), volume, spacing_mm, vendor, on_slice=keep)
+    return segmentation.labels, probabilities
+
+
+def segment_scan(network, voxels, spacing_mm, vendor, *, threshold=None, on_slice=None):
+    """The `Segmentation` of one scan by a `LoadedNetwork`.
+
+    `voxels` (slices, rows, columns) are as read from the scan's file, `spacing_mm` is (x, y, z), `threshold` replaces
+    the settings' own; ``on_slice(index, probabilities)``, if given, is called after every B-scan with its
+    probabilities, float32 (rows, columns, 4), of an `Ensemble` (rows, columns, 5).
+    """
+    threshold = network.settings.threshold if threshold is None else threshold
+    labels = np.zeros(voxels.shape, np.uint8)
+    presence, head_outputs = np.zeros(3), []
+    for index, (probabilities, scores) in enumerate(
+        segmented_slices(network, voxels, spacing_mm, vendor, head_outputs=head_outputs)
+    ):
+        labels[index] = labels_from_probabilities(probabilities[..., :4], threshold)
+        presence = np.maximum(presence, scores)
+        if on_slice:
+            on_slice(index, probabilities)
+    return Segmentation(labels, presence, head_presence(network, head_outputs))
+
+
+def head_presence(network, head_outputs):
+    """Largest of the `head_outputs` of `segmented_slices` for each fluid, float (3,); None without presence heads."""
+    if not isinstance(network.model.output, list):
+        return None
+    return np.max([np.zeros(3), *(tile for batch in head_outputs for tile in batch)], axis=0)
+
+
+def segmented_slices(network, voxels, spacing_mm, vendor, *, head_outputs=None, on_preprocessed=None):
+    """Yield, for each B-scan of a scan, its probabilities on its own grid and its `presence_scores`.
+
+    Arguments are as in `segment_scan`. What the network of further outputs says is appended to `head_outputs`.
+    ``on_preprocessed(slice, region)``, if given, is called with each preprocessed B-scan and its region of interest,
+    both uint8 (rows, columns). The next B-scan is prepared while one is predicted, and no more than a few are held.
+    """
+    settings = network.settings
+    _, rows, columns = voxels.shape
+    scan_rows = resampled_rows(rows, spacing_mm[1], settings.axial_spacing_mm)
+    to_scan_rows = resampling_matrix(scan_rows, rows)
+    slices = preprocessed_slices(
+        voxels,
+        spacing_mm,
+        vendor,
+        axial_spacing_mm=settings.axial_spacing_mm,
+        reference_histogram=settings.reference_histogram,
+    )
+
+    def stacks():
+        for before, slice_, after in with_neighbours(slices):
+            # Only in the region of interest: training's patches have shown the network nothing else.
+            region = roi_mask(slice_)
+            if on_preprocessed:
+                on_preprocessed(slice_, region)
+            yield np.stack([slice_ if near is None else near for near in (before, slice_, after)]), region
+
+    for probabilities in predict_stacks(
+        network.model,
+        _ahead(stacks()),
+        settings.slice_mean,
+        settings.slice_sd,
+        tile_pixels=network.tile_pixels,
+        step=tile_step(settings.network),
+        head_outputs=head_outputs if isinstance(network.model.output, list) else None,
+        channels=5 if isinstance(network.model, Ensemble) else 4,
+    ):
+        probabilities = probabilities[:scan_rows, :columns]  # without the padding of small scans
+        on_scan_rows = np.tensordot(to_scan_rows, probabilities, axes=1)
+        yield on_scan_rows, presence_scores(probabilities)
+
+
+def _ahead(iterable):
+    """Yield the items of `iterable` while a thread is at the next one."""
+    iterator, end = iter(iterable), object()
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        future = executor.submit(next, iterator, end)
+        while (item := future.result()) is not end:
+            future = executor.submit(next, iterator, end)
+            yield item
