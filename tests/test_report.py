@@ -1,11 +1,10 @@
 import html
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
+from browser import needs_browser, open_page
 
 from utils.detection import detection_table, roc_curve
 from utils.report import markdown_table, write_report
@@ -13,8 +12,6 @@ from utils.scores import score_volume
 from utils.summary import summarise_volumes
 
 HOSTILE = '<script>alert("x")</script>&|'
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=3000 --dump-dom"
 
 
 @pytest.fixture(scope="module")
@@ -72,29 +69,12 @@ def test_markdown_tables_keep_their_columns():
     assert markdown_table(table) == "| name | value |\n| --- | --- |\n| a\\|b | 0.123 |\n| c d | - |"
 
 
-def complaints_of_browser(page, width, folder):
-    """Lines of the console, and "overflow" where a page of that width scrolls sideways."""
-    wrapper = folder / f"wrapper{width}.html"
-    wrapper.write_text(
-        f'<iframe srcdoc="{html.escape(page)}" style="width:{width}px; height:900px; border:0" onload="'
-        "const page = this.contentDocument.documentElement;"
-        "document.title = page.scrollWidth > page.clientWidth ? 'overflow' : 'fits'\"></iframe>",
-        "utf-8",
-    )
-    command = ["chromium", *FLAGS.split(), f"--user-data-dir={folder / 'browser'}", "--window-size=1400,1000"]
-    result = subprocess.run([*command, wrapper.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    console = [line for line in result.stderr.splitlines() if "CONSOLE" in line]
-    if "<title>fits</title>" not in result.stdout:
-        console.append("overflow" if "<title>overflow</title>" in result.stdout else "not loaded")
-    return console
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
+@needs_browser
 def test_the_page_opens_without_complaint_on_a_desktop_and_a_phone(report, tmp_path):
     page = (report / "report.html").read_text("utf-8")
     for width in (1280, 390):
-        assert complaints_of_browser(page, width, tmp_path) == []
+        assert open_page(page, width, tmp_path) == (None, [])
     broken = page.replace("</body>", '<script>undefined_name()</script><div style="width:3000px">wide</div></body>')
-    error, overflow = complaints_of_browser(broken, 390, tmp_path)
+    _, (error, overflow) = open_page(broken, 390, tmp_path)
     assert "undefined_name" in error
     assert overflow == "overflow"

@@ -71,7 +71,7 @@ def test_everything_that_is_written_about_a_scan(model, tmp_path):
     write_volume(tmp_path / "right eye.mhd", voxels, SPACING_MM)
     output = tmp_path / "out"
     options = ("--vendor", "Topcon", "--fovea", 50, 1, "--mirrored", "--probabilities", "--model", model)
-    stdout, _ = run(tmp_path / "right eye.mhd", "--output", output, *options)
+    run(tmp_path / "right eye.mhd", "--output", output, *options)
     labels, _ = read_volume(output / "Topcon_right eye.mhd")
     folder = output / "Topcon_right eye"
     assert sorted(path.name for path in output.iterdir() if path.name[0] != ".") == [
@@ -103,9 +103,8 @@ def test_everything_that_is_written_about_a_scan(model, tmp_path):
 def test_what_is_done_is_kept_until_something_changes(model, tmp_path):
     write_volume(tmp_path / "scan.mhd", bright_scan(), SPACING_MM)
     (files,) = find_scans([tmp_path / "scan.mhd"])
-    job = Job(
-        str(tmp_path / "out"), str(model), json.loads(model.with_suffix(".json").read_text())["sha256"], vendor="Cirrus"
-    )
+    sha256 = json.loads(model.with_suffix(".json").read_text())["sha256"]
+    job = Job(str(tmp_path / "out"), str(model), sha256, vendor="Cirrus")
     (tmp_path / "out").mkdir()
     first, _ = segment_to_files(files, job)
     again, _ = segment_to_files(files, job)
