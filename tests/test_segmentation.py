@@ -99,7 +99,7 @@ def test_a_loaded_network_computes_what_was_exported(tmp_path, train_classes):
         outputs, expected = [outputs], [expected]
     for one, other in zip(outputs, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-3)  # logits are large
-    assert network.tile_pixels == int(0.1e9 / (30 * 4 + 400))
+    assert network.tile_pixels == int(0.1e9 / (22 * 4 + 520))
     half = load_network(tmp_path / "best.keras", dtype_policy="mixed_bfloat16").model.predict_on_batch(images)
     half = half[0] if train_classes else half
     assert half.dtype == np.float32

@@ -14,8 +14,8 @@ from utils.roi import roi_mask
 from utils.tiling import TILE_PIXELS, labels_from_probabilities, predict_stacks, presence_scores
 
 MEMORY_GB = 0.8  # of intermediate results, by default
-_BYTES_PER_PIXEL = 30  # of a tile, for each of `BASE_FILTERS` in our network; measured on TensorFlow in float32 ...
-_MORE_BYTES_PER_PIXEL = 400  # ... and whatever their number
+# Of a tile, for each of `BASE_FILTERS` in our network, and whatever their number; measured on TensorFlow.
+_BYTES_PER_PIXEL = {"float32": (22, 520), "mixed_bfloat16": (12, 420), "mixed_float16": (12, 420)}
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def load_network(path, *, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=
         )
         _set_weights(model, exported, path)
         if settings.network == OUR_NETWORK:
-            bytes_per_pixel = _BYTES_PER_PIXEL * base_filters + _MORE_BYTES_PER_PIXEL
-            tile_pixels = int(memory_gb * 1e9 / bytes_per_pixel)
+            per_filter, fixed = _BYTES_PER_PIXEL[dtype_policy]
+            tile_pixels = int(memory_gb * 1e9 / (per_filter * base_filters + fixed))
     if mirrored or dropout_samples:
         model = Ensemble(model, mirrored, dropout_samples)
     return LoadedNetwork(model, settings, tile_pixels, details)

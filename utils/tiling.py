@@ -14,7 +14,7 @@ from scipy import ndimage
 CONTEXT = 56  # pixels of each tile side that are not stitched: 46 + 9, rounded up to the network's step
 STEP = 8  # the network's total stride
 TILE_PIXELS = 196_608  # at most, of a batch of tiles: what the full network as exported computes in 1.2 GB
-_SIZES = 32  # pixels between one tile's size and the next larger: JAX compiles each size anew
+_SIZES = 16  # pixels between one tile's size and the next larger: JAX compiles each size anew
 
 
 def labels_from_probabilities(probabilities, threshold):
