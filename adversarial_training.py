@@ -82,7 +82,11 @@ def fine_tune(folder, start, start_details, b_scans, state):
     before = labels_of_patches(inference, images)
     height, width = unet.output_shape[0][1:3] if config.TRAIN_CLASSES else unet.output_shape[1:3]
     discriminator = create_discriminator(
-        (height, width, 3), config.N_CLASSES, config.BASE_FILTERS, config.SEED, config.DTYPE_POLICY
+        (height, width, 3),
+        config.N_CLASSES,
+        config.D_BASE_FILTERS or config.BASE_FILTERS,
+        config.SEED,
+        config.DTYPE_POLICY,
     )
     step = AdversarialStep(
         unet,

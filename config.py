@@ -80,6 +80,7 @@ DASK_SCHEDULER = None  # "tcp://host:port" of a Dask cluster that prepare_data.p
 # ---- Adversarial fine-tuning ---------------------------------------------------------------------------------------
 ADVERSARIAL_EPOCH = None  # epochs of adversarial_training.py; None: as EPOCH
 ADVERSARIAL_WEIGHT = 0.05  # weight of "the discriminator calls the mask real" beside the segmentation loss
+D_BASE_FILTERS = None  # filters of the discriminator's first level; None: as BASE_FILTERS
 D_ADAM_LR = 1e-4  # learning rate of the discriminator; below the U-Net's, since it learns faster
 D_ADAM_BETA_1 = 0.5  # as ADAM_BETA_1
 D_REAL_LABEL = 0.9  # what the discriminator is to say of a reader's mask; below 1 it stays less sure of itself
@@ -210,6 +211,7 @@ _OPTIONAL = {
     "PATIENCE": int,
     "SLOW_DOWN_AFTER": int,
     "D_PATIENCE": int,
+    "D_BASE_FILTERS": int,
     "ADVERSARIAL_EPOCH": int,
 }
 
@@ -220,7 +222,7 @@ _MONITORS = [f"val_{measure}" for measure in _MEASURES]
 _RULES = [
     (
         "BATCH_SIZE EPOCH BASE_FILTERS PATCHES_PER_SLICE STEPS_PER_EPOCH ADVERSARIAL_EPOCH VALIDATION_B_SCANS "
-        "MONITOR_EPOCHS PATIENCE D_PATIENCE SLOW_DOWN_AFTER DEVICES HOSTS",
+        "MONITOR_EPOCHS PATIENCE D_PATIENCE D_BASE_FILTERS SLOW_DOWN_AFTER DEVICES HOSTS",
         lambda value: value >= 1,
         "at least 1",
     ),
