@@ -19,7 +19,14 @@ from utils.networks import create_inference_network, create_network
 from utils.validation import check_monitor, choose_b_scans
 
 # Settings of the next step, which may change without altering this one.
-IRRELEVANT = ("ADVERSARIAL_WEIGHT", "ADVERSARIAL_RAMP_STEPS", "D_ADAM_LR", "D_ADAM_BETA_1", "D_REAL_LABEL")
+IRRELEVANT = (
+    "ADVERSARIAL_WEIGHT",
+    "ADVERSARIAL_RAMP_STEPS",
+    "D_BASE_FILTERS",
+    "D_ADAM_LR",
+    "D_ADAM_BETA_1",
+    "D_REAL_LABEL",
+)
 IRRELEVANT += ("D_WARM_UP_STEPS", "D_AHEAD_ACCURACY")
 PANELS = {"loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
 PANELS |= {"IoU and F-score on patches, mean of the fluids": ["iou_score", "f_score"]}
