@@ -31,6 +31,7 @@ from utils import runs
 from utils.cases import vendor_in
 from utils.errors import InputError, run_script
 from utils.files import locked, remove_unfinished, write_csv
+from utils.labels import FLUIDS
 from utils.mhd import VENDORS
 from utils.parallel import map_unordered
 from utils.scan_output import Job, output_name, segment_to_files, summary_table
@@ -149,7 +150,10 @@ def write_summary(output):
         return
     write_csv(output / "summary.csv", table)
     links = [f"{output_name(row.vendor, row.scan)}/report.html" for row in table.itertuples()]
-    write_index(output / "index.html", table.drop(columns="seconds"), links)
+    titles = {f"{fluid}_mm3": f"{fluid} (mm³)" for fluid in FLUIDS}
+    titles |= {"laterality": "eye", "scan_date": "date", "b_scans": "B-scans"}
+    shown = table.drop(columns=["seconds", *(f"{fluid}_presence" for fluid in FLUIDS)]).rename(columns=titles)
+    write_index(output / "index.html", shown.astype(object).where(shown.notna(), "-"), links)
     print(table[["scan", "vendor", "IRF_mm3", "SRF_mm3", "PED_mm3"]].to_string(index=False, float_format="%.3f"))
     print(f"{len(table)} scans: {output / 'index.html'}, summary.csv and the label volumes beside it")
 

@@ -29,6 +29,7 @@ from utils.scans import read_scan
 from utils.segmentation import MEMORY_GB
 from utils.tiling import labels_from_probabilities
 
+_IRRELEVANT = ("output", "model_path", "memory_gb", "threads")  # of a `Job`, to what is written
 _WAITING = 8  # B-scans at most whose pictures are still being written
 
 
@@ -261,7 +262,7 @@ def _put_in_place(temporary, output, name):
 
 def _made_from(files, job):
     """What the output depends on: settings, and size and modification time of the scan's files."""
-    settings = {name: value for name, value in asdict(job).items() if name not in ("output", "model_path", "threads")}
+    settings = {name: value for name, value in asdict(job).items() if name not in _IRRELEVANT}
     paths = [path for file in files.paths for path in volume_files(file)]
     return {
         "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},

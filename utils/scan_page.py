@@ -98,7 +98,8 @@ def write_index(path, table, links):
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Segmented scans</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>Segmented scans</h1>\n<p>Volumes in mm³.</p>\n{body}\n"
+        f"<style>{STYLE}td:last-child {{ white-space: normal; min-width: 16rem; }}</style>\n</head>\n<body>\n"
+        f"<h1>Segmented scans</h1>\n{body}\n"
         "</body>\n</html>\n"
     )
     with written_whole(path) as temporary:

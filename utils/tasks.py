@@ -96,7 +96,7 @@ def demo(python):
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Look at")
     print(f"  {evaluation / 'comparison.png'}   reader and model, one B-scan of each held-out case")
     print(f"  {evaluation.parent / 'segmentation' / 'progress.png'}   training curves")
-    print(f"  {DEMO / 'segmented'}   label volumes, masks and overlays of the held-out scans")
+    print(f"  {DEMO / 'segmented' / 'index.html'}   the held-out scans: a page, label volume and pictures of each")
     print(f"  {evaluation / 'report.html'}   Dice, volume difference and AUC per vendor and fluid; every case")
 
 
