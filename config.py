@@ -86,6 +86,7 @@ D_ADAM_BETA_1 = 0.5  # as ADAM_BETA_1
 D_REAL_LABEL = 0.9  # what the discriminator is to say of a reader's mask; below 1 it stays less sure of itself
 D_WARM_UP_STEPS = 200  # steps in which the discriminator alone learns: an untrained one would teach the U-Net noise
 ADVERSARIAL_RAMP_STEPS = 500  # steps over which ADVERSARIAL_WEIGHT rises from 0, so that the U-Net is not shaken
+D_READY_ACCURACY = 0.55  # the U-Net listens only while the discriminator is right as often: an idle one teaches noise
 D_AHEAD_ACCURACY = 0.9  # the discriminator pauses while it is right more often: one that always wins teaches nothing
 D_PATIENCE = 5  # epochs near one half on held-out masks, having been better, after which training ends; None: never
 
@@ -233,6 +234,7 @@ _RULES = [
     ("FOLDS", lambda value: value >= 2, "at least 2, or None for one split"),
     ("ADAM_BETA_1 D_ADAM_BETA_1 DROP_HEALTHY", lambda value: 0 <= value < 1, "from 0 to below 1"),
     ("TEST_FRACTION VALIDATION_FRACTION", lambda value: 0 < value < 1, "between 0 and 1"),
+    ("D_READY_ACCURACY", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("D_REAL_LABEL D_AHEAD_ACCURACY", lambda value: 0.5 <= value <= 1, "from 0.5 to 1"),
     ("THRESHOLD", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("PATCH_SIZE_H PATCH_SIZE_W", lambda value: value >= 104 and value % 8 == 0, "a multiple of 8 from 104 on"),

@@ -27,7 +27,7 @@ IRRELEVANT = (
     "D_ADAM_BETA_1",
     "D_REAL_LABEL",
 )
-IRRELEVANT += ("D_WARM_UP_STEPS", "D_AHEAD_ACCURACY")
+IRRELEVANT += ("D_WARM_UP_STEPS", "D_READY_ACCURACY", "D_AHEAD_ACCURACY")
 PANELS = {"loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
 PANELS |= {"IoU and F-score on patches, mean of the fluids": ["iou_score", "f_score"]}
 PANELS |= {"F-score on patches": ["f_irf", "f_srf", "f_ped"]}

@@ -4,8 +4,9 @@
         [--epochs 30] [--further-epochs 10] [--further-rate 2e-4] [--steps 50] [--set NAME=VALUE ...] [VARIANT ...]
 
 For every seed a set of cases, of which `--annotated` a vendor are trained on and half are held out, and a U-Net trained
-for `--epochs`. It goes on for `--further-epochs` through adversarial_training.py: as the control, with
-ADVERSARIAL_WEIGHT=0, and as each VARIANT, settings such as "ADVERSARIAL_WEIGHT=0.2,D_ADAM_LR=1e-3" (none: config.py's).
+for `--epochs`. Through adversarial_training.py it goes on for `--further-epochs`, after the discriminator's warm-up, in
+which it rests: as the control, with ADVERSARIAL_WEIGHT=0, and as each VARIANT, settings such as
+"ADVERSARIAL_WEIGHT=0.2,D_ADAM_LR=1e-3" (none: config.py's).
 `--set` is for all of them. The held-out cases are then segmented on their own grid, by the last epoch's weights and by
 the best epoch's.
 
@@ -24,9 +25,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+import config
 from benchmarks.scripts import prepare, run
 
-CONTROL = "ADVERSARIAL_WEIGHT=0"
+CONTROL = "ADVERSARIAL_WEIGHT=0,D_WARM_UP_STEPS=0"
 MEASURES = ("dice", "avd_mm3", "lesions_false", "hd95_mm", "assd_mm")  # of utils.scores.score_volume
 KEY = ["seed", "variant", "weights", "case", "fluid"]
 
@@ -46,7 +48,7 @@ def main():
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings")
     arguments = parser.parse_args()
     settings = {"BASE_FILTERS": 16, "BATCH_SIZE": 8, "STEPS_PER_EPOCH": arguments.steps, "TEST_FRACTION": 0.5}
-    settings |= {"EPOCH": arguments.epochs, "ADVERSARIAL_EPOCH": arguments.further_epochs}
+    settings |= {"EPOCH": arguments.epochs}
     settings |= {"ADAM_LR": 1e-3, "VALIDATION_B_SCANS": 24, "WORKERS": 1, **parsed(",".join(arguments.settings))}
     for seed in range(arguments.seeds):
         done = {row["variant"] for row in read_results(arguments.results) if row["seed"] == seed}
@@ -76,8 +78,12 @@ def one_seed(folder, seed, variants, arguments, settings):
     for number, variant in enumerate(variants):
         name = f"variant{number}"
         shutil.copytree(runs / "start", runs / name)
-        fine_tuning = {**settings, "ADAM_LR": arguments.further_rate, "RUN_NAME": name}
-        run("adversarial_training.py", **{**fine_tuning, **parsed(variant)})
+        fine_tuning = {**settings, "ADAM_LR": arguments.further_rate, "RUN_NAME": name, **parsed(variant)}
+        warm_up_steps = int(fine_tuning.get("D_WARM_UP_STEPS", config.D_WARM_UP_STEPS))
+        warm_up_epochs = -(-warm_up_steps // arguments.steps)
+        run(
+            "adversarial_training.py", **{**fine_tuning, "ADVERSARIAL_EPOCH": arguments.further_epochs + warm_up_epochs}
+        )
         rows = score(runs / name / "adversarial", settings)
         with arguments.results.open("a") as file:
             file.writelines(json.dumps({"seed": seed, "variant": variant, **row}) + "\n" for row in rows)

@@ -25,8 +25,9 @@ from utils.adversarial import AdversarialStep
 
 SEGMENTATION_LOSS = get_combined_cross_entropy_and_dice_loss_function(4, 4)
 SIZE = 24  # pixels of a patch's sides; the masks have 4 less
-WARM_UP, RAMP, AHEAD = 2, 4, 0.9
-BALANCE = {"real_label": 0.9, "warm_up_steps": WARM_UP, "ramp_steps": RAMP, "d_ahead_accuracy": AHEAD}
+WARM_UP, RAMP, READY, AHEAD = 2, 4, 0.05, 0.9
+BALANCE = {"real_label": 0.9, "warm_up_steps": WARM_UP, "ramp_steps": RAMP}
+BALANCE |= {"d_ready_accuracy": READY, "d_ahead_accuracy": AHEAD}
 ON_JAX = keras.backend.backend() == "jax"
 
 
@@ -171,6 +172,15 @@ def test_in_the_warm_up_only_the_discriminator_learns(adversarial_alone):
 def test_the_adversarial_loss_gains_weight_step_by_step(adversarial_alone):
     weights = [measures["adversarial_weight"] for measures in take(adversarial_alone(taken_steps=0), *range(8))]
     assert weights == pytest.approx([0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1])
+
+
+def test_the_unet_does_not_listen_to_a_discriminator_that_is_not_ready(adversarial_alone):
+    step = adversarial_alone()
+    weights = arrays(step.generator.trainable_variables)
+    for accuracy, weight in ((READY - 0.01, 0), (READY + 0.01, 1)):
+        step.d_accuracy.assign(accuracy)
+        assert take(step, 0)[0]["adversarial_weight"] == weight
+        assert any(changed(weights, arrays(step.generator.trainable_variables))) == bool(weight)
 
 
 def test_a_discriminator_that_is_far_ahead_pauses(adversarial_alone):

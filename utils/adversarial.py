@@ -31,8 +31,9 @@ class AdversarialStep:
     - For the first `warm_up_steps` only the discriminator learns. The generator's masks are those of training, with
       dropout, but neither its weights nor its batch statistics change.
     - From there on the adversarial loss's weight rises linearly and reaches `adversarial_weight` after `ramp_steps`.
-    - The discriminator learns only while its accuracy, the running mean over about 20 steps, is at most
-      `d_ahead_accuracy`; 1 means always.
+    - It counts only while the discriminator's accuracy is at least `d_ready_accuracy`; 0 means always.
+    - The discriminator learns only while its accuracy is at most `d_ahead_accuracy`; 1 means always. Accuracies are
+      running means over about 20 steps.
 
     The optimizers are built here, a `keras.optimizers.LossScaleOptimizer` (for "mixed_float16") as well. The
     `discriminator` is one of `model.create_discriminator`.
@@ -53,13 +54,15 @@ class AdversarialStep:
         real_label=1.0,
         warm_up_steps=0,
         ramp_steps=0,
+        d_ready_accuracy=0.0,
         d_ahead_accuracy=1.0,
     ):
         self.generator, self.discriminator = generator, discriminator
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.segmentation_losses = segmentation_losses
         self.adversarial_weight, self.real_label = adversarial_weight, real_label
-        self.warm_up_steps, self.ramp_steps, self.d_ahead_accuracy = warm_up_steps, ramp_steps, d_ahead_accuracy
+        self.warm_up_steps, self.ramp_steps = warm_up_steps, ramp_steps
+        self.d_ready_accuracy, self.d_ahead_accuracy = d_ready_accuracy, d_ahead_accuracy
         generator_optimizer.build(generator.trainable_variables)
         discriminator_optimizer.build(discriminator.trainable_variables)
         # In two parts, since both masks of a patch share what the discriminator makes of the image.
@@ -176,9 +179,11 @@ class AdversarialStep:
         self._sums.assign_add(ops.stack([ops.cast(measures[name], "float32") for name in MEANS]))
 
     def _weight(self):
-        """What the adversarial loss weighs in this step: 0 in the warm-up, then a step up to the whole at a time."""
+        """What the adversarial loss weighs in this step: 0 in the warm-up, then a step up to the whole at a time; 0
+        while the discriminator is not ready."""
         listened_steps = ops.cast(self.taken_steps - self.warm_up_steps + 1, "float32")
-        return self.adversarial_weight * ops.clip(listened_steps / (self.ramp_steps + 1), 0.0, 1.0)
+        weight = self.adversarial_weight * ops.clip(listened_steps / (self.ramp_steps + 1), 0.0, 1.0)
+        return ops.where(self.d_accuracy >= self.d_ready_accuracy, weight, 0.0)
 
     def _logits_on_both(self, image, real, generated):
         """The discriminator's logits (B, 1) on real and on generated masks."""
