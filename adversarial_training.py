@@ -87,6 +87,7 @@ def fine_tune(folder, start, start_details, b_scans, state):
         config.D_BASE_FILTERS or config.BASE_FILTERS,
         config.SEED,
         config.DTYPE_POLICY,
+        config.D_POOLING,
     )
     step = AdversarialStep(
         unet,

@@ -81,6 +81,7 @@ DASK_SCHEDULER = None  # "tcp://host:port" of a Dask cluster that prepare_data.p
 ADVERSARIAL_EPOCH = None  # epochs of adversarial_training.py; None: as EPOCH
 ADVERSARIAL_WEIGHT = 0.05  # weight of "the discriminator calls the mask real" beside the segmentation loss
 D_BASE_FILTERS = None  # filters of the discriminator's first level; None: as BASE_FILTERS
+D_POOLING = "max"  # of its features over the patch, or "average", which loses one wrong place among the right ones
 D_ADAM_LR = 1e-4  # learning rate of the discriminator; below the U-Net's, since it learns faster
 D_ADAM_BETA_1 = 0.5  # as ADAM_BETA_1
 D_REAL_LABEL = 0.9  # what the discriminator is to say of a reader's mask; below 1 it stays less sure of itself
@@ -234,6 +235,7 @@ _RULES = [
     ("FOLDS", lambda value: value >= 2, "at least 2, or None for one split"),
     ("ADAM_BETA_1 D_ADAM_BETA_1 DROP_HEALTHY", lambda value: 0 <= value < 1, "from 0 to below 1"),
     ("TEST_FRACTION VALIDATION_FRACTION", lambda value: 0 < value < 1, "between 0 and 1"),
+    ("D_POOLING", lambda value: value in ("average", "max"), "'average' or 'max'"),
     ("D_READY_ACCURACY", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("D_REAL_LABEL D_AHEAD_ACCURACY", lambda value: 0.5 <= value <= 1, "from 0.5 to 1"),
     ("THRESHOLD", lambda value: 0 <= value <= 1, "from 0 to 1"),

@@ -229,14 +229,18 @@ def _check_unet_arguments(input_shape, regularizer_type, padding):
             )
 
 
-def create_discriminator(image_shape=(164, 36, 3), n_classes=4, base_filters=64, seed=None, dtype_policy="float32"):
+def create_discriminator(
+    image_shape=(164, 36, 3), n_classes=4, base_filters=64, seed=None, dtype_policy="float32", pooling="average"
+):
     """Tells reference masks from generated ones, given the image.
 
     Inputs [`image`, `mask`]: the image's centre crop (B, height, width, channels) and a one-hot mask (B, height, width,
     n_classes), both float32; height and width may be None. Output `logit`: linear, float32 (B, 1), above 0 where the
     mask looks like a reference. `seed` and `dtype_policy` are as in `create_unet_model`.
+    Features are pooled over the image by their "average" or their "max", in which one wrong place is not lost.
     """
     options = LayerOptions(np.random.default_rng(seed), padding="same", dtype_policy=dtype_policy)
+    global_pooling = {"average": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}[pooling]
 
     def convolve(tensor, filters, size, name):
         convolution = layers.Conv2D(
@@ -257,7 +261,7 @@ def create_discriminator(image_shape=(164, 36, 3), n_classes=4, base_filters=64,
         tensor = layers.MaxPooling2D(pool_size, dtype=dtype_policy, name=f"level{level}_pooled")(tensor)
         tensor = convolve(tensor, base_filters * 2**level, 3, f"level{level}_convolution1")
         tensor = convolve(tensor, base_filters * 2**level, 3, f"level{level}_convolution2")
-    tensor = layers.GlobalAveragePooling2D(dtype="float32", name="average")(tensor)
+    tensor = global_pooling(dtype="float32", name=pooling)(tensor)
     kernel_initializer = keras.initializers.GlorotUniform(seed=options.seed())
     logit = layers.Dense(1, kernel_initializer=kernel_initializer, dtype="float32", name="logit")(tensor)
     return keras.Model([image, mask], logit, name="discriminator")
