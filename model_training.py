@@ -18,16 +18,6 @@ from utils.errors import run_script
 from utils.networks import create_inference_network, create_network
 from utils.validation import check_monitor, choose_b_scans
 
-# Settings of the next step, which may change without altering this one.
-IRRELEVANT = (
-    "ADVERSARIAL_WEIGHT",
-    "ADVERSARIAL_RAMP_STEPS",
-    "D_BASE_FILTERS",
-    "D_ADAM_LR",
-    "D_ADAM_BETA_1",
-    "D_REAL_LABEL",
-)
-IRRELEVANT += ("D_WARM_UP_STEPS", "D_READY_ACCURACY", "D_AHEAD_ACCURACY")
 PANELS = {"loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
 PANELS |= {"IoU and F-score on patches, mean of the fluids": ["iou_score", "f_score"]}
 PANELS |= {"F-score on patches": ["f_irf", "f_srf", "f_ped"]}
@@ -41,7 +31,8 @@ def main(argv):
     check_monitor(config.MONITOR, b_scans, config.split_csv("val"))
     folder = config.run_folder("segmentation")
     with runs.only_writer(folder, config.HOST == 0):
-        runs.start_run(folder, config.values(), IRRELEVANT, writes=config.HOST == 0)
+        of_next_step = [name for name in config.values() if name.startswith(("ADVERSARIAL_", "D_"))]  # may change
+        runs.start_run(folder, config.values(), of_next_step, writes=config.HOST == 0)
         state = newest_state(folder)
         if state and (reason := why_finished(state[0], config.EPOCH, config.PATIENCE)):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
