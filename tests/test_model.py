@@ -235,6 +235,20 @@ def test_discriminator_of_any_size():
     assert np.abs(predict(fixed, other_mask) - logits).min() > 1e-5
 
 
+def test_one_wrong_place_weighs_more_where_the_maximum_is_pooled():
+    mask = np.zeros((1, 164, 36, 4), "float32")
+    mask[..., 0] = 1
+    speck = mask.copy()
+    speck[0, 80:84, 16:20] = (0, 1, 0, 0)
+    differences = []
+    for pooling in ("average", "max"):
+        discriminator = create_discriminator(base_filters=4, seed=3, pooling=pooling)
+        image = np.zeros((1, 164, 36, 3), "float32")
+        logits = [float(predict(discriminator, [image, shown])[0, 0]) for shown in (mask, speck)]
+        differences.append(abs(logits[1] - logits[0]))
+    assert differences[1] > 5 * differences[0]
+
+
 def test_one_batch_can_be_learned_by_heart():
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:128, :120]

@@ -266,7 +266,7 @@ def _made_from(files, job):
     paths = [path for file in files.paths for path in volume_files(file)]
     return {
         "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
-        "files": [[path.stat().st_size, path.stat().st_mtime_ns] for path in paths],
+        "files": [[path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.exists()],
     }
 
 
