@@ -120,7 +120,11 @@ def test_dicom_series_in_the_order_of_positions(tmp_path):
         data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         data.ImagePositionPatient = [0, 0, index * SPACING_MM[2]]
         data.save_as(tmp_path / name, enforce_file_format=True)
-    scan = read(tmp_path)
+    (tmp_path / "damaged.dcm").write_bytes((tmp_path / "a").read_bytes()[:200])
+    damaged, series = sorted(find_scans([tmp_path]), key=lambda files: len(files.paths))
+    with pytest.raises(InputError, match=r"damaged\.dcm: not a readable DICOM"):
+        read_scan(damaged)
+    scan = read_scan(series)
     np.testing.assert_array_equal(scan.voxels, twelve_bits.astype(np.uint32) * 65535 // 4095)
     assert scan.spacing_mm == pytest.approx(SPACING_MM)
 
