@@ -271,7 +271,7 @@ def main(argv):
     """Draw the U-Net and the discriminator at their default sizes into plots/."""
     if argv:
         raise InputError(f"found arguments {' '.join(argv)}; expected none: python model.py")
-    for model in (create_unet_model(), create_discriminator()):
+    for model in (create_unet_model(), create_discriminator(pooling="max")):
         path = Path("plots") / f"model_{model.name}.png"
         with written_whole(path) as temporary:
             try:
