@@ -64,7 +64,7 @@ DRIVE = """async inner => {
   seen.first = get("said").textContent;
   seen.grey = pixel("image", 5, 5)[0];
   seen.fill = pixel("overlay", 40, 15);
-  seen.edge = pixel("overlay", 30, 10);
+  seen.edges = [[30, 15], [49, 15], [40, 10], [40, 19]].map(([x, y]) => pixel("overlay", x, y));
   seen.outside = pixel("overlay", 29, 10);
   change("opacity", "value", 80);
   seen.denser = pixel("overlay", 40, 15);
@@ -115,7 +115,7 @@ def test_the_page_is_driven_in_a_browser(page, tmp_path):
         assert seen["first"] == "B-scan 3 of 5: IRF 0.040 mm², SRF 0.000 mm², PED 0.000 mm²"
         assert abs(seen["grey"] - 100) <= 2
         assert seen["fill"][3] == pytest.approx(0.45 * 255, abs=1)
-        assert seen["edge"] == [230, 159, 0, 255]
+        assert seen["edges"] == [[230, 159, 0, 255]] * 4  # left, right, top, bottom
         assert seen["outside"][3] == seen["outlined"][3] == seen["without_irf"][3] == seen["hidden"][3] == 0
         assert seen["denser"][3] == pytest.approx(0.8 * 255, abs=1)
         assert seen["next"].startswith("B-scan 4 of 5: IRF 0.000 mm², SRF 0.012 mm²")

@@ -8,7 +8,7 @@ import pytest
 from stand_in import brightness_model
 
 from model import create_unet_model
-from utils.tiling import CONTEXT, labels_from_probabilities, plan_tiles, predict_probabilities, presence_scores
+from utils.tiling import CONTEXT, Tile, labels_from_probabilities, plan_tiles, predict_probabilities, presence_scores
 
 
 @pytest.mark.parametrize("step", [8, 32])
@@ -30,6 +30,13 @@ def test_tiles_cover_the_region_once_from_multiples_of_8(box, tile_pixels, step)
     assert covered[:520, :4096][region].all()
     if tile_pixels == 10**9:
         assert len(tiles) == 1
+
+
+def test_beyond_the_border_a_tile_is_mirrored():
+    images = np.random.default_rng(0).integers(0, 256, (1, 40, 30, 3))  # smaller than the context
+    tile = Tile(8, 0, 32, 32)
+    expected = np.pad(images, ((0, 0), (CONTEXT, CONTEXT), (CONTEXT, CONTEXT + 2), (0, 0)), mode="symmetric")[:, 8:]
+    np.testing.assert_array_equal(tile.cut(images), expected)
 
 
 def test_tiles_without_any_of_the_region_are_left_out():

@@ -69,13 +69,8 @@ def read_content(paths):
             return _read_dicom(paths)
     except OSError as error:
         raise InputError(f"{first}: cannot be read ({error.strerror or error})") from error
-    content = _read_metaimage(first) if suffix == ".mhd" else Content(*read_volume(first))
-    return content
-
-
-def _read_metaimage(path):
-    opened = open_voxels(path)  # of which only what is needed comes into memory
-    return Content(*(read_volume(path) if opened is None else opened))
+    opened = open_voxels(first) if suffix == ".mhd" else None  # of which only what is needed comes into memory
+    return Content(*(opened or read_volume(first)))
 
 
 # ---- Pictures ------------------------------------------------------------------------------------------------------
