@@ -63,8 +63,6 @@ def fine_tune(folder, start, start_details, b_scans, state):
     from utils import training
 
     training.set_up_keras(config.SEED, config.DETERMINISTIC)
-    import keras
-
     from model import create_discriminator
     from utils.adversarial import AdversarialStep
 
@@ -73,11 +71,7 @@ def fine_tune(folder, start, start_details, b_scans, state):
     training.compile_for_scoring(unet, losses, config.THRESHOLD)
     inference = create_inference_network(**config.network_settings())
     training.compile_for_scoring(inference, losses, config.THRESHOLD)
-    starting_weights = keras.models.load_model(start, compile=False).get_weights()
-    if [weight.shape for weight in starting_weights] != [weight.shape for weight in unet.weights]:
-        raise InputError(f"{start}: is another network than {config.MODEL} with BASE_FILTERS = {config.BASE_FILTERS}")
-    unet.set_weights(starting_weights)
-    inference.set_weights(starting_weights)
+    runs.set_weights([unet, inference], start)
     images, mask = held_out_patches(training)
     before = labels_of_patches(inference, images)
     height, width = unet.output_shape[0][1:3] if config.TRAIN_CLASSES else unet.output_shape[1:3]

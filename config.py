@@ -50,6 +50,7 @@ DROP_HEALTHY = 0.75  # share of patches without fluid that is dropped, since mos
 # ---- Network -------------------------------------------------------------------------------------------------------
 MODEL = "tennakoon"  # the paper's U-Net, or segmentation_models' by "architecture/backbone", e.g. "Unet/resnet34"
 ENCODER_WEIGHTS = None  # file of pretrained weights for such a backbone; None: random ones
+INIT_WEIGHTS = None  # best.keras to start from, of the same network, e.g. "weights/phantom.keras"; None: random ones
 BASE_FILTERS = 64  # filters of the first level, doubled at each; 16 trains about ten times faster on a CPU
 REGULARIZER_WEIGHT = 1e-4  # L2 penalty on convolution kernels
 TRAIN_CLASSES = False  # True adds three heads that say whether IRF, SRF, PED is in the patch
@@ -206,6 +207,7 @@ _OPTIONAL = {
     "REFERENCE_HISTOGRAM": str,
     "FOLDS": int,
     "ENCODER_WEIGHTS": str,
+    "INIT_WEIGHTS": str,
     "STEPS_PER_EPOCH": int,
     "DASK_SCHEDULER": str,
     "COORDINATOR": str,

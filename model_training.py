@@ -26,6 +26,8 @@ PANELS |= {"F-score on patches": ["f_irf", "f_srf", "f_ped"]}
 def main(argv):
     config.load(argv)
     config.validate()
+    if config.INIT_WEIGHTS:
+        runs.read_best(config.INIT_WEIGHTS)
     training_rows = read_csv_data(config.split_csv("train"))
     b_scans = choose_b_scans(read_csv_data(config.split_csv("val")), config.VALIDATION_B_SCANS, config.SEED)
     check_monitor(config.MONITOR, b_scans, config.split_csv("val"))
@@ -52,6 +54,8 @@ def train(folder, training_rows, b_scans, state):
         optimizer = training.adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY)
         training.compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
         optimizer.build(unet.trainable_variables)
+        if config.INIT_WEIGHTS and not state:
+            runs.set_weights([unet], config.INIT_WEIGHTS)
     inference = create_inference_network(**config.network_settings())
     training.compile_for_scoring(inference, losses, config.THRESHOLD)
     variables = [*unet.non_trainable_variables, *unet.trainable_variables, *optimizer.variables]

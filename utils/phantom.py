@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from utils.errors import InputError, run_script
 from utils.mhd import VENDORS, write_volume
-from utils.phantom_anatomy import CHOROID_DEPTHS_MM, IRF, PED, SRF, create_eye
+from utils.phantom_anatomy import CHOROID_DEPTHS_MM, IRF, PED, SRF, create_eye, filled_columns
+from utils.phantom_varied import generate_varied
 
 VENDOR_TURNS = (("Cirrus", 1024), ("Spectralis", 496), ("Topcon", 885), ("Topcon", 650))
 
@@ -31,6 +32,7 @@ FLUID_STATISTICS = {
     "Topcon": {IRF: (17 / 22, 0.14, 0.50), SRF: (11 / 22, 0.03, 0.75), PED: (9 / 22, 0.15, 3.24)},
 }
 MOST_SLICES = max(scanner.slices for scanner in VENDORS.values())
+VARIED_SLICES = 3  # at most, of a varied case: what the network sees at once
 WHITE, BLACK = 1, 2  # padding of two kinds
 NOISE_EXPONENT = 0.7  # of an exponentially distributed number: 1 exponential, 0.5 Rayleigh
 CASES_PER_BLOCK = 4  # of one vendor; every block has each fluid in about its share
@@ -174,24 +176,6 @@ def slab_through_fluids(eye, slices):
     return first, first + slices
 
 
-def filled_columns(boundaries_px, values, rows):
-    """Image (rows, columns) whose columns hold `values` (boundaries + 1, columns) between sorted `boundaries_px`.
-
-    A pixel cut by a boundary gets the mean of both sides, weighted by area: the steps from value to value, each shared
-    between two rows, are summed down the columns.
-    """
-    steps = np.zeros((rows + 1, values.shape[1]), np.float32)
-    steps[0] = values[0]
-    columns = np.arange(values.shape[1])
-    position = np.clip(boundaries_px, 0, rows - 1e-3)
-    row = position.astype(int)
-    below = (position - row) * np.diff(values, axis=0)
-    for boundary, step in enumerate(np.diff(values, axis=0)):
-        steps[row[boundary], columns] += step - below[boundary]
-        steps[row[boundary] + 1, columns] += below[boundary]
-    return np.cumsum(steps[:-1], axis=0)
-
-
 def render_b_scan(rng, eye, slice_index, rows, spacing_mm, appearance):
     """B-scan (rows, columns; float32, 0-255) of one slice of `eye`, as a scanner of this `appearance` exports it."""
     row_mm = spacing_mm[1]
@@ -277,22 +261,39 @@ def write_phantoms(output, cases, slices=None, seed=0, padded_wedges=False, circ
 
     Raises `InputError` where `output` holds other cases in this layout, which would mix two data sets.
     """
-    output = Path(output)
     drawn = draw_cases(cases, seed)
-    folders = [output / f"RETOUCH-TrainingSet-{case.vendor}" / case.name for case in drawn]
+    volumes = (
+        generate_phantom(case.vendor, case.rows, slices, (seed, number), case.fluid_mm3, padded_wedges, circular_crop)
+        for number, case in enumerate(drawn)
+    )
+    _write_cases(output, [(case.vendor, case.name) for case in drawn], volumes, progress)
+    return drawn
+
+
+def write_varied(output, cases, slices=None, seed=0, progress=False):
+    """Write `cases` of `utils.phantom_varied` as Spectralis cases of one to `slices` slices (None: `VARIED_SLICES`).
+
+    Raises `InputError` as `write_phantoms`.
+    """
+    slices = slices or VARIED_SLICES
+    volumes = (generate_varied(1 + number % slices, (seed, number)) for number in range(cases))
+    _write_cases(output, [("Spectralis", f"TRAIN{number + 1:03d}") for number in range(cases)], volumes, progress)
+
+
+def _write_cases(output, names, volumes, progress):
+    """Write voxels, reference and spacing of `volumes` as the cases of these (vendor, name)."""
+    output = Path(output)
+    folders = [output / f"RETOUCH-TrainingSet-{vendor}" / name for vendor, name in names]
     others = sorted({path for path in output.glob("RETOUCH-TrainingSet-*/*") if path.is_dir()} - set(folders))
     if others:
         raise InputError(
-            f"{output}: holds {others[0].relative_to(output)}, none of the {cases} cases to write; "
+            f"{output}: holds {others[0].relative_to(output)}, none of the {len(folders)} cases to write; "
             "remove it or choose another folder"
         )
-    for number, (case, folder) in enumerate(zip(tqdm(drawn, unit="case", disable=not progress), folders, strict=True)):
-        voxels, reference, spacing_mm = generate_phantom(
-            case.vendor, case.rows, slices, (seed, number), case.fluid_mm3, padded_wedges, circular_crop
-        )
+    for folder in tqdm(folders, unit="case", disable=not progress):
+        voxels, reference, spacing_mm = next(volumes)
         write_volume(folder / "reference.mhd", reference, spacing_mm)
         write_volume(folder / "oct.mhd", voxels, spacing_mm)
-    return drawn
 
 
 def main(argv):
@@ -302,12 +303,14 @@ def main(argv):
     parser.add_argument("--cases", type=int, default=16, help="cases in all, vendors in turn (default 16)")
     parser.add_argument("--slices", type=int, help="slices a case, at most the vendor's (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default 0)")
+    parser.add_argument("--varied", action="store_true", help="anatomy and appearance of wide range, to train on")
     parser.add_argument("--padded-wedges", action="store_true", help="white wedges in two corners of every B-scan")
     parser.add_argument("--circular-crop", action="store_true", help="black outside a circle in every B-scan")
     arguments = parser.parse_args(argv)
     complaints = []
-    if not 1 <= arguments.cases <= 999:
-        complaints.append(f"--cases {arguments.cases}: expected 1 to 999")
+    most_cases = 99_999 if arguments.varied else 999
+    if not 1 <= arguments.cases <= most_cases:
+        complaints.append(f"--cases {arguments.cases}: expected 1 to {most_cases}")
     if arguments.slices is not None and not 1 <= arguments.slices <= MOST_SLICES:
         complaints.append(f"--slices {arguments.slices}: expected 1 to {MOST_SLICES}")
     if arguments.seed < 0:
@@ -316,8 +319,15 @@ def main(argv):
         complaints.append(f"--output {arguments.output}: is a file, expected a folder")
     if complaints:
         raise InputError(*complaints)
+    options = vars(arguments)
+    if options.pop("varied"):
+        if options.pop("padded_wedges") | options.pop("circular_crop"):
+            raise InputError("--varied: draws wedges itself; leave --padded-wedges and --circular-crop out")
+        write = write_varied
+    else:
+        write = write_phantoms
     try:
-        write_phantoms(**vars(arguments), progress=True)
+        write(**options, progress=True)
     except OSError as error:
         raise InputError(f"{error.filename or arguments.output}: cannot be written: {error.strerror}") from error
 

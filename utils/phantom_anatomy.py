@@ -127,6 +127,24 @@ def sampled(canvas, x_mm, z_mm):
     return cv2.remap(canvas, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 
 
+def filled_columns(boundaries_px, values, rows):
+    """Image (rows, columns) whose columns hold `values` (boundaries + 1, columns) between sorted `boundaries_px`.
+
+    A pixel cut by a boundary gets the mean of both sides, weighted by area: the steps from value to value, each shared
+    between two rows, are summed down the columns.
+    """
+    steps = np.zeros((rows + 1, values.shape[1]), np.float32)
+    steps[0] = values[0]
+    columns = np.arange(values.shape[1])
+    position = np.clip(boundaries_px, 0, rows - 1e-3)
+    row = position.astype(int)
+    below = (position - row) * np.diff(values, axis=0)
+    for boundary, step in enumerate(np.diff(values, axis=0)):
+        steps[row[boundary], columns] += step - below[boundary]
+        steps[row[boundary] + 1, columns] += below[boundary]
+    return np.cumsum(steps[:-1], axis=0)
+
+
 def healthy_thicknesses(rng, eccentricity_mm, nasal_mm):
     """Thickness of every layer but fluid and drusen, {layer: mm}, from the distance to the fovea's centre.
 

@@ -34,6 +34,7 @@ MAY_CHANGE = {
         "THRESHOLD",
     ),
 }
+NETWORK_SETTINGS = ("MODEL", "BASE_FILTERS", "TRAIN_CLASSES")  # what decides the shapes of weights
 _PACKAGES = [
     *("tensorflow", "jax", "keras", "segmentation-models", "nutsml", "numpy", "numba"),
     *("pandas", "scikit-image", "SimpleITK"),
@@ -153,6 +154,25 @@ def best_model_path(*folders):
         if (Path(folder) / "best.json").exists():
             return Path(folder) / "best.keras"
     raise InputError(f"{folders[-1]}: no best.keras there; run model_training.py first, or check RUN_NAME")
+
+
+def set_weights(networks, path):
+    """Give `networks`, all of one architecture, the weights of the exported model at `path`.
+
+    Raises `InputError` where it is no Keras model, or another network.
+    """
+    import keras
+
+    try:
+        weights = keras.models.load_model(path, compile=False).get_weights()
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not a Keras model ({str(error).strip().splitlines()[0]})") from error
+    if [weight.shape for weight in weights] != [weight.shape for weight in networks[0].weights]:
+        details = read_json(Path(path).with_suffix(".json")).get("config", {})
+        its_own = ", ".join(f"{name} = {details[name]!r}" for name in NETWORK_SETTINGS if name in details)
+        raise InputError(f"{path}: is another network than this run's; it was trained with {its_own or 'others'}")
+    for network in networks:
+        network.set_weights(weights)
 
 
 def sha256(path):
