@@ -23,6 +23,7 @@ SEED = 0  # split, initial weights, patches, dropout and augmentation all follow
 DETERMINISTIC = True  # same weights from the same seed on the same machine; False lets TensorFlow choose faster kernels
 
 # ---- Data and splits -----------------------------------------------------------------------------------------------
+MATCH_INTENSITIES = True  # Cirrus and Topcon to Spectralis; False where what is trained is to cope with any
 REFERENCE_CASE = None  # Spectralis case whose intensities Cirrus and Topcon are matched to; None: first training one
 REFERENCE_HISTOGRAM = None  # CSV (grey_value, count) used when no Spectralis case exists, e.g. another data set's
 PATIENT_PATTERN = r"^(.*)$"  # regular expression on the case name; its first group names the patient, never split

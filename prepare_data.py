@@ -233,6 +233,8 @@ def read_existing_split():
 def find_reference_histogram(facts, split):
     """What Cirrus and Topcon are matched to (256 counts): of a Spectralis case, else of a file, else None."""
     spectralis = [case for case in facts if case.vendor == "Spectralis"]
+    if not config.MATCH_INTENSITIES:
+        return None
     if config.REFERENCE_CASE is not None:
         chosen = [case for case in spectralis if case.name == config.REFERENCE_CASE]
         if not chosen:

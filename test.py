@@ -5,8 +5,8 @@
 
 Each INPUT is a file, a folder or a pattern: MetaImage, NIfTI, DICOM, TIFF, PNG or JPEG B-scans (a folder of them is a
 scan), Heidelberg's .vol, .e2e and .xml, Topcon's .fda (these need the package eyepy). The model is the run's best,
-fine-tuned if there is one. Vendor and spacing come from file and folder names, unless given; what had to be assumed is
-printed and kept.
+fine-tuned if there is one; where nothing was trained it is weights/phantom.keras, which knows synthetic scans alone.
+Vendor and spacing come from file and folder names, unless given; what had to be assumed is printed and kept.
 
 Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 background, 1 IRF, 2 SRF, 3 PED
         DIR/<Vendor>_<case>/      report.html (a page to look at), mask_NNN.png and overlay_NNN.png for each B-scan,
@@ -39,12 +39,19 @@ from utils.scan_page import write_index
 from utils.scans import find_scans
 from utils.segmentation import PredictionSettings
 
+PHANTOM_MODEL = Path("weights", "phantom.keras")
+PHANTOM_MODEL_IS = "trained on synthetic scans alone, for research and not for diagnosis"
+
 
 def main(argv):
     parser = argparse.ArgumentParser(description="Segment retinal fluid in OCT scans.")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="a scan, a folder of scans, or a pattern")
     parser.add_argument("--output", required=True, metavar="DIR", help="where label volumes, pictures and pages go")
-    parser.add_argument("--model", metavar="FILE", help="a best.keras with its best.json; default: the run's best")
+    parser.add_argument(
+        "--model",
+        metavar="FILE",
+        help=f"a best.keras with its best.json; default: the run's best, else {PHANTOM_MODEL}",
+    )
     parser.add_argument("--vendor", choices=sorted(VENDORS), help="of scans whose files and folders do not say it")
     parser.add_argument("--spacing-mm", nargs=3, type=float, metavar=("X", "Y", "Z"), help="instead of the file's")
     parser.add_argument(
@@ -63,18 +70,19 @@ def main(argv):
     check_names(scans, arguments.vendor)
     if arguments.fovea and len(scans) > 1:
         raise InputError(f"--fovea: {len(scans)} scans found, and each has its own; name one scan")
-    model_path = arguments.model or runs.best_model_path(
-        config.run_folder("adversarial"), config.run_folder("segmentation")
-    )
+    own_model = runs.find_best_model(config.run_folder("adversarial"), config.run_folder("segmentation"))
+    model_path = arguments.model or own_model or Path(__file__).parent / PHANTOM_MODEL
     details = runs.read_best(model_path)
     PredictionSettings.from_details(details)
+    if not (arguments.model or own_model):
+        print(f"no model in {config.run_folder('segmentation')}: this is {PHANTOM_MODEL}, {PHANTOM_MODEL_IS}")
     print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}); {len(scans)} scans")
     job = Job(
         output=os.path.abspath(arguments.output),
         model_path=os.path.abspath(model_path),
         model_sha256=details["sha256"],
         # The run's own model follows config; another's best.json says what it needs.
-        threshold=None if arguments.model else config.THRESHOLD,
+        threshold=config.THRESHOLD if model_path == own_model else None,
         vendor=arguments.vendor,
         spacing_mm=arguments.spacing_mm and tuple(arguments.spacing_mm),
         fovea=arguments.fovea and tuple(arguments.fovea),

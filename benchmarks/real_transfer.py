@@ -61,9 +61,7 @@ def main():
     n_b_scans, n_patients = table["b_scan"].nunique(), table["patient"].nunique()
     print(f"{arguments.model}, {arguments.part}: {n_b_scans} B-scans of {n_patients} patients, ", end="")
     print(f"{(time.monotonic() - started) / n_b_scans:.2f} s each\n")
-    print(
-        "| fluid | B-scans with it | pooled Dice | Dice, mean of those | detection AUC | false pixels without any fluid |"
-    )
+    print("| fluid | B-scans with it | pooled Dice | Dice, mean of those | AUC | false pixels without any fluid |")
     print("|---|---|---|---|---|---|")
     for fluid in OUTLINED:
         of_fluid = table[table["fluid"] == fluid]

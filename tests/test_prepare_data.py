@@ -197,6 +197,19 @@ def test_reference_histogram_from_a_file(tmp_path, prepare_here):
     assert set(np.unique(voxels)) == {0, 77}
 
 
+def test_grey_values_stay_as_they_are_where_they_are_not_to_be_matched(tmp_path, prepare_here):
+    for number, vendor in enumerate(("Spectralis", "Spectralis", "Spectralis", "Cirrus")):
+        write_case(tmp_path / "data", vendor, f"c{number}", seed=number)
+    values = []
+    for matched in (True, False):
+        output = tmp_path / str(matched)
+        prepare_here(tmp_path / "data", output, f"MATCH_INTENSITIES={matched}")
+        voxels, _ = open_volume(output / "pre_processed" / "oct_imgs" / "Cirrus_c3.mhd")
+        values.append(np.array(voxels))
+        assert (output / "pre_processed" / "reference_histogram.csv").exists() == matched
+    assert (values[0] != values[1]).mean() > 0.01
+
+
 def contents(folder):
     """Every file below `folder` but records and checks, which hold times, as {name: bytes}."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".json")

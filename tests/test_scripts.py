@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import psutil
@@ -276,6 +277,22 @@ def test_segmenting_a_scan_and_a_case_with_the_runs_own_model(trained, tmp_path)
     best = json.loads((run_folder(settings, "adversarial") / "best.json").read_text())
     assert record["facts"]["model_sha256"] == best["sha256"]
     assert set(best["training_appearance"]) == {"Cirrus", "Spectralis", "Topcon"}
+
+
+def test_training_starts_from_the_weights_it_is_given(trained):
+    settings, _ = trained
+    start = run_folder(settings, "adversarial") / "best.keras"
+    # A step of this size leaves every weight where it is, to three decimals.
+    run("model_training.py", **{**settings, "INIT_WEIGHTS": start, "RUN_NAME": "started", "EPOCH": 1, "ADAM_LR": 1e-6})
+    ended = settings["OUTPUT_ROOT"] / "runs" / "started" / "segmentation" / "best.keras"
+    weights = [keras.models.load_model(path, compile=False).trainable_weights for path in (start, ended)]
+    for before, after in zip(*weights, strict=True):
+        np.testing.assert_allclose(before.numpy(), after.numpy(), atol=1e-5)
+    wider = {**settings, "INIT_WEIGHTS": start, "RUN_NAME": "wider", "BASE_FILTERS": 3}
+    _, stderr = run("model_training.py", **wider, expected=2)
+    (line,) = stderr.strip().splitlines()
+    assert f"{start}: is another network than this run's" in line
+    assert "BASE_FILTERS = 2" in line
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from PIL import Image
 from stand_in import bright_scan, export_brightness_model
 
 from utils.mhd import read_volume, write_volume
+from utils.phantom_varied import generate_varied
 from utils.scan_output import Job, segment_to_files
 from utils.scans import find_scans
 
@@ -177,6 +178,16 @@ def test_scans_of_odd_sizes_and_contents_have_defined_results(model, tmp_path):
         if name in ("tiny", "black", "constant", "wide"):
             assert labels.max() == 0, name
     assert "values that are not finite taken for 0" in stdout
+
+
+def test_where_nothing_was_trained_the_model_in_the_box_is_taken_and_said_what_it_is(tmp_path):
+    write_volume(tmp_path / "scan.mhd", generate_varied(1, 0)[0], SPACING_MM)
+    options = ("--vendor", "Spectralis", "--output", tmp_path / "out", "--set", f"OUTPUT_ROOT={tmp_path / 'none'}")
+    stdout, _ = run(tmp_path / "scan.mhd", *options)
+    assert "weights/phantom.keras, trained on synthetic scans alone, for research and not for diagnosis" in stdout
+    record = json.loads((tmp_path / "out" / "Spectralis_scan" / "scan.json").read_text())
+    best = json.loads((PROJECT / "weights" / "phantom.json").read_text())
+    assert record["facts"]["model_sha256"] == best["sha256"]
 
 
 def test_what_stops_all_scans_is_one_line(model, tmp_path):

@@ -17,9 +17,8 @@ from utils.phantom_anatomy import CHOROID_DEPTHS_MM, LAYER_GREYS, filled_columns
 from utils.phantom_ranges import Knobs
 
 IRF, SRF, PED = FLUIDS.values()
-DECLARED_SPACING_MM = (0.0117, 0.003872, 0.12)  # what the header says, whatever the truth: Spectralis' nominal one
+DECLARED_ROW_MM = 0.003872  # what the header says, whatever the truth
 LEAST_ROWS, MOST_ROWS = 150, 640
-CENTRAL_ROW_MM = 0.003872
 
 
 def _with(greys, name, grey, before):
@@ -72,8 +71,9 @@ class Cyst:
 def generate_varied(slices=1, seed=0):
     """One varied case: voxels (slices, rows, columns; uint8), reference (likewise, labels 0-3) and spacing in mm.
 
-    The spacing (x, y, z) is a nominal one, which the drawn one may differ from by a third. `seed` is an int or a
-    sequence of ints; equal ones give equal cases. Raises ValueError for less than one slice.
+    The spacing is (x, y, z), of which y is always Spectralis' nominal one: the drawn one differs from it by up to a
+    third, as in exports that were rescaled. `seed` is an int or a sequence of ints; equal ones give equal cases. Raises
+    ValueError for less than one slice.
     """
     if slices < 1:
         raise ValueError(f"expected at least one slice, got {slices}")
@@ -82,15 +82,15 @@ def generate_varied(slices=1, seed=0):
     spacing_mm = (knobs("column_mm"), knobs("row_mm"), knobs("slice_mm"))
     columns = knobs.count("columns")
     x_mm, z_mm = _lateral_grid(knobs, slices, columns, spacing_mm)
-    eye = _Eye(knobs, x_mm, z_mm, spacing_mm)
-    render = _Scanner(knobs, eye.rows, columns, spacing_mm)
+    eye = VariedEye(knobs, x_mm, z_mm, spacing_mm)
+    render = VariedScanner(knobs, eye.rows, columns, spacing_mm)
     b_scans, labels = zip(*(eye.b_scan(index) for index in range(slices)), strict=True)
     voxels = np.stack([render(b_scan) for b_scan in b_scans])
     reference = np.stack(labels)
     for hidden, grey in render.hidden:
         voxels[:, hidden] = grey
         reference[:, hidden] = 0
-    return voxels, reference, DECLARED_SPACING_MM
+    return voxels, reference, (round(spacing_mm[0], 6), DECLARED_ROW_MM, round(spacing_mm[2], 6))
 
 
 def _lateral_grid(knobs, slices, columns, spacing_mm):
@@ -107,7 +107,7 @@ def _bump(x_mm, z_mm, centre, half_width, exponent=1.0):
     return np.clip(1 - distance**2, 0, None) ** exponent
 
 
-class _Eye:
+class VariedEye:
     """Anatomy and disease of one case, ready to be drawn slice by slice."""
 
     def __init__(self, knobs, x_mm, z_mm, spacing_mm):
@@ -529,7 +529,7 @@ class _Eye:
         labels[inside > 0] = IRF
 
 
-class _Scanner:
+class VariedScanner:
     """Appearance of one case: reflectivity to an exported B-scan, and the pixels that the export hides."""
 
     def __init__(self, knobs, rows, columns, spacing_mm):

@@ -150,10 +150,15 @@ def read_best(path):
 
 def best_model_path(*folders):
     """``best.keras`` of the first of the step `folders` that holds a complete one; `InputError` where none does."""
-    for folder in folders:
-        if (Path(folder) / "best.json").exists():
-            return Path(folder) / "best.keras"
+    if path := find_best_model(*folders):
+        return path
     raise InputError(f"{folders[-1]}: no best.keras there; run model_training.py first, or check RUN_NAME")
+
+
+def find_best_model(*folders):
+    """As `best_model_path`, but None where none is."""
+    complete = (Path(folder) / "best.keras" for folder in folders if (Path(folder) / "best.json").exists())
+    return next(complete, None)
 
 
 def set_weights(networks, path):

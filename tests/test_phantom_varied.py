@@ -1,0 +1,177 @@
+"""Varied phantoms: labels where the fluid is drawn, every knob in use and within its range, cases that prepare."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils.errors import InputError
+from utils.labels import FLUIDS
+from utils.mhd import read_volume
+from utils.phantom import main, write_varied
+from utils.phantom_ranges import RANGES, SHARES, Knobs, Range
+from utils.phantom_varied import HOSTS, LAYERS, VariedEye, generate_varied
+
+ROOT = Path(__file__).parent.parent
+IRF, SRF, PED = FLUIDS.values()
+SPACING_MM = (0.0117, 0.0039, 0.06)
+
+
+class Always(Knobs):
+    """Knobs that have the named things and no others; every range is recorded."""
+
+    def __init__(self, seed, *names):
+        super().__init__(np.random.default_rng(seed))
+        self.names, self.drawn = names, set()
+
+    def __call__(self, name):
+        self.drawn.add(name)
+        return super().__call__(name)
+
+    def count(self, name):
+        self.drawn.add(name)
+        return super().count(name)
+
+    def has(self, name):
+        self.drawn.add(name)
+        return name in self.names
+
+
+def eye(seed, *names, slices=1, columns=400):
+    x_mm = (np.arange(columns) - (columns - 1) / 2) * SPACING_MM[0]
+    z_mm = np.arange(slices) * SPACING_MM[2]
+    x_mm, z_mm = np.meshgrid(x_mm.astype(np.float32), z_mm.astype(np.float32))
+    return VariedEye(Always(seed, *names), x_mm, z_mm, SPACING_MM)
+
+
+def depths(eye_, layer, rows):
+    """Row of the top of a layer in every column, and each pixel's own."""
+    return eye_.boundary(layer)[0] / SPACING_MM[1], np.arange(rows)[:, None] + 0.5
+
+
+def test_a_range_is_drawn_evenly_or_with_even_logarithm():
+    rng = np.random.default_rng(0)
+    even = np.array([Range(1, 100, "").draw(rng) for _ in range(2000)])
+    logarithmic = np.array([Range(1, 100, "", log=True).draw(rng) for _ in range(2000)])
+    for drawn in (even, logarithmic):
+        assert 1 <= drawn.min() < drawn.max() <= 100
+    assert np.median(even) == pytest.approx(50.5, abs=3)
+    assert np.median(logarithmic) == pytest.approx(10, abs=1.5)
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_equal_seeds_give_equal_cases_and_others_do_not(slices):
+    voxels, reference, spacing_mm = generate_varied(slices, (5, 1))
+    again, reference_again, _ = generate_varied(slices, (5, 1))
+    np.testing.assert_array_equal(voxels, again)
+    np.testing.assert_array_equal(reference, reference_again)
+    assert voxels.shape == reference.shape
+    assert len(voxels) == slices
+    assert voxels.dtype == reference.dtype == np.uint8
+    assert reference.max() <= 3
+    assert spacing_mm[1] == 0.003872
+    other, _, _ = generate_varied(slices, (5, 2))
+    assert other.shape != voxels.shape or (other != voxels).mean() > 0.5
+
+
+def test_a_case_of_no_slices_is_refused():
+    with pytest.raises(ValueError, match="at least one slice"):
+        generate_varied(0)
+
+
+def test_fluids_are_as_frequent_as_the_table_says():
+    present = np.array([np.isin(list(FLUIDS.values()), generate_varied(1, (8, seed))[1]) for seed in range(80)])
+    for fluid, share in zip(FLUIDS, present.mean(axis=0), strict=True):
+        # A body may lie out of sight: beyond a wedge, or thinner than a pixel.
+        assert SHARES[fluid][0] - 0.2 < share < SHARES[fluid][0] + 0.15
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cysts_lie_in_the_neuroretina_and_are_darker_than_it(seed):
+    case = eye(seed, "IRF")
+    image, labels = case.b_scan(0)
+    assert set(np.unique(labels)) == {0, IRF}
+    top, depth = depths(case, HOSTS["neuroretina"][0], case.rows)
+    bottom, _ = depths(case, HOSTS["neuroretina"][1], case.rows)
+    inside = (depth > top) & (depth < bottom)
+    assert not labels[~inside].any()
+    assert np.median(image[labels == IRF]) < 0.9 * np.median(image[inside & (labels == 0)])
+
+
+@pytest.mark.parametrize(("label", "layer"), [(SRF, "subretinal fluid"), (PED, "pigment epithelial detachment")])
+def test_detachments_fill_the_space_between_their_layers(label, layer):
+    case = eye(3, "SRF", "PED")
+    _, labels = case.b_scan(0)
+    top, depth = depths(case, layer, case.rows)
+    bottom, _ = depths(case, LAYERS[LAYERS.index(layer) + 1], case.rows)
+    np.testing.assert_array_equal(labels == label, (depth >= top) & (depth < bottom))
+    assert (labels == label).sum() > 100
+
+
+def test_a_body_goes_on_in_the_next_slice():
+    case = eye(2, "SRF", slices=3)
+    first, second = (case.b_scan(index)[1] == SRF for index in (0, 1))
+    assert (first.any(axis=0) & second.any(axis=0)).sum() > 0.5 * first.any(axis=0).sum() > 5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_without_fluid_nothing_is_labelled_whatever_else_there_is(seed):
+    others = set(SHARES) - set(FLUIDS)
+    _, labels = eye(seed, *others).b_scan(0)
+    assert not labels.any()
+
+
+def test_layers_are_in_order():
+    case = eye(4, *SHARES)
+    assert (np.diff(case.boundaries_mm, axis=0) >= -1e-5).all()
+
+
+def test_what_the_export_hides_has_no_label():
+    for seed in range(200):
+        voxels, reference, _ = generate_varied(1, (2, seed))
+        white = voxels == 255
+        if white[0, [0, 0, -1, -1], [0, -1, 0, -1]].any() and white.mean() > 0.05:
+            assert not reference[white].any()
+            return
+    pytest.fail("no case with a white wedge")
+
+
+def test_every_range_and_share_is_used(monkeypatch):
+    knobs = [Always(0, *SHARES), Always(1)]
+    for one in knobs:
+        monkeypatch.setattr("utils.phantom_varied.Knobs", lambda rng, one=one: one)
+        generate_varied(2)
+    assert set.union(*(one.drawn for one in knobs)) == set(RANGES) | set(SHARES)
+
+
+def test_cases_of_one_to_three_slices_are_written_as_spectralis(tmp_path):
+    write_varied(tmp_path, 4, seed=6)
+    folder = tmp_path / "RETOUCH-TrainingSet-Spectralis"
+    assert sorted(path.name for path in folder.iterdir()) == ["TRAIN001", "TRAIN002", "TRAIN003", "TRAIN004"]
+    volumes = [read_volume(folder / f"TRAIN00{number}" / "oct.mhd")[0] for number in (1, 2, 3, 4)]
+    assert [len(volume) for volume in volumes] == [1, 2, 3, 1]
+    np.testing.assert_array_equal(volumes[1], generate_varied(2, (6, 1))[0])
+    np.testing.assert_array_equal(read_volume(folder / "TRAIN002" / "reference.mhd")[0], generate_varied(2, (6, 1))[1])
+
+
+@pytest.mark.parametrize("option", ["--padded-wedges", "--circular-crop"])
+def test_options_of_the_other_kind_are_refused(tmp_path, option):
+    with pytest.raises(InputError, match=re.escape("--varied")):
+        main(["--output", str(tmp_path), "--varied", option])
+    assert not any(tmp_path.iterdir())
+
+
+def test_varied_phantoms_are_prepared_as_any_case(tmp_path):
+    data = tmp_path / "data"
+    for command in (
+        ["-m", "utils.phantom", "--varied", "--output", data, "--cases", "6", "--slices", "1"],
+        ["prepare_data.py", "--set", f"DATA_ROOT={data}", "--set", f"OUTPUT_ROOT={tmp_path / 'output'}"],
+    ):
+        finished = subprocess.run(
+            [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+        assert finished.returncode == 0, finished.stderr
+    assert len((tmp_path / "output" / "train_data.csv").read_text().splitlines()) > 2
