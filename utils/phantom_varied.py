@@ -535,9 +535,10 @@ class VariedScanner:
     def __init__(self, knobs, rows, columns, spacing_mm):
         names = (
             "speckle grain_columns grain_rows noise_grey noise_exponent black_level blur_columns blur_rows "
-            "roll_off_per_mm vignetting gain gamma offset saturation jpeg_quality looks log_step"
+            "roll_off_per_mm vignetting gain gamma offset saturation jpeg_quality log_step floor_grey tissue_looks"
         )
         self.rng = rng = knobs.rng
+        self.looks = knobs.count("looks")
         self.look = {name: knobs(name) for name in names.split()}
         self.has = {name for name in ("median", "picture", "saturated", "logarithmic", "fine grain") if knobs.has(name)}
         depth_mm = (np.arange(rows, dtype=np.float32)[:, None] + 0.5) * spacing_mm[1]
@@ -588,10 +589,20 @@ class VariedScanner:
         return cv2.magnitude(np.clip(image, 0, None), noise)
 
     def logarithmic_speckle(self, image):
-        """Grey values are the logarithm of an intensity, which speckle makes gamma-distributed."""
-        looks = self.look["looks"]
-        intensity = self.rng.standard_gamma(looks, image.shape, dtype=np.float32) / np.float32(looks)
-        return image + self.look["log_step"] * np.log(np.maximum(self.grained(intensity), 1e-3))
+        """Grey values are the logarithm of an intensity, the tissue's and the noise's, each with speckle.
+
+        The intensity of a field of random phase has an exponential distribution, whose logarithm has a long dark tail.
+        """
+        step = np.float32(self.look["log_step"])
+        tissue = image / step + self.log_intensity(1, image.shape) / np.float32(math.sqrt(self.look["tissue_looks"]))
+        noise = np.float32(self.look["floor_grey"]) / step + self.log_intensity(self.looks, image.shape)
+        return step * np.logaddexp(tissue, noise)
+
+    def log_intensity(self, looks, shape):
+        """Logarithm of a speckled intensity of mean 1, averaged over `looks` exposures."""
+        parts = [self.grained(self.rng.standard_normal(shape, np.float32)) for _ in range(2 * looks)]
+        intensity = sum(part * part for part in parts)
+        return np.log(intensity / intensity.mean() + np.float32(1e-6))
 
     def grained(self, noise):
         if "fine grain" in self.has:
