@@ -76,14 +76,16 @@ def read_content(paths):
 # ---- Pictures ------------------------------------------------------------------------------------------------------
 def _read_pictures(paths):
     """PNG, JPEG, BMP and TIFF, of one page or many: a page is a B-scan. They state no spacing that could be trusted."""
-    from PIL import Image, ImageSequence, UnidentifiedImageError
+    from PIL import Image, ImageSequence
 
     slices = []
     for path in paths:
         try:
             with Image.open(path) as image:
                 slices += [_grey_page(page, path) for page in ImageSequence.Iterator(image)]
-        except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        except (InputError, OSError):
+            raise
+        except Exception as error:  # Pillow's parsers raise whatever a damaged file leads to
             raise InputError(f"{path}: not a readable picture ({error})") from error
         if slices[-1].shape != slices[0].shape or slices[-1].dtype != slices[0].dtype:
             sizes = " and ".join(f"{one.shape[1]} x {one.shape[0]} {one.dtype}" for one in (slices[0], slices[-1]))

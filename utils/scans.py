@@ -120,12 +120,12 @@ def _is_known(path):
 
 
 def _pages(path):
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.n_frames
-    except (UnidentifiedImageError, OSError):
+    except Exception:  # Pillow's parsers raise whatever a damaged file leads to
         return 1  # whoever reads it says what is wrong
 
 
