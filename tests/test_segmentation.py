@@ -2,6 +2,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras
 import numpy as np
 import pytest
 from stand_in import DETAILS, bright_scan, brightness_model, export_brightness_model
@@ -150,6 +151,19 @@ def test_what_is_no_model_of_ours_is_refused(tmp_path):
     other = export_brightness_model(tmp_path / "other", network="tennakoon")
     with pytest.raises(InputError, match="weights are not those of the network"):
         load_network(other)
+
+
+def test_a_model_that_carries_code_is_refused_and_the_code_not_run(tmp_path):
+    ran = tmp_path / "ran"
+    image = keras.Input((None, None, 3))
+    code = keras.layers.Lambda(
+        lambda tensor, path=str(ran): (open(path, "w").close(), tensor[..., :1] * [1, 1, 1, 1])[1]
+    )
+    export_best(tmp_path, keras.Model(image, code(image)), DETAILS)
+    ran.unlink()
+    with pytest.raises(InputError, match="not a Keras model"):
+        load_network(tmp_path / "best.keras")
+    assert not ran.exists()
 
 
 # ---- Scans unlike the training data --------------------------------------------------------------------------------

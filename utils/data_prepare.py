@@ -10,7 +10,8 @@ draws patches of train_data.csv, as training gets them, into OUTPUT_ROOT/patches
 import argparse
 import itertools
 import random
-from pathlib import Path
+import re
+from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
@@ -69,6 +70,10 @@ def _fault(row):
     for name in ("image_name", "vendor"):
         if not getattr(row, name):
             return f"{name} is empty"
+        if not re.fullmatch(r"[^/\\\0]*", getattr(row, name)):
+            return f"{name} is {getattr(row, name)!r}, expected a name without folders"
+    if PurePath(row.root).is_absolute() or ".." in PurePath(row.root).parts:
+        return f"root is {row.root!r}, expected a folder below DATA_ROOT"
     if not str(row.slice).isdecimal():
         return f"slice is {row.slice!r}, expected 0, 1, 2, ..."
     for name in ("is_IRF", "is_SRF", "is_PED"):
