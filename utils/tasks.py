@@ -124,11 +124,22 @@ def demo(python):
     with open(output / "test_data.csv", encoding="utf-8", newline="") as file:
         held_out = sorted({data / row["root"] for row in csv.DictReader(file)})
     run(python, "test.py", *held_out, "--output", DEMO / "segmented", *overrides(DEMO_SETTINGS))
+    # What somebody without training data would get, of one of them.
+    run(
+        python,
+        "test.py",
+        held_out[0],
+        "--model",
+        BOX / "phantom.keras",
+        "--output",
+        DEMO / "segmented_by_model_in_the_box",
+    )
     evaluation = output / "runs" / DEMO_SETTINGS["RUN_NAME"] / "evaluation"
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Look at")
     print(f"  {evaluation / 'comparison.png'}   reader and model, one B-scan of each held-out case")
     print(f"  {evaluation.parent / 'segmentation' / 'progress.png'}   training curves")
     print(f"  {DEMO / 'segmented' / 'index.html'}   the held-out scans: a page, label volume and pictures of each")
+    print(f"  {DEMO / 'segmented_by_model_in_the_box' / 'index.html'}   one of them by {BOX / 'phantom.keras'}")
     print(f"  {evaluation / 'report.html'}   Dice, volume difference and AUC per vendor and fluid; every case")
 
 
