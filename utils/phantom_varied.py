@@ -18,6 +18,7 @@ from utils.phantom_ranges import Knobs
 
 IRF, SRF, PED = FLUIDS.values()
 DECLARED_ROW_MM = 0.003872  # what the header says, whatever the truth
+LEAST_DETACHED_MM = 0.012  # thinner, nobody could tell it from the layers around
 LEAST_ROWS, MOST_ROWS = 150, 640
 
 
@@ -44,12 +45,12 @@ HOSTS = {
 
 # Kinds of cluster: host, least and most cysts, their half-width and half-height in mm (least, most).
 CLUSTERS = (
-    ("inner nuclear", 3, 22, (0.015, 0.06), (0.010, 0.040)),  # microcysts
+    ("inner nuclear", 3, 22, (0.02, 0.06), (0.014, 0.040)),  # microcysts
     ("outer nuclear", 3, 22, (0.02, 0.09), (0.04, 0.17)),  # columns between Henle's fibres, the petals of the fovea
     ("neuroretina", 1, 8, (0.04, 0.16), (0.03, 0.13)),
     ("neuroretina", 2, 9, (0.06, 0.22), (0.05, 0.20)),
     ("neuroretina", 1, 3, (0.12, 0.42), (0.10, 0.34)),  # giant
-    ("neuroretina", 1, 6, (0.012, 0.05), (0.010, 0.045)),  # scattered
+    ("neuroretina", 1, 6, (0.018, 0.05), (0.014, 0.045)),  # scattered
 )
 
 
@@ -284,6 +285,7 @@ class VariedEye:
                 )
                 height_mm = np.maximum(height_mm, min(self.knobs(height), 0.8 * half_width) * dome)
             height_mm *= np.clip(1 + self.rng.uniform(0, 0.25) * self.field(0.15), 0.2, 2)
+            height_mm[height_mm < LEAST_DETACHED_MM] = 0
         return height_mm
 
     # ---- Placement and reflectivity

@@ -43,7 +43,7 @@ DEMO_CASES, DEMO_SLICES = 32, 6
 # 256 x 256 they leave 41 %.
 BOX = Path("weights")
 BOX_BUILD = BOX / "build"
-BOX_CASES = 2500
+BOX_CASES = 2000
 BOX_SETTINGS = {
     "DATA_ROOT": BOX_BUILD / "data",
     "OUTPUT_ROOT": BOX_BUILD / "output",
@@ -60,11 +60,11 @@ BOX_SETTINGS = {
     "DROP_HEALTHY": 0.3,
     "REGULARIZER_WEIGHT": 1e-5,
     "BATCH_SIZE": 8,
-    "STEPS_PER_EPOCH": 400,
-    "EPOCH": 16,
+    "STEPS_PER_EPOCH": 350,
+    "EPOCH": 12,
     "ADAM_LR": 1e-3,
     "ADAM_BETA_1": 0.9,
-    "SLOW_DOWN_AFTER": 2,
+    "SLOW_DOWN_AFTER": 1,
 }
 
 
