@@ -183,6 +183,12 @@ def test_scans_from_file_case_folder_folder_of_cases_and_pattern(tmp_path):
     )
 
 
+def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path):
+    write_volume(tmp_path / "a" / "scan.mhd", VOXELS, SPACING_MM)
+    (tmp_path / "a" / "above").symlink_to(tmp_path, target_is_directory=True)
+    assert [scan.name for scan in find_scans([tmp_path])] == ["scan"]
+
+
 def test_a_folder_of_folders_and_what_was_written_before(tmp_path):
     write_volume(tmp_path / "scans" / "b" / "left.mhd", VOXELS, SPACING_MM)
     write_volume(tmp_path / "scans" / "a" / "right.mhd", VOXELS, SPACING_MM)

@@ -75,8 +75,12 @@ def _scans_of(given, leave_out):
         if not _is_known(path):
             raise InputError(f"{path}: not a scan: its name and content are of none of the formats that are read")
         return [_scan_files([path])]
-    scans = []
+    scans, walked = [], set()
     for folder, below, names in os.walk(path, followlinks=True):
+        if os.path.realpath(folder) in walked:  # a link to a folder above would be followed for ever
+            below.clear()
+            continue
+        walked.add(os.path.realpath(folder))
         below[:] = sorted(name for name in below if os.path.join(folder, name) != leave_out and name[0] != ".")
         if folder != leave_out:
             scans += _scans_in(Path(folder), sorted(names, key=_natural))
