@@ -2,7 +2,7 @@
 
     python -m utils.tasks demo     environment, synthetic data, the five scripts in order
     python -m utils.tasks weights  train weights/phantom.keras anew, on synthetic scans alone
-    python -m utils.tasks test     environment, what tests need, code style, the quick tests
+    python -m utils.tasks test     environment, what tests need, code style, types, the quick tests
 
 Each makes `.venv` here and installs into it where that has not been done for the current requirement files.
 """
@@ -155,9 +155,10 @@ def box_model(python):
 
 
 def test(python):
-    """Code style and the quick tests."""
+    """Code style, types and the quick tests."""
     run(python, "-m", "ruff", "check", ".")
     run(python, "-m", "ruff", "format", "--check", ".")
+    run(python, "-m", "mypy")
     run(python, "-m", "pytest", "-q")
 
 
