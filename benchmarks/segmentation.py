@@ -27,7 +27,7 @@ from utils.labels import FLUIDS
 from utils.mhd import volume_writer
 from utils.phantom import generate_phantom
 from utils.preprocessing import preprocess_volume, resampled_rows, resampling_matrix
-from utils.roi import roi_mask
+from utils.roi import prediction_region
 from utils.runs import export_best, read_best
 from utils.tiling import labels_from_probabilities, predict_probabilities
 
@@ -145,11 +145,11 @@ def one_by_one(model, volume, index):
 def agreement(network, volume, plain):
     """In words how many pixels of the retina get the same label, and how near to a tie those are that do not."""
     ours = predict_probabilities(
-        network.model, volume, 128.0, 128.0, find_region=roi_mask, tile_pixels=network.tile_pixels
+        network.model, volume, 128.0, 128.0, find_region=prediction_region, tile_pixels=network.tile_pixels
     )
     same, n_pixels, widest = 0, 0, 0.0
     for slice_, of_ours, of_plain in zip(volume, ours, plain, strict=True):
-        retina = roi_mask(slice_) > 0
+        retina = prediction_region(slice_) > 0
         of_ours, of_plain = of_ours[retina], of_plain[retina]
         differ = labels_from_probabilities(of_ours[None], THRESHOLD) != labels_from_probabilities(
             of_plain[None], THRESHOLD

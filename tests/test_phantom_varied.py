@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from utils.errors import InputError
 from utils.labels import FLUIDS
 from utils.mhd import read_volume
-from utils.phantom import main, write_varied
+from utils.phantom import MIRRORED_MARGIN, main, write_varied
 from utils.phantom_ranges import RANGES, SHARES, Knobs, Range
-from utils.phantom_varied import HOSTS, LAYERS, VariedEye, generate_varied
+from utils.phantom_varied import HOSTS, LAYERS, LEAST_PIXELS, VariedEye, generate_varied, spanned
 
 ROOT = Path(__file__).parent.parent
 IRF, SRF, PED = FLUIDS.values()
@@ -111,6 +112,22 @@ def test_detachments_fill_the_space_between_their_layers(label, layer):
     assert (labels == label).sum() > 100
 
 
+def test_a_retina_hangs_from_peak_to_peak():
+    floor_mm = np.array([[0, 0, 3, 0, 0, 0, 0, 2, 1], [0, 0, 0, 0, 0, 0, 0, 0, 5]], np.float32)
+    expected_mm = [[1, 2, 3, 2, 1, 0, 1, 2, 1], [0, 0, 0, 0, 1, 2, 3, 4, 5]]
+    np.testing.assert_allclose(spanned(floor_mm, 1.0), expected_mm, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_subretinal_fluid_fills_pockets(seed):
+    case = eye(seed)
+    floor_mm = np.zeros((1, 400), np.float32)
+    floor_mm[0, 180:220] = 0.3
+    case.knobs = Always(seed, "pockets")
+    heights_mm = case._subretinal_fluid(floor_mm)[0]
+    assert (heights_mm[[179, 220]] > 0.28).all()  # at the foot of a wall, whatever the slope
+
+
 def test_a_body_goes_on_in_the_next_slice():
     case = eye(2, "SRF", slices=3)
     first, second = (case.b_scan(index)[1] == SRF for index in (0, 1))
@@ -124,6 +141,14 @@ def test_without_fluid_nothing_is_labelled_whatever_else_there_is(seed):
     assert not labels.any()
 
 
+def test_no_label_is_smaller_than_what_a_reader_would_outline():
+    for seed in range(12):
+        for labels in generate_varied(1, (4, seed))[1]:
+            for fluid in FLUIDS.values():
+                bodies, _ = ndimage.label(labels == fluid)
+                assert (np.bincount(bodies.ravel())[1:] >= LEAST_PIXELS).all()
+
+
 def test_layers_are_in_order():
     case = eye(4, *SHARES)
     assert (np.diff(case.boundaries_mm, axis=0) >= -1e-5).all()
@@ -132,9 +157,11 @@ def test_layers_are_in_order():
 def test_what_the_export_hides_has_no_label():
     for seed in range(200):
         voxels, reference, _ = generate_varied(1, (2, seed))
-        white = voxels == 255
-        if white[0, [0, 0, -1, -1], [0, -1, 0, -1]].any() and white.mean() > 0.05:
-            assert not reference[white].any()
+        bodies, _ = ndimage.label(voxels[0] == 255)
+        at_corners = bodies[[0, 0, -1, -1], [0, -1, 0, -1]]
+        wedge = (bodies == at_corners.max()) & (bodies > 0)
+        if wedge.mean() > 0.05:
+            assert not reference[0, wedge].any()
             return
     pytest.fail("no case with a white wedge")
 
@@ -153,8 +180,13 @@ def test_cases_of_one_to_three_slices_are_written_as_spectralis(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["TRAIN001", "TRAIN002", "TRAIN003", "TRAIN004"]
     volumes = [read_volume(folder / f"TRAIN00{number}" / "oct.mhd")[0] for number in (1, 2, 3, 4)]
     assert [len(volume) for volume in volumes] == [1, 2, 3, 1]
-    np.testing.assert_array_equal(volumes[1], generate_varied(2, (6, 1))[0])
-    np.testing.assert_array_equal(read_volume(folder / "TRAIN002" / "reference.mhd")[0], generate_varied(2, (6, 1))[1])
+    rows, columns = MIRRORED_MARGIN
+    for name, expected in zip(("oct", "reference"), generate_varied(2, (6, 1)), strict=False):
+        written, _ = read_volume(folder / "TRAIN002" / f"{name}.mhd")
+        scan = written[:, rows:, columns:-columns]
+        np.testing.assert_array_equal(scan, expected)
+        np.testing.assert_array_equal(written[:, :rows, columns:-columns], scan[:, rows - 1 :: -1])
+        np.testing.assert_array_equal(written[:, rows:, -columns:], scan[:, :, : -columns - 1 : -1])
 
 
 @pytest.mark.parametrize("option", ["--padded-wedges", "--circular-crop"])

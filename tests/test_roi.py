@@ -6,7 +6,7 @@ from images import adversarial_masks, noise
 from skimage import morphology
 from skimage.filters import rank
 
-from utils.roi import CLOSING_RADIUS, ENTROPY_RADIUS, roi_mask, textured
+from utils.roi import CLOSING_RADIUS, ENTROPY_RADIUS, prediction_region, roi_mask, textured
 
 SHAPE = (90, 70)
 ADVERSARIAL_IMAGES = {
@@ -109,6 +109,19 @@ def test_invalid_pixels_leave_the_roi_last():
     slice_[140:160] = 0
     roi = roi_mask(slice_, np.ones((300, 200), np.uint8))
     np.testing.assert_array_equal(roi, slice_ > 0)
+
+
+def test_fluid_is_looked_for_in_dim_scans_as_in_bright_ones():
+    slice_ = noise((300, 200), 1, 40)
+    slice_[100:200] = noise((100, 200), 129, 256)
+    slice_[:, :20] = 0  # invalid
+    dim = np.where(slice_ > 0, np.maximum(slice_ // 3, 1), 0).astype(np.uint8)
+    assert not roi_mask(dim).any()
+    assert prediction_region(dim)[100:200, 20:].all()
+    assert not prediction_region(dim)[:, :20].any()
+    difference = prediction_region(dim) != roi_mask(slice_)
+    assert difference.mean() < 0.02
+    np.testing.assert_array_equal(prediction_region(slice_), roi_mask(slice_))
 
 
 def test_roi_of_an_even_slice_is_empty():

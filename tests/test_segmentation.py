@@ -11,7 +11,7 @@ from model import create_unet_model
 from utils.appearance import Appearance, unlike_training
 from utils.errors import InputError
 from utils.preprocessing import resampling_matrix
-from utils.roi import roi_mask
+from utils.roi import prediction_region
 from utils.runs import export_best
 from utils.segmentation import (
     Ensemble,
@@ -65,7 +65,7 @@ def test_nothing_is_found_outside_the_region_of_interest():
     model = brightness_model()
     model.layers[-1].set_weights([np.zeros((1, 1, 3, 4), np.float32), np.array([0, 9, 0, 0], np.float32)])  # IRF always
     labels = segment_scan(loaded(model), voxels, (0.0117, 0.003872, 0.1), "Spectralis").labels[0]
-    np.testing.assert_array_equal(labels == 1, roi_mask(bright) == 1)
+    np.testing.assert_array_equal(labels == 1, prediction_region(bright) == 1)
     assert (labels[:250] == 0).all()
     assert (labels[300:360] == 1).all()
 
@@ -170,7 +170,7 @@ def test_a_model_that_carries_code_is_refused_and_the_code_not_run(tmp_path):
 def appearance_of(voxels):
     appearance = Appearance()
     for slice_ in voxels:
-        appearance.add(slice_, roi_mask(slice_))
+        appearance.add(slice_, prediction_region(slice_))
     return appearance
 
 

@@ -33,6 +33,8 @@ FLUID_STATISTICS = {
 }
 MOST_SLICES = max(scanner.slices for scanner in VENDORS.values())
 VARIED_SLICES = 3  # at most, of a varied case: what the network sees at once
+# Rows and columns: what 'valid' convolutions take from a patch's border, 46 pixels, rounded up.
+MIRRORED_MARGIN = (48, 48)
 WHITE, BLACK = 1, 2  # padding of two kinds
 NOISE_EXPONENT = 0.7  # of an exponentially distributed number: 1 exponential, 0.5 Rayleigh
 CASES_PER_BLOCK = 4  # of one vendor; every block has each fluid in about its share
@@ -273,11 +275,18 @@ def write_phantoms(output, cases, slices=None, seed=0, padded_wedges=False, circ
 def write_varied(output, cases, slices=None, seed=0, progress=False):
     """Write `cases` of `utils.phantom_varied` as Spectralis cases of one to `slices` slices (None: `VARIED_SLICES`).
 
-    Raises `InputError` as `write_phantoms`.
+    Above and at the sides they are mirrored outwards by `MIRRORED_MARGIN`, as a scan is for its prediction: so patches
+    whose middle lies at a scan's border are learned from, too. Raises `InputError` as `write_phantoms`.
     """
     slices = slices or VARIED_SLICES
-    volumes = (generate_varied(1 + number % slices, (seed, number)) for number in range(cases))
+    volumes = (_with_margin(*generate_varied(1 + number % slices, (seed, number))) for number in range(cases))
     _write_cases(output, [("Spectralis", f"TRAIN{number + 1:03d}") for number in range(cases)], volumes, progress)
+
+
+def _with_margin(voxels, reference, spacing_mm):
+    rows, columns = MIRRORED_MARGIN
+    wider = [np.pad(part, ((0, 0), (rows, 0), (columns, columns)), mode="symmetric") for part in (voxels, reference)]
+    return *wider, spacing_mm
 
 
 def _write_cases(output, names, volumes, progress):

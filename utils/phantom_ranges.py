@@ -26,19 +26,25 @@ class Range:
 
 RANGES = {
     # ---- The image's grid
-    "column_mm": Range(0.0055, 0.0130, "high-resolution and fast Spectralis, Cirrus, Topcon; exports at other widths"),
-    "row_mm": Range(0.0030, 0.0050, "the declared 0.00387 is wrong for exports that were rescaled", log=True),
+    "column_mm": Range(0.0055, 0.0180, "high-resolution to fast and wide scans; exports at other widths"),
+    "row_mm": Range(
+        0.0030, 0.0125, "the declared 0.00387 is up to 3 times too small for exports that were rescaled", True
+    ),
     "columns": Range(400, 640, "512 is the rule; crops and half-scans besides"),
     "slice_mm": Range(0.03, 0.13, "from Cirrus to Spectralis"),
     "above_mm": Range(0.01, 1.0, "vitreous above the retina: tight crops to long scans", log=True),
     "below_mm": Range(0.08, 1.2, "choroid and what follows below Bruch's membrane", log=True),
     # ---- Shape of the eye
-    "tilt": Range(-0.22, 0.22, "slope of the retina: 12 degrees, what off-axis scans show"),
-    "bowl_per_mm": Range(-0.035, 0.035, "curvature of the image: myopic eyes bend it down, corrected ones up"),
+    "rise_mm": Range(-1.2, 1.2, "from one side of the scan to the other, where the beam enters off the axis"),
+    "sag_mm": Range(
+        -0.9, 0.4, "of the sides below the middle: they rise in myopic eyes, and fall where a dome lifts it"
+    ),
     "undulation_mm": Range(0.0, 0.020, "uneven Bruch's membrane"),
     "motion_mm": Range(0.001, 0.03, "axial eye motion between slices", log=True),
     "eccentricity_mm": Range(-2.6, 2.6, "where the image's centre lies from the fovea, both ways"),
-    "surface_mm": Range(0.04, 0.25, "lateral distance over which the retina's surface evens out what lifts it"),
+    "surface_mm": Range(
+        0.05, 0.5, "lateral distance over which the retina's surface evens out what lifts it", log=True
+    ),
     "layer_scale": Range(0.70, 1.35, "thickness of all layers: thin myopic, thick young retinas", log=True),
     "one_layer_scale": Range(0.65, 1.5, "and of each of them", log=True),
     # ---- Reflectivity
@@ -90,6 +96,7 @@ RANGES = {
     "foci": Range(0, 45, "hyperreflective foci, exudates"),
     "focus_mm": Range(0.006, 0.028, "their radius"),
     "tubulation_mm": Range(0.02, 0.06, "radius of outer retinal tubulation: a bright ring, not labelled"),
+    "hole_mm": Range(0.05, 0.7, "half-width of a steep pit or hole, which is vitreous, not fluid", log=True),
     "dark_patch": Range(0.1, 0.5, "loss of brightness of a patch of the outer nuclear layer that is not fluid"),
     # ---- Fluid
     "cyst_grey": Range(0.04, 0.52, "of the tissue around it: clear, or of proteins", log=True),
@@ -97,11 +104,14 @@ RANGES = {
     "wall_px": Range(0.5, 3.0, "softness of a body's border, pixels"),
     "septum_px": Range(0.0, 4.0, "tissue left between two cysts, pixels"),
     "cyst_roughness": Range(0.0, 0.3, "irregularity of outlines"),
-    "clusters": Range(1, 4, "groups of cysts in a scan"),
-    "oedema_mm": Range(0.0, 0.22, "swelling of the tissue around them"),
+    "clusters": Range(1, 6, "groups of cysts in a scan"),
+    "oedema_mm": Range(0.0, 0.30, "swelling of the tissue around them"),
     "oedema_width_mm": Range(0.3, 1.4, "half its width"),
-    "srf_mm": Range(0.03, 0.36, "height of subretinal fluid: a slit to a high detachment", log=True),
-    "srf_width_mm": Range(0.2, 1.6, "half its width", log=True),
+    "srf_mm": Range(0.04, 0.50, "height of subretinal fluid: a slit to a high detachment", log=True),
+    "srf_width_mm": Range(0.2, 2.0, "half its width", log=True),
+    "pocket_slope": Range(
+        0.05, 0.7, "fall in mm per mm of the retina beside a peak of the floor, which leaves a pocket"
+    ),
     "srf_grey": Range(0.04, 0.45, "of the tissue around it", log=True),
     "ped_mm": Range(0.07, 0.45, "height of a pigment epithelial detachment", log=True),
     "ped_width_mm": Range(0.15, 1.0, "half its width", log=True),
@@ -112,8 +122,9 @@ RANGES = {
 # Name: (share of the scans that have it, why).
 SHARES = {
     "IRF": (0.60, "most frequent in diabetic oedema and in neovascular disease"),
-    "SRF": (0.40, "alone and beside other fluid"),
-    "PED": (0.35, "alone and beside other fluid"),
+    "SRF": (0.50, "alone and beside other fluid"),
+    "PED": (0.40, "alone and beside other fluid"),
+    "pockets": (0.60, "of SRF: between the peaks of detachments, drusen and material, and at their feet"),
     "no pit": (0.15, "scans beside the fovea, or a fovea that never formed"),
     "detached hyaloid": (0.35, "age"),
     "strands": (0.15, "condensations of the vitreous"),
@@ -123,6 +134,7 @@ SHARES = {
     "material": (0.20, "of neovascular disease"),
     "tubulation": (0.10, "over atrophy"),
     "foci": (0.50, "diabetes"),
+    "hole": (0.12, "macular holes, traction, the disc's cup"),
     "dark patch": (0.35, "oblique light on Henle's fibres"),
     "disorganised": (0.20, "inner layers that cannot be told apart"),
     "logarithmic": (0.75, "the logarithm gives speckle a tail of black pixels; other exports have none"),

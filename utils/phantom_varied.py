@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from utils.labels import FLUIDS
 from utils.phantom_anatomy import CHOROID_DEPTHS_MM, LAYER_GREYS, filled_columns, healthy_thicknesses, smooth_field
@@ -18,8 +19,11 @@ from utils.phantom_ranges import Knobs
 
 IRF, SRF, PED = FLUIDS.values()
 DECLARED_ROW_MM = 0.003872  # what the header says, whatever the truth
-LEAST_DETACHED_MM = 0.012  # thinner, nobody could tell it from the layers around
-LEAST_ROWS, MOST_ROWS = 150, 640
+# Of a detachment: what is thinner, in mm or in rows, nobody could tell from the layers around; nor a whole one whose
+# peak is lower.
+LEAST_DETACHED, LEAST_PEAK = (0.012, 3), (0.035, 5)
+LEAST_PIXELS = 25  # of a body of fluid in a B-scan; what is smaller has no label, as no reader would outline it
+LEAST_ROWS, MOST_ROWS = 110, 640
 
 
 def _with(greys, name, grey, before):
@@ -50,6 +54,7 @@ CLUSTERS = (
     ("neuroretina", 1, 8, (0.04, 0.16), (0.03, 0.13)),
     ("neuroretina", 2, 9, (0.06, 0.22), (0.05, 0.20)),
     ("neuroretina", 1, 3, (0.12, 0.42), (0.10, 0.34)),  # giant
+    ("neuroretina", 1, 4, (0.15, 0.60), (0.08, 0.25)),
     ("neuroretina", 1, 6, (0.018, 0.05), (0.014, 0.045)),  # scattered
 )
 
@@ -73,8 +78,8 @@ def generate_varied(slices=1, seed=0):
     """One varied case: voxels (slices, rows, columns; uint8), reference (likewise, labels 0-3) and spacing in mm.
 
     The spacing is (x, y, z), of which y is always Spectralis' nominal one: the drawn one differs from it by up to a
-    third, as in exports that were rescaled. `seed` is an int or a sequence of ints; equal ones give equal cases. Raises
-    ValueError for less than one slice.
+    factor of three, as in exports that were rescaled. `seed` is an int or a sequence of ints; equal ones give equal
+    cases. Raises ValueError for less than one slice.
     """
     if slices < 1:
         raise ValueError(f"expected at least one slice, got {slices}")
@@ -91,7 +96,18 @@ def generate_varied(slices=1, seed=0):
     for hidden, grey in render.hidden:
         voxels[:, hidden] = grey
         reference[:, hidden] = 0
+    for labels in reference:
+        _leave_out_specks(labels)
     return voxels, reference, (round(spacing_mm[0], 6), DECLARED_ROW_MM, round(spacing_mm[2], 6))
+
+
+def _leave_out_specks(labels):
+    """Set bodies of fewer than `LEAST_PIXELS` in `labels` (rows, columns; uint8) to background, in place."""
+    for fluid in FLUIDS.values():
+        _, bodies, statistics, _ = cv2.connectedComponentsWithStats(np.uint8(labels == fluid), connectivity=4)
+        small = statistics[:, cv2.CC_STAT_AREA] < LEAST_PIXELS
+        small[0] = False  # the background
+        labels[small[bodies]] = 0
 
 
 def _lateral_grid(knobs, slices, columns, spacing_mm):
@@ -106,6 +122,14 @@ def _bump(x_mm, z_mm, centre, half_width, exponent=1.0):
     """1 at `centre` (x, z), 0 beyond `half_width`: (1 - d^2)^exponent."""
     distance = np.hypot(x_mm - centre[0], z_mm - centre[1]) / half_width
     return np.clip(1 - distance**2, 0, None) ** exponent
+
+
+def spanned(heights_mm, fall_mm):
+    """The lowest surface over `heights_mm` (slices, columns) that falls by at most `fall_mm` from column to column."""
+    fallen_mm = fall_mm * np.arange(heights_mm.shape[1], dtype=np.float32)
+    rightwards = np.maximum.accumulate(heights_mm + fallen_mm, axis=1) - fallen_mm
+    leftwards = np.maximum.accumulate(heights_mm[:, ::-1] + fallen_mm, axis=1) - fallen_mm
+    return np.maximum(rightwards, leftwards[:, ::-1])
 
 
 class VariedEye:
@@ -210,11 +234,10 @@ class VariedEye:
                 mound = _bump(x_mm, z_mm, self.place(), radius_mm, rng.uniform(0.5, 1.5))
                 drusen_mm = np.maximum(drusen_mm, min(radius_mm * rng.uniform(0.3, 0.8), 0.075) * mound)
         thickness_mm["drusen"] = drusen_mm
-        thickness_mm["subretinal fluid"] = self._domes("SRF", "srf_mm", "srf_width_mm", self.rng.integers(1, 3))
-        thickness_mm["pigment epithelial detachment"] = self._domes(
-            "PED", "ped_mm", "ped_width_mm", self.rng.integers(1, 4)
-        )
-        # A detachment of the neuroretina stretches over the slope of a dome, which fills its corner.
+        ped_mm = np.zeros_like(x_mm)
+        if knobs.has("PED"):
+            ped_mm = self._domes(knobs("ped_mm"), knobs("ped_width_mm"), rng.integers(1, 4))
+        thickness_mm["pigment epithelial detachment"] = ped_mm
         material_mm = np.zeros_like(x_mm)
         if knobs.has("material"):
             for _ in range(rng.integers(1, 3)):
@@ -222,6 +245,9 @@ class VariedEye:
                 rough = np.clip(1 + 0.5 * self.field(0.06), 0.2, 2)
                 material_mm = np.maximum(material_mm, knobs("material_mm") * mound * rough)
         thickness_mm["subretinal material"] = material_mm
+        thickness_mm["subretinal fluid"] = np.zeros_like(x_mm)
+        if knobs.has("SRF"):
+            thickness_mm["subretinal fluid"] = self._subretinal_fluid(drusen_mm + ped_mm + material_mm)
 
         self.atrophy = np.zeros_like(x_mm)
         if knobs.has("atrophy"):
@@ -234,6 +260,8 @@ class VariedEye:
         shaggy_mm = knobs("roof_roughness_mm") * np.abs(self.field(0.04)) * (thickness_mm["subretinal fluid"] > 0)
         thickness_mm["outer segments"] = thickness_mm["outer segments"] * rng.uniform(0.4, 1.0) + shaggy_mm
         self._smooth_surface(thickness_mm)
+        if knobs.has("hole"):
+            self._open(thickness_mm)
         return thickness_mm
 
     def _smooth_surface(self, thickness_mm):
@@ -269,24 +297,50 @@ class VariedEye:
         for layer in inside:
             thickness_mm[layer] = thickness_mm[layer] * factor
 
-    def _domes(self, fluid, height, width, lobes):
+    def _open(self, thickness_mm):
+        """Thin the inner layers to a steep-walled pit or a hole, which the vitreous fills."""
+        pit = np.clip(self.rng.uniform(1.2, 4) * _bump(self.x_mm, self.z_mm, self.place(), self.knobs("hole_mm")), 0, 1)
+        for layer in LAYERS[RETINA_TOP : LAYERS.index("subretinal fluid")]:
+            thickness_mm[layer] = thickness_mm[layer] * (1 - self.rng.uniform(0.6, 1.0) * pit)
+
+    def _domes(self, height_mm, half_width_mm, lobes):
         """Height map in mm of a detachment: merged domes, steep or flat, whose surface is uneven."""
-        height_mm = np.zeros_like(self.x_mm)
-        if self.knobs.has(fluid):
-            centre, half_width = self.place(), self.knobs(width)
-            for lobe in range(lobes):
-                shift = self.rng.normal(0, 1.2 * half_width) if lobe else 0.0
-                dome = _bump(
-                    self.x_mm,
-                    self.z_mm,
-                    (centre[0] + shift, centre[1]),
-                    half_width * (self.rng.uniform(0.3, 1.0) if lobe else 1),
-                    self.rng.uniform(0.45, 1.6),
-                )
-                height_mm = np.maximum(height_mm, min(self.knobs(height), 0.8 * half_width) * dome)
-            height_mm *= np.clip(1 + self.rng.uniform(0, 0.25) * self.field(0.15), 0.2, 2)
-            height_mm[height_mm < LEAST_DETACHED_MM] = 0
-        return height_mm
+        heights_mm = np.zeros_like(self.x_mm)
+        centre = self.place()
+        for lobe in range(lobes):
+            shift = self.rng.normal(0, 1.2 * half_width_mm) if lobe else 0.0
+            dome = _bump(
+                self.x_mm,
+                self.z_mm,
+                (centre[0] + shift, centre[1]),
+                half_width_mm * (self.rng.uniform(0.3, 1.0) if lobe else 1),
+                self.rng.uniform(0.45, 1.6),
+            )
+            heights_mm = np.maximum(heights_mm, min(height_mm * self.rng.uniform(0.6, 1), 0.8 * half_width_mm) * dome)
+        heights_mm *= np.clip(1 + self.rng.uniform(0, 0.25) * self.field(0.15), 0.2, 2)
+        return self._without_slits(heights_mm)
+
+    def _subretinal_fluid(self, floor_mm):
+        """Height map in mm of the fluid over what lifts the pigment epithelium by `floor_mm`: domes, pockets or both.
+
+        A pocket lies under a retina that does not follow the floor's slopes, but hangs from peak to peak.
+        """
+        knobs, rng = self.knobs, self.rng
+        domes_mm = self._domes(knobs("srf_mm"), knobs("srf_width_mm"), rng.integers(1, 3))
+        if not knobs.has("pockets"):
+            return domes_mm
+        pockets_mm = spanned(floor_mm, knobs("pocket_slope") * self.spacing_mm[0]) - floor_mm
+        pockets_mm = self._without_slits(pockets_mm)
+        return pockets_mm if pockets_mm.any() and rng.random() < 0.6 else np.maximum(pockets_mm, domes_mm)
+
+    def _without_slits(self, heights_mm):
+        """`heights_mm` where fluid is thick enough to be told from the layers around it, else 0."""
+        least_mm, peak_mm = (max(mm, rows * self.spacing_mm[1]) for mm, rows in (LEAST_DETACHED, LEAST_PEAK))
+        bodies, n_bodies = ndimage.label(heights_mm >= least_mm)
+        peaks_mm = ndimage.maximum(heights_mm, bodies, np.arange(n_bodies + 1))
+        seen = np.asarray(peaks_mm) >= peak_mm
+        seen[0] = False  # what is thinner
+        return np.where(seen[bodies], heights_mm, 0)
 
     # ---- Placement and reflectivity
     def _placed(self, thickness_mm):
@@ -294,8 +348,8 @@ class VariedEye:
         knobs, rng = self.knobs, self.rng
         stacked = np.stack([thickness_mm[layer] for layer in LAYERS]).astype(np.float32)
         heights_mm = np.cumsum(stacked[::-1], axis=0)[::-1]  # of each layer's top above Bruch's membrane
-        x_mm = self.x_mm - self.x_mm.mean()
-        bruch_mm = knobs("tilt") * x_mm + knobs("bowl_per_mm") * x_mm**2
+        along = (self.x_mm - self.x_mm.mean()) / np.ptp(self.x_mm)  # -1/2 to 1/2
+        bruch_mm = knobs("rise_mm") * along + 4 * knobs("sag_mm") * along**2
         bruch_mm = bruch_mm + knobs("undulation_mm") * self.field(0.8)
         bruch_mm = bruch_mm + rng.normal(0, knobs("motion_mm"), (self.shape[0], 1))
         if knobs.has("disorganised"):

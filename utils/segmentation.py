@@ -10,7 +10,7 @@ from utils import runs
 from utils.errors import InputError
 from utils.networks import OUR_NETWORK, create_network, tile_step
 from utils.preprocessing import preprocessed_slices, resampled_rows, resampling_matrix, with_neighbours
-from utils.roi import roi_mask
+from utils.roi import prediction_region
 from utils.tiling import TILE_PIXELS, labels_from_probabilities, predict_stacks, presence_scores
 
 MEMORY_GB = 0.8  # of intermediate results, by default
@@ -229,7 +229,7 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, head_outputs=None, 
     def stacks():
         for before, slice_, after in with_neighbours(slices):
             # Only in the region of interest: training's patches have shown the network nothing else.
-            region = roi_mask(slice_)
+            region = prediction_region(slice_)
             if on_preprocessed:
                 on_preprocessed(slice_, region)
             yield np.stack([slice_ if near is None else near for near in (before, slice_, after)]), region

@@ -11,7 +11,7 @@ from utils.custom_nuts import volume_paths
 from utils.errors import InputError
 from utils.labels import FLUIDS
 from utils.mhd import open_volume
-from utils.roi import roi_mask
+from utils.roi import prediction_region
 from utils.tiling import STEP, labels_from_probabilities, predict_probabilities
 
 _STREAM = 7  # tells the choice's random numbers from others of the same seed
@@ -68,7 +68,13 @@ def segment_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, t
         volume_path, masks_path, _ = volume_paths(preprocessed_folder, vendor, image_name)
         (volume, _), (masks, _) = open_volume(volume_path), open_volume(masks_path)
         probabilities_of_slices = predict_probabilities(
-            model, volume, slice_mean, slice_sd, find_region=roi_mask, slices=[row.slice for row in of_case], step=step
+            model,
+            volume,
+            slice_mean,
+            slice_sd,
+            find_region=prediction_region,
+            slices=[row.slice for row in of_case],
+            step=step,
         )
         for row, probabilities in zip(of_case, probabilities_of_slices, strict=True):
             labels = labels_from_probabilities(probabilities, threshold)
