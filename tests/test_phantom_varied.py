@@ -14,7 +14,9 @@ from utils.labels import FLUIDS
 from utils.mhd import read_volume
 from utils.phantom import MIRRORED_MARGIN, main, write_varied
 from utils.phantom_ranges import RANGES, SHARES, Knobs, Range
-from utils.phantom_varied import HOSTS, LAYERS, LEAST_PIXELS, VariedEye, generate_varied, spanned
+from utils.phantom_varied import LEAST_PIXELS, generate_varied
+from utils.phantom_varied_drawing import VariedDrawing
+from utils.phantom_varied_eye import HOSTS, LAYERS, VariedEye, spanned
 
 ROOT = Path(__file__).parent.parent
 IRF, SRF, PED = FLUIDS.values()
@@ -93,7 +95,7 @@ def test_fluids_are_as_frequent_as_the_table_says():
 @pytest.mark.parametrize("seed", range(6))
 def test_cysts_lie_in_the_neuroretina_and_are_darker_than_it(seed):
     case = eye(seed, "IRF")
-    image, labels = case.b_scan(0)
+    image, labels = VariedDrawing(case).b_scan(0)
     assert set(np.unique(labels)) == {0, IRF}
     top, depth = depths(case, HOSTS["neuroretina"][0], case.rows)
     bottom, _ = depths(case, HOSTS["neuroretina"][1], case.rows)
@@ -105,7 +107,7 @@ def test_cysts_lie_in_the_neuroretina_and_are_darker_than_it(seed):
 @pytest.mark.parametrize(("label", "layer"), [(SRF, "subretinal fluid"), (PED, "pigment epithelial detachment")])
 def test_detachments_fill_the_space_between_their_layers(label, layer):
     case = eye(3, "SRF", "PED")
-    _, labels = case.b_scan(0)
+    _, labels = VariedDrawing(case).b_scan(0)
     top, depth = depths(case, layer, case.rows)
     bottom, _ = depths(case, LAYERS[LAYERS.index(layer) + 1], case.rows)
     np.testing.assert_array_equal(labels == label, (depth >= top) & (depth < bottom))
@@ -129,15 +131,15 @@ def test_subretinal_fluid_fills_pockets(seed):
 
 
 def test_a_body_goes_on_in_the_next_slice():
-    case = eye(2, "SRF", slices=3)
-    first, second = (case.b_scan(index)[1] == SRF for index in (0, 1))
+    drawing = VariedDrawing(eye(2, "SRF", slices=3))
+    first, second = (drawing.b_scan(index)[1] == SRF for index in (0, 1))
     assert (first.any(axis=0) & second.any(axis=0)).sum() > 0.5 * first.any(axis=0).sum() > 5
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_without_fluid_nothing_is_labelled_whatever_else_there_is(seed):
     others = set(SHARES) - set(FLUIDS)
-    _, labels = eye(seed, *others).b_scan(0)
+    _, labels = VariedDrawing(eye(seed, *others)).b_scan(0)
     assert not labels.any()
 
 
