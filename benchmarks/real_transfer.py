@@ -28,6 +28,7 @@ from utils.preprocessing import to_8_bit
 from utils.summary import interval
 
 OUTLINED = ("IRF", "SRF")
+PATIENTS = r"^[A-Z]+-(\d+)"  # the patient in a case's name, as PATIENT_PATTERN
 WORST = 12
 N_RESAMPLES = 1000
 
@@ -39,7 +40,7 @@ def main():
     parser.add_argument("--part", choices=("visible", "untouched", "all"), default="visible")
     parser.add_argument("--worst", type=Path, help="write a picture of the worst twelve B-scans")
     parser.add_argument("--csv", type=Path, help="write a row for each B-scan and fluid")
-    parser.add_argument("--patients", default=r"^[A-Z]+-(\d+)", help="the patient in a case's name, as PATIENT_PATTERN")
+    parser.add_argument("--patients", default=PATIENTS, help="the patient in a case's name, as PATIENT_PATTERN")
     parser.add_argument("--mirrored", action="store_true", help="average with the mirrored B-scans")
     arguments = parser.parse_args()
 
