@@ -17,8 +17,9 @@ import pandas
 from utils.cases import Case, why_vendor_unknown
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES, FLUIDS
-from utils.mhd import VENDORS, check_data_file, read_header, read_volume
+from utils.mhd import VENDORS, read_header, read_volume
 from utils.preprocessing import to_8_bit
+from utils.volume_checks import check_data_file
 
 # Smallest and largest spacing (mm) that a retinal scan has. x, between A-scans: 3 mm in 4096 to 9 mm in 200. y, along
 # the A-scan: finer than any retinal device resolves, to coarser than any. z, between B-scans: up to line scans; a flat
