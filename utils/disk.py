@@ -2,8 +2,9 @@
 
 import math
 
-import numba
 import numpy as np
+
+from utils.compiled import compiled
 
 
 def dilate_with_disk(mask, radius):
@@ -52,7 +53,7 @@ def _extent(line):
     return slice(places[0], places[-1] + 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _dilated(mask, half_heights):
     """The disk is a row of vertical runs: a pixel is reached where a column nearby has a true pixel near enough.
 
@@ -84,7 +85,7 @@ def _dilated(mask, half_heights):
     return reached.view(np.bool_)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _counted(mask, half_widths):
     """Differences of running sums along rows, added up over the disk's rows; vectorised as in `_dilated`."""
     rows, columns = mask.shape

@@ -4,9 +4,9 @@ import itertools
 from dataclasses import dataclass
 
 import cv2
-import numba
 import numpy as np
 
+from utils.compiled import compiled
 from utils.errors import InputError
 from utils.invalid import InvalidPixels
 
@@ -180,7 +180,7 @@ def band(matrix):
     return first, np.take_along_axis(matrix, first[:, None] + np.arange(length), axis=1)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def resample_valid(slice_, invalid, first, weights, target):
     """Fill `target` with the rows of `slice_`, resampled from valid pixels alone.
 

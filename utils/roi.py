@@ -3,9 +3,9 @@
 import functools
 
 import cv2
-import numba
 import numpy as np
 
+from utils.compiled import compiled
 from utils.disk import close_with_disk, count_in_disk, half_widths
 
 ENTROPY_RADIUS = 15  # pixels
@@ -82,7 +82,7 @@ def _count_log_count(radius):
     return counts * np.log2(np.maximum(counts, 1))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _entropy_bounds(pixels, not_black, values, count_log_count):
     """Least and most entropy (rows, columns; float64) that a disk of n `pixels` with k that are `not_black` can have.
 
@@ -102,7 +102,7 @@ def _entropy_bounds(pixels, not_black, values, count_log_count):
     return least, most
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _largest_entropy(image, most, half_widths, count_log_count):
     """Largest local entropy: beginning where `most` is possible, until no other pixel can exceed what was found."""
     histogram = np.zeros(256, np.int64)
@@ -116,7 +116,7 @@ def _largest_entropy(image, most, half_widths, count_log_count):
     return largest
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _entropies(image, indices, half_widths, count_log_count):
     """Local entropy (float64) at each flat index of `indices`."""
     histogram = np.zeros(256, np.int64)
@@ -126,7 +126,7 @@ def _entropies(image, indices, half_widths, count_log_count):
     return entropies
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _entropy_at(image, index, half_widths, count_log_count, histogram):
     """Entropy in bits at one flat `index`: log2 n - sum(c log2 c) / n for n pixels and counts c of each value.
 
