@@ -74,6 +74,7 @@ def main():
     task = parser.parse_args().task
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
         sys.exit(f"Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}")
+    os.chdir(Path(__file__).resolve().parents[1])  # wherever this is called from
     if task == "demo":
         demo(environment("requirements.txt"))
     elif task == "weights":
@@ -135,6 +136,7 @@ def demo(python):
         DEMO / "segmented_by_model_in_the_box",
     )
     evaluation = output / "runs" / DEMO_SETTINGS["RUN_NAME"] / "evaluation"
+    run(python, "-m", "utils.results", evaluation.parent)
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Look at")
     print(f"  {evaluation / 'comparison.png'}   reader and model, one B-scan of each held-out case")
     print(f"  {evaluation.parent / 'segmentation' / 'progress.png'}   training curves")

@@ -1,0 +1,248 @@
+"""README.md: each command and snippet runs, in a copy of the collection whose config.py asks for little."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import config
+from utils import tasks
+from utils.config_table import config_table
+from utils.mhd import read_volume, write_volume
+from utils.results import dice_table, what_it_took
+
+PROJECT = Path(__file__).parents[1]
+README = (PROJECT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
+TEXT = re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S)
+SNIPPETS = [content for language, content in BLOCKS if language == "python"]
+SMALL = {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "EPOCH": 1, "STEPS_PER_EPOCH": 1, "VALIDATION_B_SCANS": 4}
+CHECK_SETTINGS = '-c "import sys, config; config.load(sys.argv[1:]); config.validate()"'
+INSTALL = re.compile(r'pip install "?([a-z]+)(?:\[(.+)\])?"?')
+
+# Command of README.md, in its order -> what is run of it: None, all; else the command in its place, with other numbers
+# or without the hours. `scored` and the like are what the commands above have left.
+QUICK = {
+    "make demo": "make -n demo | grep -x 'python3 -m utils.tasks demo'",
+    "python3 -m utils.tasks demo": "python3 -m utils.tasks demo --help",  # all of it: test_the_demo_in_small
+    "make test": "make -n test | grep -x 'python3 -m utils.tasks test'",
+    "python3 -m utils.tasks test": "python3 -m utils.tasks test --help",
+    ".venv/bin/python -m pytest -m slow": ".venv/bin/python -m pytest -m slow --collect-only tests/test_readme.py",
+    "python3 -m venv .venv": "python3 -m venv --without-pip another",
+    ".venv/bin/python -m pip install -r requirements.txt": (
+        ".venv/bin/python -m pip install -r requirements.txt --dry-run --no-index"
+    ),
+    "source .venv/bin/activate": 'source .venv/bin/activate && test "$VIRTUAL_ENV"',
+    "python -m utils.phantom --output DIR --cases N --slices N --seed S [--padded-wedges] [--circular-crop]": (
+        "python -m utils.phantom --output more --cases 3 --slices 2 --seed 4 --padded-wedges --circular-crop"
+    ),
+    "python prepare_data.py": None,
+    "python -m utils.data_prepare --preview": None,
+    "./reproduce.sh --set DATA_ROOT=data": "bash -n reproduce.sh",  # all of it: test_all_folds_as_one_command...
+    "make -C FOLDER demo": "cd / && make -n -C \"$OLDPWD\" demo | grep 'utils.tasks demo'",
+    "python3 FOLDER/utils/tasks.py demo": 'cd / && python3 "$OLDPWD/utils/tasks.py" demo --help',
+    "python -m utils.tasks demo": "python -m utils.tasks demo --help",
+    "python3 -m utils.tasks weights": "python3 -m utils.tasks weights --help",
+    "KERAS_BACKEND=jax python model_training.py --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000": (
+        f"python {CHECK_SETTINGS} --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000"  # test_two_hosts...
+    ),
+    "python evaluate.py --predictions segmented --reference data --output scored": (
+        "python evaluate.py --predictions labels --reference data --output scored"
+    ),
+    "python evaluate.py --compare scored scored_before": (
+        "cp -r scored scored_before && python evaluate.py --compare scored scored_before"
+    ),
+    "python evaluate.py --rank scored scored_before": None,
+    "python -m utils.config_table": None,
+    **dict.fromkeys(
+        ('pip install "tensorflow[and-cuda]"', 'pip install "jax[cuda13]"', "pip install eyepy"), "true"
+    ),  # test_what_is_to_be_installed_exists
+    'pip install "eyepy[fda]"': "true",
+}
+SLOW = {
+    ".venv/bin/python test.py scan.mhd --vendor Spectralis --output segmented": None,
+    "python model_training.py": None,
+    "python adversarial_training.py": None,
+    "python evaluate.py": None,
+    "python test.py data --output segmented": None,
+    "python model_training.py --set EPOCH=20 --set RUN_NAME=short": (
+        "python model_training.py --set EPOCH=2 --set RUN_NAME=short"
+    ),
+    'python test.py scans other/oct.mhd "export/*.png" --output segmented --vendor Cirrus '
+    "--spacing-mm 0.0117 0.002 0.047": None,
+    "python model.py": "command -v dot || exit 0; python model.py",
+    ".venv/bin/python -m utils.results demo/output/runs/demo --picture plots/demo_comparison.jpg": "true",
+    "python -m utils.results": "python -m utils.results output/runs/unet --picture plots/another.jpg",
+}
+
+
+def commands():
+    """Every command of README.md: the lines of its shell blocks, what they equal, and what the text names."""
+    found = []
+    for language, content in BLOCKS:
+        for line in content.splitlines() if language == "sh" else ():
+            command, _, comment = line.partition(" #")
+            found.append(command.strip())
+            if comment.strip().startswith("="):
+                found.append(comment.strip(" ="))
+    starts = r"(?:\.venv/bin/)?python3? |make |pip |\./|KERAS_BACKEND=jax "
+    return found + [" ".join(command.split()) for command in re.findall(rf"`((?:{starts})[^`]+)`", TEXT)]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A small copy of the collection, in a folder that a shell has to quote, with data and what the commands name."""
+    copy = tmp_path_factory.mktemp("readme") / "Augen ärzte 眼"
+    left_out = shutil.ignore_patterns(".git", ".venv", "demo", "data", "output", "build", ".*_cache")
+    shutil.copytree(PROJECT, copy, ignore=left_out)
+    (copy / ".venv").symlink_to(sys.prefix)
+    text = (copy / "config.py").read_text("utf-8")
+    for name, value in SMALL.items():
+        text, count = re.subn(rf"^{name} = .+?  #", f"{name} = {value}  #", text, flags=re.M)
+        assert count == 1
+    (copy / "config.py").write_text(text, "utf-8")
+    run(copy, "python -m utils.phantom --output data --cases 12 --slices 2 --seed 4")
+    for path in (copy / "data").glob("*/*/reference.mhd"):
+        vendor = path.parents[1].name.rpartition("-")[2]
+        write_volume(copy / "labels" / f"{vendor}_{path.parent.name}.mhd", *read_volume(path))
+    voxels, spacing_mm = read_volume(next((copy / "data" / "RETOUCH-TrainingSet-Spectralis").glob("*/oct.mhd")))
+    for name in ("scan.mhd", "scans/first.mhd", "other/oct.mhd"):
+        write_volume(copy / name, voxels, spacing_mm)
+    (copy / "export").mkdir()
+    for number, b_scan in enumerate(voxels):
+        Image.fromarray((b_scan >> 8).astype(np.uint8)).save(copy / "export" / f"{number}.png")
+    for suffix in ("keras", "json"):
+        shutil.copy(PROJECT / "weights" / f"phantom.{suffix}", copy / f"best.{suffix}")
+    return copy
+
+
+def run(folder, command):
+    """Run a line of shell in `folder`, in the activated environment; fails with what it printed."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "CUDA_VISIBLE_DEVICES": "-1"}
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def test_every_command_has_a_rule_here_and_every_rule_a_command():
+    assert set(commands()) == {*QUICK, *SLOW}
+    assert len(SNIPPETS) == 2
+
+
+@pytest.mark.parametrize("command", QUICK)
+def test_quick_commands_run(copy, command):
+    run(copy, QUICK[command] or command)
+
+
+@pytest.mark.slow
+def test_the_other_commands_run(copy):
+    """In the order of README.md, after the preparation: each needs what others have written."""
+    run(copy, "python prepare_data.py")
+    for command, instead in SLOW.items():
+        run(copy, instead or command)
+    assert "16 filters" not in run(copy, "python -m utils.results output/runs/unet")
+    with Image.open(copy / "plots" / "another.jpg") as picture:
+        assert picture.width <= 960
+    assert {path.stem for path in (copy / "segmented").glob("Cirrus_*.mhd")} >= {"Cirrus_first", "Cirrus_other"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_snippets_run(copy, snippet):
+    (copy / "snippet.py").write_text(snippet, "utf-8")
+    run(copy, "python snippet.py")
+
+
+@pytest.mark.slow
+def test_the_demo_in_small(copy, monkeypatch, capfd):
+    small = {"BASE_FILTERS": 2, "EPOCH": 1, "STEPS_PER_EPOCH": 1, "VALIDATION_B_SCANS": 4}
+    monkeypatch.chdir(copy)
+    monkeypatch.setattr(tasks, "DEMO_CASES", 12)
+    monkeypatch.setattr(tasks, "DEMO_SLICES", 2)
+    for name in ("DEMO_SETTINGS", "FINE_TUNING_SETTINGS"):
+        monkeypatch.setattr(tasks, name, {**getattr(tasks, name), **small})
+    tasks.demo(sys.executable)
+    printed = capfd.readouterr().out
+    assert "2 filters; batches of 16 patches" in printed
+    for path in re.findall(r"^  (demo\S+)   ", printed, re.M):
+        assert (copy / path).exists()
+    run(copy, ".venv/bin/python -m utils.results demo/output/runs/demo --picture plots/demo_comparison.jpg")
+
+
+@pytest.mark.parametrize("command", [command for command in QUICK if command.startswith("pip ")])
+def test_what_is_to_be_installed_exists(command):
+    package, extra = INSTALL.fullmatch(command).groups()
+    assert extra is None or extra in importlib.metadata.metadata(package).get_all("Provides-Extra")
+
+
+def test_settings_that_are_named_exist_and_may_be_set_so():
+    before = config.values()
+    names = set(re.findall(r"`([A-Z]+(?:_[A-Z0-9]+)+|[A-Z]{4,})`", TEXT)) - {"KERAS_BACKEND"}
+    assert names
+    assert names <= set(before)
+    overrides = set(re.findall(r"--set [A-Z]\w+=[^\s`\]]+", README)) - {"--set NAME=VALUE"}
+    assert len(overrides) > 10
+    try:
+        for override in overrides:
+            config.load(override.split())
+            vars(config).update(before)
+    finally:
+        vars(config).update(before)
+
+
+def test_links_lead_somewhere():
+    def anchors(text):
+        headings = re.findall(r"^#+ (.+)$", text, re.M)
+        return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+    for target in re.findall(r"\]\((?!https:)([^)]+)\)", TEXT):
+        path, _, anchor = target.partition("#")
+        page = PROJECT / path if path else PROJECT / "README.md"
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page.read_text("utf-8")), target
+
+
+def test_the_page_of_settings_is_the_one_of_config():
+    page = (PROJECT / "CONFIG.md").read_text("utf-8")
+    assert page == config_table((PROJECT / "config.py").read_text("utf-8")), "run python -m utils.config_table"
+    assert re.findall(r"^\| `([A-Z]\w*)`", page, re.M) == list(config.values())
+
+
+def test_the_table_of_settings_by_hand():
+    source = '# ---- Paths ----\nROOT = "a|b"  # where <x> is\n\n\ndef f():\n    X = 1  # no\n'
+    expected = "\n## Paths\n\n| name | default | what it is |\n|---|---|---|\n"
+    assert config_table(source).endswith(expected + '| `ROOT` | <code>"a\\|b"</code> | where &lt;x&gt; is |\n')
+
+
+def test_the_table_of_results_by_hand():
+    of_fluids = [("IRF", 7, 0.8521), ("SRF", 4, 0.9), ("PED", 0, np.nan), ("mean", 8, 0.87605)]
+    rows = [("all", fluid, "dice_present", 8, n, mean) for fluid, n, mean in of_fluids]
+    rows += [("all", fluid, "avd_mm3", 8, 8, 5.0) for fluid, *_ in of_fluids]
+    summary = pd.DataFrame(rows, columns=["vendor", "fluid", "measure", "cases", "n", "mean"])
+    (row,) = dice_table(summary).values.tolist()
+    assert row == ["all, 8", "0.852 (7)", "0.900 (4)", "- (0)", "0.876"]
+    assert f"| {' | '.join(dice_table(summary).columns)} |" in README.splitlines()
+
+
+def test_minutes_and_hardware_of_a_run(tmp_path):
+    for step, seconds, epochs in (("segmentation", 90, [1, 2]), ("adversarial", 30, [0, 1])):
+        folder = tmp_path / step
+        folder.mkdir()
+        (folder / "config.json").write_text('{"BASE_FILTERS": 8, "BATCH_SIZE": 4, "STEPS_PER_EPOCH": 50}')
+        (folder / "versions.json").write_text('{"processor_cores": 2, "platform": "Linux"}')
+        pd.DataFrame({"epoch": epochs, "seconds": seconds}).to_csv(folder / "log.csv", index=False)
+    assert what_it_took(tmp_path) == (
+        "8 filters; batches of 4 patches; 2 processor cores (Linux); "
+        "training 2 epochs of 50 steps: 3.0 minutes; fine-tuning 1 epochs of 50 steps: 1.0 minutes"
+    )

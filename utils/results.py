@@ -1,0 +1,75 @@
+"""A run's results as the README's table, with what they took.
+
+    python -m utils.results RUN [--picture FILE]     e.g. demo/output/runs/demo
+
+RUN is OUTPUT_ROOT/runs/RUN_NAME, after evaluate.py. Prints Markdown: a line with network, steps, hardware and minutes,
+and a row of Dice for each vendor. --picture writes the evaluation's comparison.png as a smaller JPEG.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from utils.errors import InputError, run_script
+from utils.files import written_whole
+from utils.labels import FLUIDS
+from utils.report import markdown_table, number
+from utils.runs import read_json
+
+STEPS = {"segmentation": "training", "adversarial": "fine-tuning"}
+PICTURE_WIDTH = 960
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(prog="python -m utils.results", description="A run's results as Markdown.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="OUTPUT_ROOT/runs/RUN_NAME")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write comparison.png there as a small JPEG")
+    arguments = parser.parse_args(argv)
+    evaluation = arguments.run / "evaluation"
+    dice = dice_table(pd.DataFrame(read_json(evaluation / "summary.json")["volumes"]))
+    print(f"{what_it_took(arguments.run)}\n\n{markdown_table(dice)}")
+    if arguments.picture:
+        with Image.open(evaluation / "comparison.png") as picture, written_whole(arguments.picture) as temporary:
+            picture.thumbnail((PICTURE_WIDTH, picture.height))
+            picture.convert("RGB").save(temporary, quality=90)
+
+
+def what_it_took(run):
+    """A line of Markdown: the network, its steps and patches, the hardware, and the minutes of each step's epochs."""
+    parts = []
+    for step, name in STEPS.items():
+        folder = run / step
+        if not folder.exists():
+            continue
+        settings, log = read_json(folder / "config.json"), pd.read_csv(folder / "log.csv")
+        if not parts:
+            versions = read_json(folder / "versions.json")
+            parts += [f"{settings['BASE_FILTERS']} filters", f"batches of {settings['BATCH_SIZE']} patches"]
+            parts += [f"{versions['processor_cores']} processor cores ({versions['platform']})"]
+        epochs = f"{int((log.epoch > 0).sum())} epochs of {settings['STEPS_PER_EPOCH'] or 'all'} steps"
+        parts.append(f"{name} {epochs}: {log.seconds.sum() / 60:.1f} minutes")
+    if not parts:
+        raise InputError(f"{run}: no {' or '.join(STEPS)} in it; name a folder OUTPUT_ROOT/runs/RUN_NAME")
+    return "; ".join(parts)
+
+
+def dice_table(summary):
+    """Dice of the cases that hold the fluid, their number in brackets: a row for each vendor, as text.
+
+    `summary` is the table of `utils.summary.summarise_volumes`.
+    """
+    present = summary[summary.measure == "dice_present"].set_index(["vendor", "fluid"])
+    rows = []
+    for vendor in summary.vendor.unique():
+        of_vendor = present.loc[vendor]
+        row = {"held-out cases": f"{vendor}, {int(of_vendor.cases.max())}"}
+        for fluid in FLUIDS:
+            row[fluid] = f"{number(float(of_vendor['mean'][fluid]))} ({int(of_vendor.n[fluid])})"
+        rows.append({**row, "mean": number(float(of_vendor["mean"]["mean"]))})
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    run_script(main)
