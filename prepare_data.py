@@ -68,6 +68,7 @@ def main(argv):
         reference_histogram = find_reference_histogram(facts, split)
 
         lock.enter_context(locked(config.OUTPUT_ROOT))  # only now, so that nothing is written before the checks pass
+        remove_unfinished(config.OUTPUT_ROOT, below=False)  # other steps may be writing below it
         remove_unfinished(folder)
         summary = save_checks(facts, findings)
         write_reference_histogram(config.reference_histogram_csv(), reference_histogram)

@@ -1,9 +1,13 @@
+import errno
 import json
+import os
+import signal
+import time
 
 import pytest
 
-from utils.errors import InputError, run_script
-from utils.files import write_json, written_whole
+from utils.errors import InputError, run_script, what_failed
+from utils.files import UNFINISHED, remove_unfinished, write_json, written_whole
 
 
 def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
@@ -53,6 +57,40 @@ def test_a_script_reports_what_the_user_can_mend_without_a_traceback(error, code
     stderr = capsys.readouterr().err
     assert text in stderr
     assert "Traceback" not in stderr
+
+
+def test_sigterm_ends_a_script_with_a_line_and_what_it_was_writing_is_cleared_away(tmp_path, capsys):
+    def main(argv):
+        with written_whole(tmp_path / "table.csv"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)  # the handler runs at the latest here
+
+    with pytest.raises(SystemExit) as caught:
+        run_script(main)
+    assert caught.value.code == 143
+    assert capsys.readouterr().err.endswith(": terminated\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_reported_with_the_file_that_did_not_fit(tmp_path):
+    def write():
+        with written_whole(tmp_path / "table.csv"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space") as caught:
+        write()
+    assert what_failed(caught.value) == f"{tmp_path / 'table.csv'}: No space left on device"
+
+
+def test_what_killed_processes_left_is_removed_with_or_without_the_folders_below(tmp_path):
+    left, below = tmp_path / f"{UNFINISHED}a-table.csv", tmp_path / "runs" / f"{UNFINISHED}b-log.csv"
+    below.parent.mkdir()
+    for path in (left, below):
+        path.write_text("half")
+    remove_unfinished(tmp_path, below=False)
+    assert (left.exists(), below.exists()) == (False, True)
+    remove_unfinished(tmp_path)
+    assert not below.exists()
 
 
 def test_a_bug_keeps_its_traceback():

@@ -1,6 +1,7 @@
 """Errors that the user can mend, told apart from bugs."""
 
 import os
+import signal
 import sys
 
 
@@ -16,14 +17,19 @@ class InputError(Exception):
         self.messages = messages
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: it ends a script as Ctrl-C does, with what it had begun cleared away."""
+
+
 def run_script(main):
     """Run ``main(argv)`` as the body of a script and exit with its status.
 
     0 (or None) is success, 2 an `InputError`, whose lines go to stderr without a traceback, or what the operating
-    system refuses (a full disk, a folder that may not be written), 130 an interrupt. Anything else is a bug and keeps
-    its traceback.
+    system refuses (a full disk, a folder that may not be written), 130 an interrupt, 143 SIGTERM. Anything else is a
+    bug and keeps its traceback.
     """
     script = os.path.basename(sys.argv[0])
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(main(sys.argv[1:]))
     except InputError as error:
@@ -33,9 +39,16 @@ def run_script(main):
     except OSError as error:
         print(f"{script}: error: {what_failed(error)}", file=sys.stderr)
         sys.exit(2)
+    except Terminated:
+        print(f"{script}: terminated", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         print(f"{script}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _terminate(number, frame):
+    raise Terminated
 
 
 def what_failed(error):

@@ -29,14 +29,18 @@ def written_whole(path):
     try:
         yield Path(temporary)
         os.replace(temporary, path)
+    except OSError as error:  # a full disk does not say which file it was
+        error.filename = error.filename or str(path)
+        raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
 
 
-def remove_unfinished(folder):
-    """Remove what killed processes left in `folder` and the folders below it; nobody may be writing there."""
-    for path in list(Path(folder).rglob(f"{UNFINISHED}*")):
+def remove_unfinished(folder, below=True):
+    """Remove what killed processes left in `folder` and (`below`) the folders in it; nobody may be writing there."""
+    find = Path(folder).rglob if below else Path(folder).glob
+    for path in list(find(f"{UNFINISHED}*")):
         if path.is_dir():
             shutil.rmtree(path)
         else:
