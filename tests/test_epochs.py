@@ -101,6 +101,13 @@ def test_an_exported_model_better_than_the_state_says_is_never_overwritten_by_a_
     assert [best["value"] for best in exported] == [0.8]
 
 
+def test_an_epoch_whose_export_was_cut_off_is_exported_when_it_is_done_again(tmp_path):
+    take_epoch(start(tmp_path, window=1), 0.7)  # its export writes nothing here: no best.json
+    exported = []
+    take_epoch(start(tmp_path, newest_state(tmp_path), exported, window=1), 0.6)
+    assert [(best["epoch"], best["value"]) for best in exported] == [(2, 0.6)]
+
+
 def test_the_learning_rate_is_halved_after_epochs_without_a_better_one(tmp_path):
     run = start(tmp_path, window=1, slow_down_after=2)
     rates = [take_epoch(run, dice)["learning_rate"] for dice in (0.5, 0.4, 0.4, 0.4, 0.4, 0.6)]

@@ -50,6 +50,19 @@ def test_an_exported_model_is_checked_against_its_description(tmp_path):
         runs.best_model_path(tmp_path / "none")
 
 
+def test_between_two_exports_no_description_stands_beside_another_model(tmp_path, monkeypatch):
+    class Model:
+        def __init__(self, content):
+            self.save = lambda path: path.write_text(content)
+
+    runs.export_best(tmp_path, Model("first"), {"epoch": 1})
+    monkeypatch.setattr(runs, "write_json", lambda path, content: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        runs.export_best(tmp_path, Model("second"), {"epoch": 2})
+    assert (tmp_path / "best.keras").read_text() == "second"
+    assert runs.find_best_model(tmp_path) is None
+
+
 def test_damaged_json_is_named(tmp_path):
     (tmp_path / "last.json").write_text('{"epoch": ')
     with pytest.raises(InputError, match=r"last\.json: not valid JSON"):

@@ -70,11 +70,16 @@ class TrainingRun:
         self._steps, self._saved = 0, time.monotonic()
 
     def _adopt_exported_best(self):
-        """Keep a better model that was exported after the state that the run goes on from."""
+        """Keep a better model that was exported after the state that the run goes on from.
+
+        Where an export was cut off, the epoch that is done again exports it, whatever was the best before.
+        """
         if (self.folder / "best.json").exists():
             details = runs.read_best(self.folder / "best.keras")
             if details["metric"] == self.rules["monitor"] and self._is_better(details["score"]):
                 self.progress["best"] = {name: details[name] for name in ("epoch", "metric", "value", "score")}
+        else:
+            self.progress["best"] = None
 
     def _is_better(self, score):
         return self.progress["best"] is None or score > self.progress["best"]["score"]

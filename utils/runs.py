@@ -127,10 +127,14 @@ def keep_epoch_weights(folder, model, epoch, keep):
 
 # ---- The best model ------------------------------------------------------------------------------------------------
 def export_best(folder, model, details):
-    """Write ``best.keras`` (`model`, a float32 inference graph), then ``best.json``: `details` and its SHA-256."""
+    """Write ``best.keras`` (`model`, a float32 inference graph), then ``best.json``: `details` and its SHA-256.
+
+    In between there is no ``best.json``: what a killed process leaves is no pair of two models' files.
+    """
     path = Path(folder) / "best.keras"
     with written_whole(path) as temporary:
         model.save(temporary)
+        path.with_suffix(".json").unlink(missing_ok=True)
     write_json(path.with_suffix(".json"), {**details, "sha256": sha256(path)})
 
 
