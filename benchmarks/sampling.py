@@ -70,7 +70,7 @@ def print_stretches(stretches):
         name = kind if isinstance(kind, str) else " x ".join(map(str, kind))
         print(f"| {name} | {len(rows)} | {' | '.join(cells)} |")
     rows = np.concatenate(list(stretches.values()))
-    tenths = [_summary(tenth) for tenth in np.array_split(rows[rows[:, 0].argsort()], 10)]
+    tenths = [_summary(tenth) for tenth in np.array_split(rows[rows[:, 0].argsort()], min(10, len(rows)))]
     print("\nEach: of the first quarter / of the last. All items, by tenths:\n")
     print(f"processor s an item: {' '.join(f'{processor:.2f}' for _, processor, _ in tenths)}")
     print(f"peak MiB: {' '.join(f'{peak:.0f}' for *_, peak in tenths)}")

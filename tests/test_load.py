@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
 
 from benchmarks.load import TRAINING
+from benchmarks.sampling import print_stretches, stretches_of
 from utils.compiled import compiled
 from utils.tasks import overrides
 
@@ -27,6 +29,21 @@ def run(*command, cwd=PROJECT, expected=0, **environment):
     result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert result.returncode == expected, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout, result.stderr
+
+
+def test_time_and_memory_of_each_item_and_how_they_rise(tmp_path, capsys):
+    for number, end in enumerate((10, 12, 14, 17, 20)):
+        (tmp_path / str(number)).touch()
+        os.utime(tmp_path / str(number), (end, end))
+    samples = np.array([(time, 100 + 5 * time, time / 2) for time in range(30)])
+    stretches = stretches_of(dict.fromkeys(tmp_path.iterdir(), "scan"), samples)
+    expected = [(1, 2, 1, 160), (2, 2, 1, 170), (3, 3, 1.5, 185), (4, 3, 1.5, 200)]
+    np.testing.assert_allclose(stretches["scan"], expected)
+    print_stretches(stretches)
+    printed = capsys.readouterr().out
+    assert "| scan | 4 | 2.00 / 3.00 | 1.00 / 1.50 | 160 / 200 |" in printed
+    # Least squares: numbers -1.5, -0.5, 0.5, 1.5 about their mean (sum of squares 5) with each column.
+    assert "for every 100 items: +40.00 s and +20.00 processor s an item, +1350.0 MiB" in printed
 
 
 def test_code_is_compiled_where_it_cannot_be_kept():
