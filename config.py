@@ -54,6 +54,7 @@ ENCODER_WEIGHTS = None  # file of pretrained weights for such a backbone; None: 
 INIT_WEIGHTS = None  # best.keras to start from, of the same network, e.g. "weights/phantom.keras"; None: random ones
 BASE_FILTERS = 64  # filters of the first level, doubled at each; 16 trains about ten times faster on a CPU
 REGULARIZER_WEIGHT = 1e-4  # L2 penalty on convolution kernels
+BATCH_NORM_MOMENTUM = 0.9  # 0.99, Keras' own, for batches that differ much; it lags hundreds of steps behind
 TRAIN_CLASSES = False  # True adds three heads that say whether IRF, SRF, PED is in the patch
 DTYPE_POLICY = "float32"  # "mixed_bfloat16" is up to twice as fast where the hardware supports it
 PREDICTION_GB = 0.8  # memory for a tile's intermediate results when scans are segmented; a GPU is faster with more
@@ -164,6 +165,7 @@ def network_settings():
         "encoder_weights": ENCODER_WEIGHTS,
         "input_shape": (PATCH_SIZE_H, PATCH_SIZE_W, 3),
         "regularizer_weight": REGULARIZER_WEIGHT,
+        "batch_norm_momentum": BATCH_NORM_MOMENTUM,
         "base_filters": BASE_FILTERS,
         "train_classes": TRAIN_CLASSES,
         "n_classes": N_CLASSES,
@@ -236,7 +238,7 @@ _RULES = [
     ("ADVERSARIAL_WEIGHT", lambda value: value >= 0, "at least 0"),
     ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR SAVE_MINUTES PREDICTION_GB", lambda value: value > 0, "above 0"),
     ("FOLDS", lambda value: value >= 2, "at least 2, or None for one split"),
-    ("ADAM_BETA_1 D_ADAM_BETA_1 DROP_HEALTHY", lambda value: 0 <= value < 1, "from 0 to below 1"),
+    ("ADAM_BETA_1 D_ADAM_BETA_1 DROP_HEALTHY BATCH_NORM_MOMENTUM", lambda value: 0 <= value < 1, "from 0 to below 1"),
     ("TEST_FRACTION VALIDATION_FRACTION", lambda value: 0 < value < 1, "between 0 and 1"),
     ("D_POOLING", lambda value: value in ("average", "max"), "'average' or 'max'"),
     ("D_READY_ACCURACY", lambda value: 0 <= value <= 1, "from 0 to 1"),

@@ -24,7 +24,6 @@ _SMALLEST_VALID_SIZE = 96  # pixels; the next smaller multiple of 8 leaves no ou
 
 _SKIP_DROPOUT = (0.25, 0.25, 0.5)  # from the deepest decoder level up
 _OUTPUT_DROPOUT = 0.25
-_BATCH_NORM_MOMENTUM = 0.9  # Keras' 0.99 lags hundreds of steps behind, which spoils a short run's validation
 _REGULARIZERS = {"l1": keras.regularizers.L1, "l2": keras.regularizers.L2}
 
 
@@ -36,6 +35,7 @@ class LayerOptions:
     padding: str = "valid"
     regularizer: keras.regularizers.Regularizer | None = None  # penalty on kernels
     dtype_policy: str = "float32"
+    batch_norm_momentum: float = 0.9
 
     def seed(self):
         """The next layer's seed."""
@@ -59,7 +59,7 @@ def create_encoder_layer(tensor, filters, name, options, batch_norm=True):
 
     (B, H, W, C) -> (B, H - 4, W - 4, filters), or (B, H, W, filters) with ``options.padding == "same"``.
     """
-    padding, dtype, momentum = options.padding, options.dtype_policy, _BATCH_NORM_MOMENTUM
+    padding, dtype, momentum = options.padding, options.dtype_policy, options.batch_norm_momentum
     tensor = layers.Conv2D(
         filters, 3, padding=padding, activation="relu", **options.kernel(), name=f"{name}_convolution1"
     )(tensor)
@@ -96,6 +96,7 @@ def create_unet_model(
     n_classes=4,
     seed=None,
     dtype_policy="float32",
+    batch_norm_momentum=0.9,
     rearranged_output=False,
 ):
     """U-Net of Tennakoon et al. (ISBI 2018), whose output layer sees all four scales.
@@ -114,7 +115,7 @@ def create_unet_model(
     _check_unet_arguments(input_shape, regularizer_type, padding)
     valid = padding == "valid"
     regularizer = _REGULARIZERS[regularizer_type](regularizer_weight)
-    options = LayerOptions(np.random.default_rng(seed), padding, regularizer, dtype_policy)
+    options = LayerOptions(np.random.default_rng(seed), padding, regularizer, dtype_policy, batch_norm_momentum)
 
     image = keras.Input(input_shape, name="image")
     tensor = layers.Conv2D(

@@ -27,7 +27,6 @@ BACKBONES = (
     *(f"efficientnetb{size}" for size in range(8)),
 )
 
-_BATCH_NORM_MOMENTUM = 0.9  # as in model.py; MobileNetV2's own 0.999 would lag thousands of steps behind
 
 
 def check_network(name, patch_shape, *, train_classes=False, encoder_weights=None):
@@ -99,13 +98,14 @@ def create_inference_network(name, *, input_shape, encoder_weights=None, **setti
 
 
 def _segmentation_models_network(
-    name, encoder_weights, *, input_shape, n_classes, regularizer_weight, dtype_policy, seed
+    name, encoder_weights, *, input_shape, n_classes, regularizer_weight, dtype_policy, batch_norm_momentum=0.9, seed
 ):
     """One of segmentation_models' networks as a plain graph of standard Keras layers.
 
     Input `image`: float32 (B, height, width, 3), the slices z - 1, z, z + 1; height and width may be None except for
     `FIXED_SIZE`. Output `segmentation`: float32 class probabilities (B, height, width, n_classes). Convolution kernels
-    carry an L2 penalty, batch norms the momentum of `model.create_unet_model`, and `seed` and `dtype_policy` are its.
+    carry an L2 penalty, batch norms the momentum given (MobileNetV2's own, 0.999, would lag thousands of steps behind),
+    and `seed` and `dtype_policy` are as in `model.create_unet_model`.
 
     `encoder_weights` is a file of weights for the backbone without its top, as `load_weights` takes it; None: random
     ones. Raises `InputError` where the file does not fit. Nothing is ever downloaded.
@@ -120,7 +120,7 @@ def _segmentation_models_network(
         ours = keras.models.clone_model(
             theirs,
             input_tensors=image,
-            clone_function=lambda layer: _standard_layer(layer, dtype_policy, penalty),
+            clone_function=lambda layer: _standard_layer(layer, dtype_policy, penalty, batch_norm_momentum),
             call_function=lambda layer, *inputs, **_: layer(*inputs),  # Lambda layers were given mask=None, too
         )
     ours.set_weights(theirs.get_weights())
@@ -158,10 +158,10 @@ def _build(architecture, backbone, input_shape, n_classes, encoder_weights):
         raise InputError(f"{weights}: not a weights file of {backbone} without its top ({reason})") from error
 
 
-def _standard_layer(layer, dtype_policy, penalty):
+def _standard_layer(layer, dtype_policy, penalty, batch_norm_momentum):
     """A new layer that computes what `layer` does and loads without segmentation_models.
 
-    `dtype_policy` and the `penalty` on kernels are the new layer's.
+    `dtype_policy`, the `penalty` on kernels and `batch_norm_momentum` are the new layer's.
     """
     from keras import layers
 
@@ -174,7 +174,7 @@ def _standard_layer(layer, dtype_policy, penalty):
         # float32 under every policy: bfloat16 has no number between 0.996 and 1
         return layers.Activation("softmax", name="segmentation", dtype="float32")
     if isinstance(layer, layers.BatchNormalization):
-        config["momentum"] = _BATCH_NORM_MOMENTUM
+        config["momentum"] = batch_norm_momentum
     if getattr(layer, "activation", None) is not None and layer.activation.__name__ == "swish":
         config["activation"] = "silu"  # efficientnet's own function of the same formula
     for regularizer in {"kernel_regularizer", "depthwise_regularizer"} & set(config):
