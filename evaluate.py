@@ -27,9 +27,15 @@ from tqdm import tqdm
 
 import config
 from utils import detection, runs
-from utils.data_prepare import read_csv_data
 from utils.errors import InputError, run_script
-from utils.evaluation import Pair, fullest_b_scan, match_pairs, read_labels, score_pairs, typical_cases
+from utils.evaluation import (
+    fullest_b_scan,
+    match_pairs,
+    pairs_of_split,
+    read_labels,
+    score_pairs,
+    typical_cases,
+)
 from utils.files import write_csv, write_json
 from utils.labels import FLUIDS
 from utils.mhd import read_volume, volume_files, write_volume
@@ -73,7 +79,7 @@ def evaluate_model():
     """Segment and score the held-out cases, and the validation cases that detection is tuned on."""
     folder = config.run_folder("evaluation")
     parts = {
-        part: pairs_of_split(config.split_csv(part), folder / name)
+        part: pairs_of_split(config.split_csv(part), config.DATA_ROOT, folder / name)
         for part, name in (("test", "predictions"), ("val", "validation"))
     }
     missing = [path for pairs in parts.values() for pair in pairs for path in (pair.oct_path, pair.reference_path)]
@@ -110,16 +116,6 @@ def evaluate_model():
             "probability threshold": f"{config.THRESHOLD:g}",
         }
         report(folder, facts, tables["test"], parts["test"], failed, validation=tables["val"], patches=patches)
-
-
-def pairs_of_split(csv_path, predictions, data_root=None):
-    """A `Pair` for each case of a split's CSV, with its predictions in the folder of that name."""
-    cases = sorted({(row.vendor, row.image_name, row.root) for row in read_csv_data(csv_path)})
-    folders = [Path(data_root or config.DATA_ROOT) / root for _, _, root in cases]
-    return [
-        Pair(vendor, name, predictions / f"{vendor}_{name}.mhd", folder / "reference.mhd", folder / "oct.mhd")
-        for (vendor, name, _), folder in zip(cases, folders, strict=True)
-    ]
 
 
 def check_preparation(model_path, details):
@@ -244,7 +240,7 @@ def pool_folds():
         folder = root / "runs" / config.RUN_NAME / "evaluation"
         volumes.append(read_volumes(folder))
         validation.append(read_volumes(folder / "validation.csv"))
-        pairs += pairs_of_split(root / "test_data.csv", folder / "predictions")
+        pairs += pairs_of_split(root / "test_data.csv", config.DATA_ROOT, folder / "predictions")
     volumes, validation = (pd.concat(tables, ignore_index=True) for tables in (volumes, validation))
     check_once(f"{config.OUTPUT_ROOT}: all folds' held-out cases", volumes)
     facts = {"folds": f"{config.FOLDS}, each case scored by the model that has not seen it", "run": config.RUN_NAME}

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from utils.data_prepare import read_csv_data
 from utils.errors import InputError
 from utils.labels import FLUIDS
 from utils.mhd import VENDORS, read_header, read_volume
@@ -27,6 +28,16 @@ class Pair:
     prediction_path: Path
     reference_path: Path
     oct_path: Path | None = None
+
+
+def pairs_of_split(csv_path, data_root, predictions):
+    """A `Pair` for each case of a split's CSV, by vendor and name; `predictions` holds their label volumes."""
+    cases = sorted({(row.vendor, row.image_name, row.root) for row in read_csv_data(csv_path)})
+    folders = [Path(data_root) / root for _, _, root in cases]
+    return [
+        Pair(vendor, name, predictions / f"{vendor}_{name}.mhd", folder / "reference.mhd", folder / "oct.mhd")
+        for (vendor, name, _), folder in zip(cases, folders, strict=True)
+    ]
 
 
 def match_pairs(predictions, references):

@@ -3,37 +3,43 @@
     python -m utils.results RUN [--picture FILE]     e.g. demo/output/runs/demo
 
 RUN is OUTPUT_ROOT/runs/RUN_NAME, after evaluate.py. Prints Markdown: a line with network, steps, hardware and minutes,
-and a row of Dice for each vendor. --picture writes the evaluation's comparison.png as a smaller JPEG.
+and a row of Dice for each vendor. --picture draws the first held-out case of each vendor, reader and model.
 """
 
 import argparse
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
 from utils.errors import InputError, run_script
-from utils.files import written_whole
+from utils.evaluation import fullest_b_scan, pairs_of_split
 from utils.labels import FLUIDS
+from utils.plots import save_comparison
 from utils.report import markdown_table, number
 from utils.runs import read_json
 
 STEPS = {"segmentation": "training", "adversarial": "fine-tuning"}
-PICTURE_WIDTH = 960
 
 
 def main(argv):
     parser = argparse.ArgumentParser(prog="python -m utils.results", description="A run's results as Markdown.")
     parser.add_argument("run", type=Path, metavar="RUN", help="OUTPUT_ROOT/runs/RUN_NAME")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="write comparison.png there as a small JPEG")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw a held-out case of each vendor there")
     arguments = parser.parse_args(argv)
     evaluation = arguments.run / "evaluation"
     dice = dice_table(pd.DataFrame(read_json(evaluation / "summary.json")["volumes"]))
     print(f"{what_it_took(arguments.run)}\n\n{markdown_table(dice)}")
     if arguments.picture:
-        with Image.open(evaluation / "comparison.png") as picture, written_whole(arguments.picture) as temporary:
-            picture.thumbnail((PICTURE_WIDTH, picture.height))
-            picture.convert("RGB").save(temporary, quality=90)
+        save_picture(arguments.picture, arguments.run)
+
+
+def save_picture(path, run):
+    """Draw the B-scan with most fluid of each vendor's first held-out case, as the reader and the run outlined it."""
+    data_root = read_json(run / "segmentation" / "config.json")["DATA_ROOT"]
+    pairs = pairs_of_split(run.parents[1] / "test_data.csv", data_root, run / "evaluation" / "predictions")
+    first = {pair.vendor: pair for pair in reversed(pairs)}
+    rows = [fullest_b_scan(first[vendor], list(FLUIDS.values())) for vendor in sorted(first)]
+    save_comparison(path, rows)
 
 
 def what_it_took(run):
