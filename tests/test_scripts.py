@@ -331,16 +331,6 @@ def test_training_and_segmenting_with_presence_heads_in_bfloat16_on_jax(prepared
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("script", "seed", "workers"),
-    [("model_training.py", 0, 0), ("model_training.py", 3, 1), ("adversarial_training.py", 1, 0)],
-)
-def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(script, seed, workers):
-    options = ("--kills", 1, "--script", script, "--seed", seed, "--workers", workers)
-    assert "identical after 1 kills" in run("-m benchmarks.kills", *options)[0]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["missing", "truncated"])
 def test_a_volume_that_is_damaged_after_the_start_ends_training_with_its_name(prepared, tmp_path, fault):
     settings = {**prepared, "OUTPUT_ROOT": tmp_path / "output", "WORKERS": 2, "EPOCH": 50, "STEPS_PER_EPOCH": None}

@@ -1,0 +1,202 @@
+"""The disturbances of `benchmarks.faults`: what befalls a script while it runs."""
+
+import contextlib
+import glob
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+from benchmarks.states import files_below
+from utils.tasks import overrides
+
+PROJECT = Path(__file__).parents[1]
+SETTINGS = {"DATA_ROOT": "../data", "OUTPUT_ROOT": "output", "BASE_FILTERS": 2, "BATCH_SIZE": 4, "STEPS_PER_EPOCH": 12}
+SETTINGS |= {"EPOCH": 3, "ADVERSARIAL_EPOCH": 3, "VALIDATION_B_SCANS": 3, "SAVE_MINUTES": 0.005}
+SETTINGS |= {"D_WARM_UP_STEPS": 6, "ADVERSARIAL_RAMP_STEPS": 12}
+ARGUMENTS = {
+    "prepare_data.py": [],
+    "model_training.py": [],
+    "adversarial_training.py": [],
+    "evaluate.py": [],
+    "test.py": ["../data", "--output", "segmented"],
+}
+WORKERS = 2
+CLOCK_SET_BACK = "-30d"
+ROOMY = "size=1g"  # of a file system in memory that is not to be full
+TOO_LONG_SECONDS = 1200  # for scripts that take 20 alone on their machine
+HANGS = 124  # exit code of a script that took longer
+FAKETIME = next(iter(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")), None)
+
+
+@dataclass
+class Trial:
+    """A script about to be disturbed, in a folder in which the scripts before it have run."""
+
+    script: str
+    folder: Path  # holds output/ and segmented/; the raw data are beside it
+    seconds: float  # that an undisturbed run takes
+    undisturbed: Path  # such a folder, after an undisturbed run
+    progress: float  # how many of the trials are behind, as a share
+    rng: random.Random
+
+    def start(self, workers=0, **environment):
+        """Start the script; what it prints goes to a file beside the folder."""
+        settings = overrides({**SETTINGS, "WORKERS": workers})
+        with open(self._printed, "wb") as printed:
+            return subprocess.Popen(
+                [sys.executable, PROJECT / self.script, *ARGUMENTS[self.script], *settings],
+                cwd=self.folder,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+
+    def moment(self, share=1.0):
+        """A random moment of the undisturbed run, or of the first `share` of it, in seconds."""
+        return self.rng.uniform(0, share * self.seconds)
+
+    @property
+    def printed(self):
+        """What the script printed last."""
+        return self._printed.read_text("utf-8", "replace").replace("\r", "\n").rstrip()
+
+    @property
+    def _printed(self):
+        return self.folder.with_name(f"{self.folder.name}.printed.txt")
+
+
+def wait_for_end(process):
+    """The exit code of a script; one that does not end is killed, for `HANGS`."""
+    try:
+        return process.wait(TOO_LONG_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return HANGS
+
+
+# ---- The faults: each disturbs a trial's script, waits for its end and returns its exit code -----------------------
+def kill(trial):
+    """SIGKILL for the script and its worker processes."""
+    return _signalled(trial, signal.SIGKILL, os.killpg)
+
+
+def terminate(trial):
+    """SIGTERM for the script."""
+    return _signalled(trial, signal.SIGTERM, os.kill)
+
+
+def interrupt(trial):
+    """Ctrl-C: SIGINT for the script and its worker processes."""
+    return _signalled(trial, signal.SIGINT, os.killpg)
+
+
+def _signalled(trial, number, send):
+    process = trial.start(trial.rng.choice((0, WORKERS)))
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(trial.moment())
+    send(process.pid, number)
+    return wait_for_end(process)
+
+
+def kill_worker(trial):
+    """SIGKILL for all worker processes from a random moment on, as the kernel does for want of memory."""
+    process, moment = trial.start(WORKERS), time.monotonic() + trial.moment(0.5)
+    while process.poll() is None:
+        if time.monotonic() > moment:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    if "popen_loky" in " ".join(child.cmdline()):
+                        child.kill()
+        time.sleep(0.05)
+    return process.returncode
+
+
+def fill_disk(trial):
+    """A disk that is full after a part of what the script would write."""
+    block = 4096
+    sizes = [
+        sum(-(-path.stat().st_size // block) for path in files_below(folder).values())
+        for folder in (trial.folder, trial.undisturbed)
+    ]
+    room = sizes[0] + 16 + int((sizes[1] - sizes[0]) * (trial.progress + trial.rng.random() * 0.3))
+    with _remounted(trial.folder, f"size={room * block}"):
+        return wait_for_end(trial.start())
+
+
+def forbid_writing(trial):
+    """A file system that is read-only."""
+    with _remounted(trial.folder, "ro"):
+        return wait_for_end(trial.start())
+
+
+@contextlib.contextmanager
+def _remounted(folder, option):
+    """Change the file system in memory at `folder` for the length of the block."""
+    subprocess.run(["mount", "-o", f"remount,{option}", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", f"remount,rw,{ROOMY}", folder], check=True)
+
+
+def set_clock_back(trial):
+    """A clock that goes back 30 days within the run; SIGKILL some time after, and the next run with that clock."""
+    clock = trial.folder.with_name(f"{trial.folder.name}.clock.txt")
+    clock.write_text("+0")
+    environment = {"LD_PRELOAD": FAKETIME, "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
+    environment |= {"DONT_FAKE_MONOTONIC": "1"}
+    process = trial.start(**environment)
+    moments = sorted((trial.moment(), trial.moment()))
+    for seconds, action in zip((moments[0], moments[1] - moments[0]), ("set back", "kill"), strict=True):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        if action == "set back":
+            clock.write_text(CLOCK_SET_BACK)
+        elif process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return wait_for_end(trial.start(**environment))
+
+
+def take_away(trial):
+    """A volume's voxels that are gone from a random moment on, and back for the next run."""
+    output = trial.folder / "output"
+    if trial.script in ("model_training.py", "adversarial_training.py"):
+        row = pd.read_csv(output / "train_data.csv", dtype=str).iloc[-1]
+        path = output / "pre_processed" / "oct_imgs" / f"{row.vendor}_{row.image_name}.raw"
+    elif trial.script == "evaluate.py":
+        row = pd.read_csv(output / "test_data.csv", dtype=str).iloc[-1]
+        path = trial.folder.with_name("data") / row.root / "oct.raw"
+    else:
+        path = max(trial.folder.with_name("data").rglob("oct.raw"))
+    process = trial.start()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(trial.moment())
+    path.rename(path.with_suffix(".gone"))
+    try:
+        return wait_for_end(process)
+    finally:
+        path.with_suffix(".gone").rename(path)
+
+
+FAULTS = {
+    "kill": kill,
+    "terminate": terminate,
+    "interrupt": interrupt,
+    "worker": kill_worker,
+    "disk-full": fill_disk,
+    "read-only": forbid_writing,
+    "clock": set_clock_back,
+    "vanishing-file": take_away,
+}
+GO_ON = ("kill", "terminate", "interrupt")  # the next disturbance is of the run that this one left unfinished

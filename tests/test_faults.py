@@ -1,0 +1,98 @@
+"""What `benchmarks.faults` judges by, and a few of its disturbances."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.states import difference, incomplete
+from utils.checkpoints import save_state
+from utils.mhd import write_volume
+from utils.runs import export_best
+
+
+class Model:
+    def save(self, path):
+        path.write_text("network")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A whole file of each kind."""
+    folder = tmp_path / "output"
+    write_volume(folder / "scan.mhd", np.zeros((2, 4, 4), np.uint8), (1, 1, 1))
+    save_state(folder, [np.arange(4.0)], {"epoch": 1, "step": 0, "seconds": 3.5, "history": [{"loss": 0.5}]})
+    export_best(folder, Model(), {"epoch": 1})
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(folder / "mask.png")
+    (folder / "log.csv").write_text("epoch,loss,seconds\n1,0.5,3.5\n")
+    (folder / "report.html").write_text("<html></html>\n")
+    return folder
+
+
+def test_whole_files_are_whole_and_as_their_copies(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    assert incomplete(folder) == []
+    assert difference(folder, tmp_path / "copy") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["scan.raw", "last-0001-0000000.npz", "best.keras", "best.json", "mask.png", "log.csv", "report.html"]
+)
+def test_a_file_that_was_cut_off_is_incomplete_under_its_final_name(folder, name):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) - 7])
+    assert len(incomplete(folder)) == 1
+
+
+def test_the_first_file_of_a_pair_counts_from_the_second_on(folder):
+    (folder / "best.json").unlink()
+    (folder / "best.keras").write_text("netw")
+    assert incomplete(folder) == []
+
+
+def test_times_may_differ_and_results_may_not(folder, tmp_path):
+    other = tmp_path / "copy"
+    shutil.copytree(folder, other)
+    (other / "log.csv").write_text("epoch,loss,seconds\n1,0.500001,9.5\n")
+    progress = json.loads((other / "last-0001-0000000.json").read_text())
+    (other / "last-0001-0000000.json").write_text(json.dumps({**progress, "seconds": 9.5}))
+    assert difference(folder, other) is None
+    (other / "log.csv").write_text("epoch,loss,seconds\n1,0.501,3.5\n")
+    assert difference(folder, other) == "log.csv, 0, loss: 0.5 instead of 0.501"
+
+
+def test_different_arrays_voxels_and_left_over_files_are_found(folder, tmp_path):
+    other = tmp_path / "copy"
+    shutil.copytree(folder, other)
+    (other / "scan.raw").write_bytes(bytes(31) + b"\1")
+    assert difference(folder, other).startswith("scan.raw: ")
+    shutil.copy(folder / "scan.raw", other)
+    save_state(other, [np.arange(4.0) + 1e-7], json.loads((other / "last-0001-0000000.json").read_text()))
+    assert difference(folder, other).startswith("last-0001-0000000")
+    save_state(other, [np.arange(4.0)], json.loads((other / "last-0001-0000000.json").read_text()))
+    (folder / ".unfinished-1-log.csv").write_text("epoch")
+    assert difference(folder, other) == "left behind: .unfinished-1-log.csv"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "fault", "seed"),
+    [
+        ("prepare_data.py", "worker", 0),
+        ("prepare_data.py", "vanishing-file", 0),
+        ("model_training.py", "kill", 0),
+        ("model_training.py", "terminate", 3),
+        ("adversarial_training.py", "kill", 1),
+    ],
+)
+def test_a_disturbed_script_ends_as_one_that_was_not(script, fault, seed):
+    options = ("--script", script, "--fault", fault, "--kills", 1, "--times", 1, "--seed", seed)
+    command = [sys.executable, "-m", "benchmarks.faults", *map(str, options)]
+    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.endswith("all survived: same results as undisturbed\n")
