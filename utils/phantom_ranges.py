@@ -62,7 +62,7 @@ RANGES = {
     # ---- Scanner
     "looks": Range(1, 3, "exposures averaged, where grey values are the logarithm of the signal"),
     "log_step": Range(9.0, 34.0, "their grey values per factor e of it: 65 to 30 dB from black to white"),
-    "floor_grey": Range(2.0, 60.0, "grey value of the noise where there is no signal: vitreous, fluid"),
+    "floor_grey": Range(2.0, 45.0, "grey value of the noise where there is no signal: vitreous, fluid"),
     "tissue_looks": Range(
         1.0, 200.0, "averaging evens tissue out, not the noise floor, and deconvolution helps", log=True
     ),
@@ -76,7 +76,9 @@ RANGES = {
     "blur_rows": Range(0.3, 1.4, "axial resolution, pixels"),
     "roll_off_per_mm": Range(-0.1, 0.6, "loss of signal with depth; negative in enhanced depth imaging"),
     "vignetting": Range(0.0, 0.7, "loss of signal towards the sides, where the pupil cuts the beam"),
-    "gain": Range(0.5, 1.35, "brightness of the export", log=True),
+    "exposure": Range(
+        120.0, 240.0, "grey value that a hundredth of the pixels exceed: exports use the range they have"
+    ),
     "gamma": Range(0.7, 1.35, "its tone curve", log=True),
     "offset": Range(0.0, 38.0, "grey value of black: Topcon's is 35"),
     "saturation": Range(170.0, 255.0, "grey value above which an export may clip"),

@@ -12,7 +12,7 @@ class VariedScanner:
     def __init__(self, knobs, rows, columns, spacing_mm):
         names = (
             "speckle grain_columns grain_rows noise_grey noise_exponent black_level blur_columns blur_rows "
-            "roll_off_per_mm vignetting gain gamma offset saturation jpeg_quality log_step floor_grey tissue_looks"
+            "roll_off_per_mm vignetting exposure gamma offset saturation jpeg_quality log_step floor_grey tissue_looks"
         )
         self.rng = rng = knobs.rng
         self.looks = knobs.count("looks")
@@ -23,6 +23,7 @@ class VariedScanner:
         self.light = np.exp(-self.look["roll_off_per_mm"] * depth_mm) * (
             1 - self.look["vignetting"] * np.clip(np.abs(along) - 0.4, 0, 1) ** 2
         )
+        self.gain = None  # of the export; the first B-scan decides
         self.offset = self.look["offset"] * (rng.random() < 0.35)
         self.hidden = []  # (bool (rows, columns), grey value)
         row, column = np.ogrid[:rows, :columns]
@@ -41,7 +42,10 @@ class VariedScanner:
         image = np.float32(image * self.light)
         image = self.logarithmic_speckle(image) if "logarithmic" in self.has else self.multiplied_speckle(image)
         image = np.clip(image - look["black_level"], 0, None)
-        image = 160 * (image / 160) ** look["gamma"] * look["gain"] + self.offset
+        image = image ** np.float32(look["gamma"])
+        if self.gain is None:
+            self.gain = (look["exposure"] - self.offset) / max(np.percentile(image, 99), 1e-3)
+        image = self.gain * image + self.offset
         if "saturated" in self.has:
             image = np.clip(image, 0, look["saturation"]) * (255 / look["saturation"])
         # 0 and 255 are kept for what was never scanned.
