@@ -42,7 +42,7 @@ class Trial:
 
     script: str
     folder: Path  # holds output/ and segmented/; the raw data are beside it
-    seconds: float  # that an undisturbed run takes
+    seconds: float  # of the processor that an undisturbed run takes: the same on a busy machine, unlike the clock's
     undisturbed: Path  # such a folder, after an undisturbed run
     progress: float  # how many of the trials are behind, as a share
     rng: random.Random
@@ -61,7 +61,7 @@ class Trial:
             )
 
     def moment(self, share=1.0):
-        """A random moment of the undisturbed run, or of the first `share` of it, in seconds."""
+        """A random moment of the undisturbed run, or of the first `share` of it, in seconds of the processor."""
         return self.rng.uniform(0, share * self.seconds)
 
     @property
@@ -72,6 +72,18 @@ class Trial:
     @property
     def _printed(self):
         return self.folder.with_name(f"{self.folder.name}.printed.txt")
+
+
+def wait(process, seconds):
+    """Wait until a script and its children have taken so many seconds of the processor; whether it still runs."""
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            script = psutil.Process(process.pid)
+            times = [each.cpu_times() for each in (script, *script.children(recursive=True))]
+            if sum(of_process.user + of_process.system for of_process in times) >= seconds:
+                return True
+        time.sleep(0.02)
+    return False
 
 
 def wait_for_end(process):
@@ -102,21 +114,20 @@ def interrupt(trial):
 
 def _signalled(trial, number, send):
     process = trial.start(trial.rng.choice((0, WORKERS)))
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.wait(trial.moment())
-    send(process.pid, number)
+    if wait(process, trial.moment()):
+        send(process.pid, number)
     return wait_for_end(process)
 
 
 def kill_worker(trial):
     """SIGKILL for all worker processes from a random moment on, as the kernel does for want of memory."""
-    process, moment = trial.start(WORKERS), time.monotonic() + trial.moment(0.5)
+    process = trial.start(WORKERS)
+    wait(process, trial.moment(0.5))
     while process.poll() is None:
-        if time.monotonic() > moment:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for child in psutil.Process(process.pid).children(recursive=True):
-                    if "popen_loky" in " ".join(child.cmdline()):
-                        child.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                if "popen_loky" in " ".join(child.cmdline()):
+                    child.kill()
         time.sleep(0.05)
     return process.returncode
 
@@ -157,14 +168,11 @@ def set_clock_back(trial):
     environment |= {"DONT_FAKE_MONOTONIC": "1"}
     process = trial.start(**environment)
     moments = sorted((trial.moment(), trial.moment()))
-    for seconds, action in zip((moments[0], moments[1] - moments[0]), ("set back", "kill"), strict=True):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-        if action == "set back":
-            clock.write_text(CLOCK_SET_BACK)
-        elif process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    wait(process, moments[0])
+    clock.write_text(CLOCK_SET_BACK)
+    if wait(process, moments[1]):
+        os.killpg(process.pid, signal.SIGKILL)
+    wait_for_end(process)
     return wait_for_end(trial.start(**environment))
 
 
@@ -180,8 +188,7 @@ def take_away(trial):
     else:
         path = max(trial.folder.with_name("data").rglob("oct.raw"))
     process = trial.start()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(trial.moment())
+    wait(process, trial.moment())
     path.rename(path.with_suffix(".gone"))
     try:
         return wait_for_end(process)

@@ -1,6 +1,8 @@
 """What `benchmarks.faults` judges by, and a few of its disturbances."""
 
+import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,8 +14,10 @@ from PIL import Image
 
 from benchmarks.states import difference, incomplete
 from utils.checkpoints import save_state
+from utils.files import remove_unfinished
 from utils.mhd import write_volume
 from utils.runs import export_best
+from utils.scan_output import _put_in_place
 
 
 class Model:
@@ -77,6 +81,67 @@ def test_different_arrays_voxels_and_left_over_files_are_found(folder, tmp_path)
     save_state(other, [np.arange(4.0)], json.loads((other / "last-0001-0000000.json").read_text()))
     (folder / ".unfinished-1-log.csv").write_text("epoch")
     assert difference(folder, other) == "left behind: .unfinished-1-log.csv"
+
+
+def rewrite_volume(folder, content):
+    write_volume(folder / "scan.mhd", np.full((2, 4, 4), content, np.uint8), (1, 1, 1))
+
+
+def rewrite_state(folder, content):
+    save_state(folder, [np.arange(4.0) + content], {"epoch": content, "step": 0})
+
+
+def rewrite_best(folder, content):
+    model = Model()
+    model.save = lambda path: path.write_text(f"network {content}")
+    export_best(folder, model, {"epoch": content})
+
+
+def rewrite_scan(folder, content):
+    """A scan of another size, which test.py segments into the same place."""
+    temporary = folder / f".unfinished-{content}"
+    write_volume(temporary / "scan.mhd", np.zeros((content, 4, 4), np.uint8), (1, 1, 1))
+    (temporary / "scan").mkdir()
+    (temporary / "scan" / "scan.json").write_text("{}")
+    _put_in_place(temporary, folder, "scan")
+
+
+@pytest.mark.parametrize("rewrite", [rewrite_volume, rewrite_state, rewrite_best, rewrite_scan])
+def test_whenever_a_process_dies_no_file_under_a_final_name_is_incomplete(rewrite, tmp_path, monkeypatch):
+    """Dies before the first change to a folder's entries, before the second, and so on."""
+
+    class Died(BaseException):
+        pass
+
+    for changes_before_death in itertools.count():
+        folder = tmp_path / str(changes_before_death)
+        folder.mkdir()
+        rewrite(folder, 1)
+        left = iter(range(changes_before_death))
+
+        def or_die(change, left=left):
+            def changed(*arguments, **options):
+                if next(left, None) is None:
+                    raise Died
+                return change(*arguments, **options)
+
+            return changed
+
+        with monkeypatch.context() as patched:
+            for name in ("replace", "unlink", "remove", "rmdir"):
+                patched.setattr(os, name, or_die(getattr(os, name)))
+            try:
+                rewrite(folder, 2)
+                died = False
+            except Died:
+                died = True
+        assert incomplete(folder) == []
+        remove_unfinished(folder)
+        rewrite(folder, 2)
+        assert incomplete(folder) == []
+        if not died:
+            break
+    assert changes_before_death > 2
 
 
 @pytest.mark.slow
