@@ -91,9 +91,11 @@ def wait_for_end(process):
     try:
         return process.wait(TOO_LONG_SECONDS)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
         return HANGS
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 # ---- The faults: each disturbs a trial's script, waits for its end and returns its exit code -----------------------

@@ -35,6 +35,7 @@ from benchmarks.disturbances import (
 )
 from benchmarks.scripts import run
 from benchmarks.states import difference, incomplete
+from utils.errors import run_script
 
 
 # ---- What must hold after each ---------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ def survived(fault, trial, begin, times):
 
 
 # ---- Running it ------------------------------------------------------------------------------------------------------
-def main():
+def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--script", choices=ARGUMENTS, action="append", help="default: all")
     parser.add_argument("--fault", choices=FAULTS, action="append", help="default: all")
@@ -86,9 +87,9 @@ def main():
     parser.add_argument("--times", type=int, default=3, help="that each other fault befalls each script")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="keeps the undisturbed runs, for further calls")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        sys.exit(try_faults(arguments, (arguments.folder or Path(folder)).absolute()))
+        return try_faults(arguments, (arguments.folder or Path(folder)).absolute())
 
 
 def try_faults(arguments, root):
@@ -157,4 +158,4 @@ def disturbed_folder(root, wants_mount):
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)  # SIGTERM, too, unmounts what is mounted
