@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.sampling import print_stretches, run_sampled, stretches_of
 from benchmarks.scripts import prepare, run
@@ -234,8 +235,11 @@ def two_users(folder, _):
         runs.read_best(alone / "runs" / name / "adversarial" / "best.keras")  # raises where it is damaged
     run("evaluate.py", **settings, RUN_NAME="first")
     at_once("evaluate.py", RUN_NAME="both")
-    volumes = [(alone / "runs" / name / "evaluation" / "volumes.csv").read_text() for name in ("first", "both")]
-    complaints += [] if volumes[0] == volumes[1] else ["evaluate.py: volumes.csv differs"]
+    # The last digits of probabilities differ from run to run, and with them average_precision.
+    volumes = [pd.read_csv(alone / "runs" / name / "evaluation" / "volumes.csv") for name in ("first", "both")]
+    numbers = [table.select_dtypes("number") for table in volumes]
+    same = len(numbers[0]) == len(numbers[1]) and np.allclose(*numbers, rtol=1e-5, equal_nan=True)
+    complaints += [] if same else ["evaluate.py: volumes.csv differs"]
     scans = sorted(settings["DATA_ROOT"].glob("*/*/oct.mhd"))
     run("test.py", *scans, "--output", folder / "segmented", **settings, RUN_NAME="first")
     at_once("test.py", *scans, "--output", folder / "both", RUN_NAME="first")
