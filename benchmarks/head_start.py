@@ -20,7 +20,7 @@ import pandas as pd
 from benchmarks.real_transfer import PATIENTS, part_of
 from benchmarks.scripts import run
 from utils.cases import find_cases
-from utils.tasks import BOX_SETTINGS
+from utils.tasks import BOX_SETTINGS, BOX_STAGES
 
 
 def main():
@@ -37,7 +37,7 @@ def main():
 
 def compare(arguments, output):
     settings = {**BOX_SETTINGS, "DATA_ROOT": arguments.data, "OUTPUT_ROOT": output, "PATIENT_PATTERN": PATIENTS}
-    settings |= {"EPOCH": arguments.epochs, "STEPS_PER_EPOCH": arguments.steps}
+    settings |= {"ADAM_LR": BOX_STAGES[0][1], "EPOCH": arguments.epochs, "STEPS_PER_EPOCH": arguments.steps}
     write_split(output, arguments.data)
     run("prepare_data.py", **settings)
     curves = {}

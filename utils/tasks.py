@@ -40,14 +40,13 @@ FINE_TUNING_SETTINGS |= {"D_WARM_UP_STEPS": 10, "ADVERSARIAL_RAMP_STEPS": 10}
 DEMO_CASES, DEMO_SLICES = 32, 6
 
 # The model in the box. Its patches are wider than the paper's: of 256 x 128 pixels 'valid' convolutions leave 18 %, of
-# 256 x 256 they leave 41 %.
+# 256 x 256 they leave 41 %. Training goes on from the weights that are there, where there are any.
 BOX = Path("weights")
 BOX_BUILD = BOX / "build"
 BOX_CASES = 2000
 BOX_SETTINGS = {
     "DATA_ROOT": BOX_BUILD / "data",
     "OUTPUT_ROOT": BOX_BUILD / "output",
-    "RUN_NAME": "phantom",
     "WORKERS": 1,
     "MATCH_INTENSITIES": False,  # one phantom's grey values are no standard
     "TEST_FRACTION": 0.01,
@@ -61,11 +60,12 @@ BOX_SETTINGS = {
     "REGULARIZER_WEIGHT": 1e-5,
     "BATCH_SIZE": 8,
     "STEPS_PER_EPOCH": 350,
-    "EPOCH": 12,
-    "ADAM_LR": 1e-3,
     "ADAM_BETA_1": 0.9,
+    "BATCH_NORM_MOMENTUM": 0.99,
     "SLOW_DOWN_AFTER": 1,
 }
+# Run names, learning rates and epochs, one after the other: each goes on from the best epoch of the one before.
+BOX_STAGES = (("coarse", 5e-4, 4), ("fine", 1e-4, 5))
 
 
 def main():
@@ -149,10 +149,13 @@ def box_model(python):
     """Varied phantoms, and a narrow network trained on them."""
     run(python, "-m", "utils.phantom", "--varied", "--output", BOX_BUILD / "data", "--cases", BOX_CASES, "--seed", 1)
     run(python, "prepare_data.py", "--skip-bad", *overrides(BOX_SETTINGS))
-    run(python, "model_training.py", *overrides(BOX_SETTINGS))
-    for name in ("best.keras", "best.json"):
-        best = BOX_BUILD / "output" / "runs" / "phantom" / "segmentation" / name
-        shutil.copy(best, BOX / name.replace("best", "phantom"))
+    weights = BOX / "phantom.keras" if (BOX / "phantom.keras").exists() else None
+    for name, learning_rate, epochs in BOX_STAGES:
+        stage = {"RUN_NAME": name, "ADAM_LR": learning_rate, "EPOCH": epochs, "INIT_WEIGHTS": weights}
+        run(python, "model_training.py", *overrides(BOX_SETTINGS | stage))
+        weights = BOX_BUILD / "output" / "runs" / name / "segmentation" / "best.keras"
+    for suffix in (".keras", ".json"):
+        shutil.copy(weights.with_suffix(suffix), BOX / f"phantom{suffix}")
     print(f"{BOX / 'phantom.keras'} is written; {BOX_BUILD} may go")
 
 
