@@ -28,7 +28,6 @@ BACKBONES = (
 )
 
 
-
 def check_network(name, patch_shape, *, train_classes=False, encoder_weights=None):
     """Raise `InputError` with a line for each reason why the network cannot be built or trained on such patches.
 
