@@ -64,10 +64,13 @@ def main(argv):
         if not facts:
             raise InputError(f"{config.DATA_ROOT}: no case is left that can be used; mend the ones listed above")
         # The split comes first: intensities are matched to a volume that trains.
-        split = create_split(facts)
+        existing = read_existing_split()
+        split = create_split(facts, existing)
         reference_histogram = find_reference_histogram(facts, split)
 
         lock.enter_context(locked(config.OUTPUT_ROOT))  # only now, so that nothing is written before the checks pass
+        if any(config.split_csv(part).exists() for part in PARTS if part not in existing):
+            raise InputError(f"{config.OUTPUT_ROOT}: another process has drawn a split there meanwhile; start again")
         remove_unfinished(config.OUTPUT_ROOT, below=False)  # other steps may be writing below it
         remove_unfinished(folder)
         summary = save_checks(facts, findings)
@@ -114,8 +117,8 @@ def report_findings(findings, skip_bad):
     print(f"warning: goes on without {offenders} bad cases, listed in skipped.csv", file=sys.stderr)
 
 
-def create_split(facts):
-    """Part of each labelled case, as {(vendor, name): part}: what stands on disk, else drawn."""
+def create_split(facts, existing):
+    """Part of each labelled case, as {(vendor, name): part}: what is `existing` ({part: cases}), else drawn."""
     labelled = {case: of_case for case, of_case in facts.items() if case.reference_path is not None}
     if not labelled:
         raise InputError(f"{config.DATA_ROOT}: no case has a reference.mhd; training needs some")
@@ -128,7 +131,7 @@ def create_split(facts):
         fluids={(case.vendor, case.name): fluids_held(of_case) for case, of_case in labelled.items()},
         folds=config.FOLDS,
         fold=config.FOLD,
-        existing=read_existing_split(),
+        existing=existing,
     )
 
 

@@ -393,6 +393,23 @@ def test_a_second_process_on_the_same_output_stops(tmp_path):
     assert prepare(tmp_path / "data", tmp_path / "output").returncode == 0
 
 
+def test_a_split_drawn_by_another_process_meanwhile_stays(tmp_path, prepare_here, monkeypatch):
+    """Two first runs on a new OUTPUT_ROOT: there is no folder to lock yet while the second checks its cases."""
+    write_case(tmp_path / "data", "Spectralis", "a")
+    find_histogram, split = prepare_data.find_reference_histogram, tmp_path / "output" / "test_data.csv"
+
+    def find_while_another_process_prepares(*arguments):
+        split.parent.mkdir()
+        split.write_text("drawn by another")
+        return find_histogram(*arguments)
+
+    monkeypatch.setattr(prepare_data, "find_reference_histogram", find_while_another_process_prepares)
+    with pytest.raises(InputError, match="another process has drawn a split there meanwhile; start again"):
+        prepare_here(tmp_path / "data", tmp_path / "output")
+    assert split.read_text() == "drawn by another"
+    assert not (tmp_path / "output" / "pre_processed").exists()
+
+
 def test_split_that_names_a_missing_case_is_refused(tmp_path, prepare_here):
     write_case(tmp_path / "data", "Spectralis", "a")
     (tmp_path / "output").mkdir()
