@@ -88,6 +88,7 @@ def main(argv):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="keeps the undisturbed runs, for further calls")
     arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes and theirs ignore it
     with tempfile.TemporaryDirectory() as folder:
         return try_faults(arguments, (arguments.folder or Path(folder)).absolute())
 
