@@ -71,6 +71,16 @@ def discriminator_loss(d_logits_on_real, d_logits_on_generated, real_label=1.0):
     return 0.5 * (on_real + _binary_cross_entropy(0.0, d_logits_on_generated))
 
 
+def generator_to_discriminator_gradient(d_logits_on_generated):
+    """What to multiply `discriminator_loss`'s gradient by, at each generated mask, to have `generator_loss`'s, (B, 1).
+
+    With s = sigmoid(logit) the two are s / 2 and s - 1 at the logit, over the batch size, and the way from there to the
+    mask is the same: -2 (1 - s) / s = -2 exp(-logit). Below a logit of -60, where s is 1e-26, it stays as it is there,
+    lest it grow beyond float32.
+    """
+    return -2 * ops.exp(-ops.maximum(ops.cast(d_logits_on_generated, "float32"), -60.0))
+
+
 def straight_through_one_hot(probabilities):
     """Exactly one-hot of the likeliest class, with the gradient of `probabilities` (B, H, W, classes).
 

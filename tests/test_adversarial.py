@@ -19,7 +19,12 @@ import numpy as np
 import pytest
 from keras import layers
 
-from loss_functions import get_combined_cross_entropy_and_dice_loss_function
+from loss_functions import (
+    discriminator_loss,
+    generator_loss,
+    get_combined_cross_entropy_and_dice_loss_function,
+    straight_through_one_hot,
+)
 from model import create_discriminator, create_unet_model
 from utils.adversarial import AdversarialStep
 
@@ -148,6 +153,36 @@ def test_the_unet_learns_to_fool_a_fixed_discriminator(adversarial_alone):
     step.discriminator_optimizer.learning_rate = 0.0
     rejection = [measures["adversarial_loss"] for measures in take(step, *range(40))]
     assert np.mean(rejection[-3:]) < 0.8 * np.mean(rejection[:3])
+
+
+@pytest.mark.skipif(ON_JAX, reason="the tape is TensorFlow's; the backends are compared below")
+def test_one_pass_back_through_the_discriminator_serves_both():
+    """Plain gradient descent on both losses, each differentiated by itself."""
+    import tensorflow
+
+    optimizers = keras.optimizers.SGD(1.0), keras.optimizers.SGD(1.0)
+    step = create_step(
+        create_generator(dropout=0.0, penalty=0.01), 0.7, [SEGMENTATION_LOSS], optimizers, real_label=0.9
+    )
+    unet, discriminator = step.generator, step.discriminator
+    images, masks = batch()
+    inner = slice(2, SIZE - 2)
+    crop, real = map(tensorflow.constant, (images[:, inner, inner], masks[:, inner, inner].astype(np.float32)))
+    variables = [*unet.trainable_variables, *discriminator.trainable_variables]
+    before = arrays(variables)
+    statistics = arrays(unet.non_trainable_variables)
+    with tensorflow.GradientTape(persistent=True) as tape:
+        probabilities = unet(images, training=True)
+        on_generated = discriminator([crop, straight_through_one_hot(probabilities)])
+        generator = SEGMENTATION_LOSS(masks, probabilities) + sum(unet.losses) + 0.7 * generator_loss(on_generated)
+        d_loss = discriminator_loss(discriminator([crop, real]), on_generated, 0.9)
+    gradients = tape.gradient(generator, [variable.value for variable in unet.trainable_variables])
+    gradients += tape.gradient(d_loss, [variable.value for variable in discriminator.trainable_variables])
+    for variable, value in zip(unet.non_trainable_variables, statistics, strict=True):
+        variable.assign(value)
+    step(images, masks)
+    for variable, value, gradient in zip(variables, before, gradients, strict=True):
+        np.testing.assert_allclose(variable, value - gradient, rtol=1e-4, atol=1e-6, err_msg=variable.path)
 
 
 # ---- In balance ----------------------------------------------------------------------------------------------------

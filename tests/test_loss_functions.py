@@ -15,6 +15,7 @@ from keras import ops
 from loss_functions import (
     discriminator_loss,
     generator_loss,
+    generator_to_discriminator_gradient,
     get_balanced_cross_entropy_loss_function,
     get_combined_cross_entropy_and_dice_loss_function,
     get_dice_loss,
@@ -156,6 +157,13 @@ def test_discriminator_loss_by_hand():
     expected = (on_real_loss + math.log1p(math.exp(-2))) / 2
     assert float(discriminator_loss(on_real, on_generated, real_label=0.9)) == pytest.approx(expected, abs=1e-6)
     assert float(generator_loss(np.array([[-1e4]], "float32"))) == pytest.approx(1e4)  # no overflow
+
+
+def test_the_generators_gradient_from_the_discriminators():
+    """At a logit of 0, one sample: -1/2 (of -log s) against 1/4 (of -log(1 - s) / 2); at 2, -2 exp(-2) times."""
+    logits = np.array([[0.0], [2.0], [-100.0]], "float32")
+    factors = ops.convert_to_numpy(generator_to_discriminator_gradient(logits))
+    np.testing.assert_allclose(factors, [[-2], [-0.270671], [-2 * math.exp(60)]], rtol=1e-5)
 
 
 def test_straight_through_one_hot_is_exactly_one_hot():

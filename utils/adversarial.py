@@ -4,7 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from loss_functions import discriminator_loss, generator_loss, get_dice_loss, straight_through_one_hot
+from loss_functions import (
+    discriminator_loss,
+    generator_loss,
+    generator_to_discriminator_gradient,
+    get_dice_loss,
+    straight_through_one_hot,
+)
 from utils.base import crop_and_cast
 from utils.gradients import create_backend
 
@@ -18,12 +24,12 @@ _ACCURACY_MEMORY = 0.95  # share of the running accuracy that a step keeps: it l
 class AdversarialStep:
     """Alternating updates of a segmentation network (the generator) and a discriminator, on one batch.
 
-    Both networks' forward passes are computed once and serve both updates, in the order of CycleGAN's code (Zhu et al.,
-    ICCV 2017): the generator minimises its segmentation losses, its weight penalties and `adversarial_weight` times
-    the loss of the discriminator calling its masks real, a gradient that passes straight through the argmax to the
-    softmax; then the discriminator learns to tell the reader's one-hot masks from these generated ones, whose gradient
-    stops there. Each network changes only by its own update. (A discriminator that learned first would have to look at
-    the generated masks once more for the generator's update, at 8 % of the time of a plain training step.)
+    Both networks' passes, forward and back, are computed once and serve both updates, in the order of CycleGAN's code
+    (Zhu et al., ICCV 2017): the generator minimises its segmentation losses, its weight penalties and
+    `adversarial_weight` times the loss of the discriminator calling its masks real, a gradient that passes straight
+    through the argmax to the softmax; the discriminator learns to tell the reader's one-hot masks from these generated
+    ones, as they were before the generator's update. Each network changes only by its own update. What the
+    discriminator's loss passes back to a generated mask is, but for a factor, what the generator has to hear.
 
     What keeps the two in balance:
 
@@ -130,8 +136,11 @@ class AdversarialStep:
 
     def _verdicts(self, images, mask):
         """How many of a batch's masks the discriminator tells rightly: of the reader's, of the generated."""
-        inputs = self._discriminator_inputs(images, mask, self.generator(images, training=False))
-        right_on_real, right_on_generated = _told_rightly(*self._logits_on_both(*inputs))
+        outputs = self.generator(images, training=False)
+        probabilities = outputs[0] if isinstance(outputs, list) else outputs
+        generated = straight_through_one_hot(ops.cast(probabilities, "float32"))
+        image, real = self._cropped(images, mask, generated)
+        right_on_real, right_on_generated = _told_rightly(*self._logits_on_both(image, real, generated))
         return ops.stack([ops.sum(right_on_real), ops.sum(right_on_generated)])
 
     def _probability(self, images, masks):
@@ -145,33 +154,50 @@ class AdversarialStep:
         statistics = generator.non_trainable_weights
         before = [ops.copy(variable) for variable in statistics]
 
-        def losses():
+        def forward():
             outputs = generator(images, training=True)
-            on_real, on_generated = self._logits_on_both(*self._discriminator_inputs(images, targets[0], outputs))
             outputs = outputs if isinstance(outputs, list) else [outputs]
+            generated = straight_through_one_hot(ops.cast(outputs[0], "float32"))
+            return (outputs, generated, sum(generator.losses, ops.zeros(()))), {}
+
+        def losses(generated, *outputs):
+            image, real = self._cropped(images, targets[0], generated)
+            on_real, on_generated = self._logits_on_both(image, real, generated)
             terms = zip(self.segmentation_losses, targets, outputs, strict=True)
+            segmentation_loss = sum(loss(target, output) for loss, target, output in terms)
             right_on_real, right_on_generated = _told_rightly(on_real, on_generated)
             measures = {
-                "loss": sum([*(loss(target, output) for loss, target, output in terms), *generator.losses]),
+                "loss": segmentation_loss + penalty,
                 "adversarial_loss": generator_loss(on_generated),
                 "adversarial_weight": self._weight(),
                 "foreground_dice": 1 - get_dice_loss(targets[0], outputs[0]),
                 "d_loss": discriminator_loss(on_real, on_generated, self.real_label),
                 "d_accuracy_real": ops.mean(right_on_real),
                 "d_accuracy_generated": ops.mean(right_on_generated),
+                "logits": on_generated,
             }
-            minimised = measures["loss"] + measures["adversarial_weight"] * measures["adversarial_loss"]
-            minimised = self.generator_optimizer.scale_loss(minimised)
-            return (minimised, self.discriminator_optimizer.scale_loss(measures["d_loss"])), measures
+            minimised = self.generator_optimizer.scale_loss(segmentation_loss)
+            return minimised + self.discriminator_optimizer.scale_loss(measures["d_loss"]), measures
 
-        measures, (gradients, d_gradients) = step.differentiated(
-            losses, generator.trainable_variables, discriminator.trainable_variables
-        )
+        (outputs, generated, penalty), _, pull = step.pullback(forward, generator.trainable_variables)
+        total, measures, pull_losses = step.pullback(losses, discriminator.trainable_variables, generated, *outputs)
+        d_gradients, (at_generated, *at_outputs) = pull_losses(ops.ones_like(total))
+        scale = self.generator_optimizer.scale_loss(ops.ones(()))
+        # From here on at_generated is the gradient of the adversarial loss, weighed and scaled as the generator's.
+        factor = measures["adversarial_weight"] * generator_to_discriminator_gradient(measures["logits"])
+        factor *= scale / self.discriminator_optimizer.scale_loss(ops.ones(()))
+        at_generated *= ops.reshape(factor, (-1, 1, 1, 1))
+
+        def gradients():
+            return pull((at_outputs, at_generated, scale))[0]
+
         accuracy = (measures["d_accuracy_real"] + measures["d_accuracy_generated"]) / 2
         self.d_accuracy.assign(_ACCURACY_MEMORY * self.d_accuracy + (1 - _ACCURACY_MEMORY) * accuracy)
         d_learns = self.d_accuracy <= self.d_ahead_accuracy if self.d_ahead_accuracy < 1 else True
         step.update_where(listens, self.generator_optimizer, gradients, generator.trainable_variables)
-        step.update_where(d_learns, self.discriminator_optimizer, d_gradients, discriminator.trainable_variables)
+        step.update_where(
+            d_learns, self.discriminator_optimizer, lambda: d_gradients, discriminator.trainable_variables
+        )
         for variable, value in zip(statistics, before, strict=True):
             variable.assign(ops.where(listens, variable.value, value))
         self.taken_steps.assign_add(1)
@@ -191,12 +217,9 @@ class AdversarialStep:
         return [self._logits([features, mask]) for mask in (real, generated)]
 
     @staticmethod
-    def _discriminator_inputs(images, mask, outputs):
-        """(image crop, reader's mask, generated mask), the masks one-hot float32 of the output's size."""
-        probabilities = outputs[0] if isinstance(outputs, list) else outputs
-        real, probabilities = crop_and_cast(mask, probabilities)
-        image, _ = crop_and_cast(images, probabilities)
-        return image, real, straight_through_one_hot(probabilities)
+    def _cropped(images, mask, generated):
+        """The middles of images and readers' masks of the size of `generated`, float32."""
+        return [crop_and_cast(whole, generated)[0] for whole in (images, mask)]
 
 
 def _told_rightly(logits_on_real, logits_on_generated):

@@ -4,8 +4,6 @@ A step is a function that reads and assigns Keras variables. TensorFlow runs it 
 must be pure, the variables' values go in and out (`keras.StatelessScope`).
 """
 
-import functools
-
 import keras
 
 
@@ -30,22 +28,20 @@ class TensorFlowSteps:
 
         return tensorflow.function(function, jit_compile=jit_compile, reduce_retracing=True)
 
-    def differentiated(self, function, *groups):
-        """(results, gradients) of ``function()``, which returns (a scalar for each group of variables, results).
+    def pullback(self, function, variables, *arrays):
+        """(outputs, measures, pull) of ``function(*arrays)``, which returns (outputs, measures).
 
-        ``gradients`` is a list of functions: each computes, where it is called, the gradients of one scalar with
-        respect to the variables of its group.
+        ``pull(cotangents)``, of the structure of ``outputs`` (arrays, or nested tuples and lists of them), is the
+        gradient of the sum of outputs times cotangents, with respect to `variables` and to `arrays`: two lists. It may
+        be called once.
         """
         import tensorflow
 
-        sources = [[variable.value for variable in group] for group in groups]
-        with tensorflow.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        sources = [[variable.value for variable in variables], list(arrays)]
+        with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            scalars, results = function()
-        return results, [
-            functools.partial(tape.gradient, scalar, of_group)
-            for scalar, of_group in zip(scalars, sources, strict=True)
-        ]
+            outputs, measures = function(*arrays)
+        return outputs, measures, lambda cotangents: tape.gradient(outputs, sources, cotangents, "zero")
 
     def update_where(self, condition, optimizer, gradients, variables):
         """Let `optimizer`, built for `variables`, apply their ``gradients()`` where the scalar `condition` holds.
@@ -97,30 +93,24 @@ class JaxSteps:
 
         return stateful
 
-    def differentiated(self, function, *groups):
+    def pullback(self, function, variables, *arrays):
         import jax
 
         position = {id(variable): index for index, variable in enumerate(self.variables)}
-        positions = [[position[id(variable)] for variable in group] for group in groups]
+        indices = [position[id(variable)] for variable in variables]
+        before = self._values()
 
-        def pure(values_of_groups):
-            for indices, of_group in zip(positions, values_of_groups, strict=True):
-                for index, value in zip(indices, of_group, strict=True):
-                    values[index] = value
-            (scalars, results), after = self._pure(function, values)
-            return jax.numpy.stack(scalars), (results, after)
+        def pure(of_variables, arrays):
+            values = list(before)
+            for index, value in zip(indices, of_variables, strict=True):
+                values[index] = value
+            (outputs, measures), after = self._pure(lambda: function(*arrays), values)
+            return outputs, (measures, after)
 
-        values = self._values()
-        sources = [[values[index] for index in indices] for indices in positions]
-        scalars, pullback, (results, after) = jax.vjp(pure, sources, has_aux=True)
+        of_variables = [before[index] for index in indices]
+        outputs, pull, (measures, after) = jax.vjp(pure, of_variables, list(arrays), has_aux=True)
         self._assign(after)
-        one_at_a_time = jax.numpy.eye(len(groups), dtype=scalars.dtype)
-
-        def gradients(index):
-            (of_groups,) = pullback(one_at_a_time[index])
-            return of_groups[index]
-
-        return results, [functools.partial(gradients, index) for index in range(len(groups))]
+        return outputs, measures, pull
 
     def update_where(self, condition, optimizer, gradients, variables):
         import jax
