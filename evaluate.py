@@ -28,20 +28,13 @@ from tqdm import tqdm
 import config
 from utils import detection, runs
 from utils.errors import InputError, run_script
-from utils.evaluation import (
-    fullest_b_scan,
-    match_pairs,
-    pairs_of_split,
-    read_labels,
-    score_pairs,
-    typical_cases,
-)
+from utils.evaluation import fullest_b_scan, match_pairs, pairs_of_split, score_pairs, typical_cases
 from utils.files import write_csv, write_json
+from utils.held_out import segment_and_score
 from utils.labels import FLUIDS
-from utils.mhd import read_volume, volume_files, write_volume
 from utils.plots import save_comparison
 from utils.report import markdown_table, write_report
-from utils.summary import COLUMNS, compare_volumes, rank_methods, summarise_volumes
+from utils.summary import check_once, compare_volumes, rank_methods, read_volumes, summarise_volumes
 
 COMPARED_CASES = 12  # at most, spread over the vendors, in comparison.png
 SHOWN_MEASURES = ("dice_present", "dice_all", "avd_mm3", "hd95_mm")  # of a comparison, on the console
@@ -100,14 +93,14 @@ def evaluate_model():
         patches = score_patches(network.model)
         tables, failed = {}, []
         for part, pairs in parts.items():
-            tables[part], complaints = segment_and_score(network, pairs)
+            tables[part], complaints = segment_and_score(network, pairs, config.THRESHOLD, config.WORKERS)
             failed += complaints
         empty = [f"{config.split_csv(part)}: none of its cases could be scored" for part in parts if tables[part].empty]
         if empty:
             raise InputError(*failed, *empty)
         score, _ = detection.choose_score(tables["val"])
         for table in tables.values():
-            table["threshold"] = table.fluid.map(thresholds(tables["val"], score))
+            table["threshold"] = table.fluid.map(detection.thresholds(tables["val"], score))
         write_csv(folder / "validation.csv", tables["val"])
         facts = {
             "model": f"{model_path.as_posix()}, SHA-256 {details['sha256'][:12]}…",
@@ -144,76 +137,6 @@ def score_patches(model):
         return training.scores(model.evaluate(iter(batches), verbose=0, return_dict=True))
 
 
-def segment_and_score(network, pairs):
-    """(volumes, complaints): a row for each case and fluid, with detection's scores; a failing case costs no other."""
-    records, segmented, complaints = [], [], []
-    for pair in pairs:
-        try:
-            records += segment(network, pair)
-            segmented.append(pair)
-        except InputError as error:
-            complaints += error.messages
-    volumes, of_scoring = score_pairs(segmented, config.WORKERS)
-    if not volumes.empty:
-        volumes = volumes.merge(pd.DataFrame(records), on=["vendor", "case", "fluid"])
-    return volumes, complaints + of_scoring
-
-
-def segment(network, pair):
-    """Segment one case and write its label volume, then a record of its detection scores beside it.
-
-    Returns the record's rows: vendor, case, fluid, average_precision and the scores of `utils.detection`. What an
-    interrupted evaluation has done for the same model, threshold and files is not done again.
-    """
-    from utils.segmentation import segment_scan
-
-    record_path = pair.prediction_path.with_suffix(".json")
-    files = [*volume_files(pair.oct_path), *volume_files(pair.reference_path)]
-    made_from = {
-        "model": network.details["sha256"],
-        "threshold": config.THRESHOLD,
-        "files": [[path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.exists()],
-    }
-    if record_path.exists() and pair.prediction_path.exists():
-        record = runs.read_json(record_path)
-        if record["made_from"] == made_from:
-            return _with_nan(record["rows"])
-    record_path.unlink(missing_ok=True)
-    voxels, spacing_mm = read_volume(pair.oct_path)
-    reference = read_labels(pair.reference_path)
-    precision = detection.VoxelPrecision()
-    with tqdm(total=len(voxels), desc=f"{pair.vendor} {pair.name}", unit="B-scan", leave=False) as progress:
-
-        def count(index, probabilities):
-            precision.add(probabilities, reference[index])
-            progress.update()
-
-        segmentation = segment_scan(
-            network, voxels, spacing_mm, pair.vendor, threshold=config.THRESHOLD, on_slice=count
-        )
-    heads = [None] * len(FLUIDS) if segmentation.head_presence is None else segmentation.head_presence.tolist()
-    volumes_mm3 = np.bincount(segmentation.labels.ravel(), minlength=4)[1:] * float(np.prod(spacing_mm))
-    columns = zip(FLUIDS, precision.values(), segmentation.presence.tolist(), volumes_mm3.tolist(), heads, strict=True)
-    names = ("fluid", "average_precision", *detection.SCORES)
-    rows = [{"vendor": pair.vendor, "case": pair.name, **dict(zip(names, values, strict=True))} for values in columns]
-    write_volume(pair.prediction_path, segmentation.labels, spacing_mm)
-    rows = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # JSON has no nan
-    write_json(record_path, {"made_from": made_from, "rows": rows})
-    return _with_nan(rows)
-
-
-def _with_nan(rows):
-    return [{name: np.nan if value is None else value for name, value in row.items()} for row in rows]
-
-
-def thresholds(validation, score):
-    """Detection's threshold for each fluid, chosen on the validation cases."""
-    by_fluid = {fluid: validation[validation.fluid == fluid] for fluid in FLUIDS}
-    return {
-        fluid: detection.youden_threshold(cases.reference_mm3 > 0, cases[score]) for fluid, cases in by_fluid.items()
-    }
-
-
 # ---- Label volumes of any origin ------------------------------------------------------------------------------------
 def evaluate_predictions(predictions, references, output):
     """Score the label volumes in one folder against those in another."""
@@ -248,29 +171,6 @@ def pool_folds():
 
 
 # ---- Evaluations against each other ---------------------------------------------------------------------------------
-def read_volumes(path):
-    """The volumes.csv of an evaluation, given as file or folder."""
-    path = path / "volumes.csv" if path.is_dir() or not path.suffix else path
-    if not path.exists():
-        raise InputError(f"{path}: not found; run evaluate.py for it first")
-    texts = dict.fromkeys(("vendor", "case", "fluid"), str)
-    table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
-    missing = [name for name in ("vendor", "case", "fluid", *COLUMNS) if name not in table]
-    if missing:
-        raise InputError(f"{path}: lacks the columns {', '.join(missing)}; write it with evaluate.py")
-    check_once(path, table)
-    return table
-
-
-def check_once(path, table):
-    """Raise `InputError` where a table of volumes holds a case twice."""
-    twice = table[table.duplicated(["vendor", "case", "fluid"])].drop_duplicates(["vendor", "case"])
-    if len(twice):
-        raise InputError(
-            f"{path}: holds more than once: {', '.join(twice.vendor + ' ' + twice.case)}; keep each case once"
-        )
-
-
 def compare(first, second, output):
     """Print (and write) the paired differences of two evaluations."""
     table = compare_volumes(read_volumes(first), read_volumes(second), config.SEED)

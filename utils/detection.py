@@ -95,6 +95,12 @@ def choose_score(validation):
     return max(aucs, key=lambda score: -1 if np.isnan(aucs[score]) else aucs[score]), aucs
 
 
+def thresholds(validation, score):
+    """{fluid: threshold} of `score`, chosen on the validation cases; the table is that of `choose_score`."""
+    by_fluid = {fluid: validation[validation.fluid == fluid] for fluid in FLUIDS}
+    return {fluid: youden_threshold(cases.reference_mm3 > 0, cases[score]) for fluid, cases in by_fluid.items()}
+
+
 def detection_table(volumes, score, seed):
     """Detection of each fluid by vendor and over "all": a DataFrame with
 

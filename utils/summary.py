@@ -33,6 +33,29 @@ COLUMNS = [
 ]
 
 
+def read_volumes(path):
+    """The volumes.csv of an evaluation, given as file or folder, as a DataFrame; `InputError` where it is none."""
+    path = path / "volumes.csv" if path.is_dir() or not path.suffix else path
+    if not path.exists():
+        raise InputError(f"{path}: not found; run evaluate.py for it first")
+    texts = dict.fromkeys(("vendor", "case", "fluid"), str)
+    table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
+    missing = [name for name in ("vendor", "case", "fluid", *COLUMNS) if name not in table]
+    if missing:
+        raise InputError(f"{path}: lacks the columns {', '.join(missing)}; write it with evaluate.py")
+    check_once(path, table)
+    return table
+
+
+def check_once(path, table):
+    """Raise `InputError` where a table of volumes holds a case twice."""
+    twice = table[table.duplicated(["vendor", "case", "fluid"])].drop_duplicates(["vendor", "case"])
+    if len(twice):
+        raise InputError(
+            f"{path}: holds more than once: {', '.join(twice.vendor + ' ' + twice.case)}; keep each case once"
+        )
+
+
 def interval(resampled):
     """The 2.5th and 97.5th percentile of a statistic over resamples, nan left out; (nan, nan) where there is none."""
     resampled = resampled[~np.isnan(resampled)]
