@@ -77,9 +77,10 @@ def difference(folder, reference):
     """In words the first difference between what two folders hold, or None.
 
     Voxels, labels, pictures, tables and reports are compared byte for byte, networks and states by their arrays, logged
-    numbers within `ROUNDING`. Times, the number of processes and the models' checksums, which hold a date, may differ.
+    numbers within `ROUNDING`. Times, the number of processes and the models' checksums, which hold a date, may differ,
+    and so may the step of the state that is kept beside the newest: the clock chooses it.
     """
-    ours, theirs = files_below(folder), files_below(reference)
+    ours, theirs = (_without_older_states(files_below(root)) for root in (folder, reference))
     if ours.keys() != theirs.keys():
         return f"only in one: {', '.join(map(str, sorted(ours.keys() ^ theirs.keys())))}"
     unfinished = [str(path.relative_to(folder)) for path in Path(folder).rglob(f"{UNFINISHED}*")]
@@ -93,6 +94,16 @@ def difference(folder, reference):
         if where := _unequal(*contents):
             return f"{name}{where}"
     return None
+
+
+def _without_older_states(files):
+    """`files` of `files_below` without the ``last-*`` of each folder but the newest."""
+    newest = {name.parent: name.stem for name in sorted(files) if name.name.startswith("last-")}
+    return {
+        name: path
+        for name, path in files.items()
+        if not name.name.startswith("last-") or name.stem == newest[name.parent]
+    }
 
 
 def _model_checksums(folder):
