@@ -17,7 +17,8 @@ from utils.files import UNFINISHED
 from utils.mhd import open_volume
 from utils.runs import read_best, sha256
 
-NOT_RESULTS = {"seconds", "patches_per_s", "WORKERS"}  # names in tables and JSON that two equal runs may differ in
+# Names in tables and JSON that two equal runs may differ in; Keras puts addresses in memory into a model's config.
+NOT_RESULTS = {"seconds", "patches_per_s", "WORKERS", "shared_object_id"}
 ROUNDING = 1e-5  # an epoch's means are put together from those over its parts, in float32
 LEFT_OUT = ("tensorboard", ".lock")  # event files grow while they are written, and have a process's name
 

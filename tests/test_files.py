@@ -72,6 +72,22 @@ def test_sigterm_ends_a_script_with_a_line_and_what_it_was_writing_is_cleared_aw
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_that_a_library_makes_another_error_of_is_still_ctrl_c(capsys):
+    """TensorFlow's does so while it compiles a function."""
+
+    def main(argv):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt as error:
+            raise RuntimeError("KeyboardInterrupt: \n\nAt:\n") from error
+
+    with pytest.raises(SystemExit) as caught:
+        run_script(main)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.endswith(": interrupted\n")
+
+
 def test_a_full_disk_is_reported_with_the_file_that_did_not_fit(tmp_path):
     def write():
         with written_whole(tmp_path / "table.csv"):

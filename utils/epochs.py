@@ -220,7 +220,7 @@ class TrainingRun:
 
         def note(signal_number, frame):
             self._signal = signal_number
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -29,7 +29,15 @@ def run_script(main):
     bug and keeps its traceback.
     """
     script = os.path.basename(sys.argv[0])
-    signal.signal(signal.SIGTERM, _terminate)
+    came = []  # the exceptions of signals: while TensorFlow compiles, its C++ code makes errors of its own of them
+
+    def stop(number, frame):
+        came.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+        raise came[-1]
+
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in a shell's background
+        signal.signal(signal.SIGINT, stop)
     try:
         sys.exit(main(sys.argv[1:]))
     except InputError as error:
@@ -39,16 +47,13 @@ def run_script(main):
     except OSError as error:
         print(f"{script}: error: {what_failed(error)}", file=sys.stderr)
         sys.exit(2)
-    except Terminated:
-        print(f"{script}: terminated", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        print(f"{script}: interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
-def _terminate(number, frame):
-    raise Terminated
+    except (KeyboardInterrupt, Exception) as error:
+        stopped_by = error if isinstance(error, KeyboardInterrupt) else came and came[-1]
+        if not stopped_by:
+            raise
+        terminated = isinstance(stopped_by, Terminated)
+        print(f"{script}: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
+        sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
 
 
 def what_failed(error):
