@@ -76,14 +76,18 @@ class Trial:
 
 def wait(process, seconds):
     """Wait until a script and its children have taken so many seconds of the processor; whether it still runs."""
-    while process.poll() is None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            script = psutil.Process(process.pid)
-            times = [each.cpu_times() for each in (script, *script.children(recursive=True))]
-            if sum(of_process.user + of_process.system for of_process in times) >= seconds:
-                return True
-        time.sleep(0.1)  # looking for children reads the whole table of processes
-    return False
+    try:
+        while process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                script = psutil.Process(process.pid)
+                times = [each.cpu_times() for each in (script, *script.children(recursive=True))]
+                if sum(of_process.user + of_process.system for of_process in times) >= seconds:
+                    return True
+            time.sleep(0.1)  # looking for children reads the whole table of processes
+        return False
+    except BaseException:
+        _kill(process)
+        raise
 
 
 def wait_for_end(process):
@@ -93,9 +97,13 @@ def wait_for_end(process):
     except subprocess.TimeoutExpired:
         return HANGS
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        _kill(process)
+
+
+def _kill(process):
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 # ---- The faults: each disturbs a trial's script, waits for its end and returns its exit code -----------------------

@@ -155,7 +155,7 @@ def disturbed_folder(root, wants_mount):
             yield Path(folder), mounts
         finally:
             if mounts:
-                subprocess.run(["umount", folder], check=True)
+                subprocess.run(["umount", "--lazy", folder], check=True)  # a script that is ended with us may be in it
 
 
 if __name__ == "__main__":
