@@ -1,6 +1,7 @@
 """The same function for many items: in this process, in several, or on a Dask cluster."""
 
 import contextlib
+import signal
 
 import joblib
 from joblib.externals.loky import get_reusable_executor
@@ -18,12 +19,28 @@ def map_unordered(function, items, *, workers=0, dask_scheduler=None):
     """
     with _backend(workers, dask_scheduler) as parallel:
         try:
-            yield from parallel(joblib.delayed(_with_item)(function, item) for item in items)
+            with ctrl_c_waits():
+                results = parallel(joblib.delayed(_with_item)(function, item) for item in items)
+            yield from results
         except TerminatedWorkerError as error:
             raise InputError(
                 f"WORKERS = {workers}: a worker process was killed, most often for want of memory; what is finished is "
                 "kept, run the same command again, with fewer WORKERS if it recurs"
             ) from error
+
+
+@contextlib.contextmanager
+def ctrl_c_waits():
+    """Ctrl-C waits for the end of the block. Processes started in it never hear it, although the terminal sends it to
+    all: the main one decides what it means."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _with_item(function, item):

@@ -7,7 +7,6 @@ out of the memory-mapped volumes takes less time than receiving them would.
 """
 
 import itertools
-import signal
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +19,7 @@ from nutsflow import FilterFalse, Map, nut_processor
 # Worker processes import this module, and neither TensorFlow nor nutsml: each takes its second to load.
 from utils.custom_nuts import ImagePatchesByMaskRetouch_resampled, MirrorAndRotate, ReadOCT, drop_patch
 from utils.errors import InputError
+from utils.parallel import ctrl_c_waits
 
 B_SCANS_PER_BLOCK = 16  # some 150 patches; a batch of 16 patches then comes from about 10 B-scans
 BLOCKS_AHEAD = 4  # blocks for each worker that are being decided on or wait to be cut out
@@ -83,7 +83,8 @@ def PlanPatches(blocks, workers, **settings):
 
     def submit(n_blocks):
         for block in itertools.islice(blocks, n_blocks):
-            ahead.append((block, executor.submit(plan_block, block, **settings)))
+            with ctrl_c_waits():  # a process may be started
+                ahead.append((block, executor.submit(plan_block, block, **settings)))
 
     try:
         submit(BLOCKS_AHEAD * workers)
@@ -106,7 +107,6 @@ def PlanPatches(blocks, workers, **settings):
 
 def _set_up_worker():
     cv2.setNumThreads(1)  # there is a process for every core already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one decides what it means
 
 
 @nut_processor
