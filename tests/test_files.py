@@ -45,7 +45,11 @@ def test_json_refuses_nan_and_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "code", "text"),
-    [(InputError("a: bad", "b: worse"), 2, "error: a: bad\n"), (KeyboardInterrupt(), 130, "interrupted")],
+    [
+        (InputError("a: bad", "b: worse"), 2, "error: a: bad\n"),
+        (MemoryError("Unable to allocate 55.3 MiB"), 2, "error: out of memory (Unable to allocate 55.3 MiB); lower"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
 )
 def test_a_script_reports_what_the_user_can_mend_without_a_traceback(error, code, text, capsys):
     def main(argv):

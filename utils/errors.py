@@ -25,8 +25,8 @@ def run_script(main):
     """Run ``main(argv)`` as the body of a script and exit with its status.
 
     0 (or None) is success, 2 an `InputError`, whose lines go to stderr without a traceback, or what the operating
-    system refuses (a full disk, a folder that may not be written), 130 an interrupt, 143 SIGTERM. Anything else is a
-    bug and keeps its traceback.
+    system refuses (a full disk, a folder that may not be written, memory), 130 an interrupt, 143 SIGTERM. Anything else
+    is a bug and keeps its traceback.
     """
     script = os.path.basename(sys.argv[0])
     came = []  # the exceptions of signals: while TensorFlow compiles, its C++ code makes errors of its own of them
@@ -46,6 +46,9 @@ def run_script(main):
         sys.exit(2)
     except OSError as error:
         print(f"{script}: error: {what_failed(error)}", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError as error:
+        print(f"{script}: error: out of memory ({error}); lower WORKERS, or make room", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, Exception) as error:
         stopped_by = error if isinstance(error, KeyboardInterrupt) else came and came[-1]
