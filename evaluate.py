@@ -134,7 +134,7 @@ def score_patches(model):
     settings = {**config.batch_settings(), "train_classes": isinstance(model.output, list)}
     with training.epoch_batches(config.split_csv("test"), training=False, epoch=0, **settings) as batches:
         batches = tqdm(batches, desc="patches", unit="batch", leave=False, mininterval=1.0)
-        return training.scores(model.evaluate(iter(batches), verbose=0, return_dict=True))
+        return training.scores(model.evaluate(training.keras_batches(iter(batches)), verbose=0, return_dict=True))
 
 
 # ---- Label volumes of any origin ------------------------------------------------------------------------------------

@@ -99,6 +99,30 @@ def epoch_batches(csv_path, *, train_classes, steps=None, first_step=0, **settin
         raise
 
 
+def keras_batches(batches):
+    """An iterator of batches as `fit` and `evaluate` take it; it must have one.
+
+    For TensorFlow that is a dataset without autotuning, which Keras would make with it: the thread that tunes sleeps by
+    the clock, and where that is set back by a day, the end of an epoch waits for it a day long.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow
+
+    first = next(batches)
+    dataset = tensorflow.data.Dataset.from_generator(
+        lambda: itertools.chain([first], batches),
+        output_signature=keras.tree.map_structure(
+            lambda array: tensorflow.TensorSpec((None, *array.shape[1:]), array.dtype), first
+        ),
+    )
+    options = tensorflow.data.Options()
+    options.autotune.enabled = False
+    return dataset.prefetch(1).with_options(options)
+
+
 def adam(learning_rate, beta_1, dtype_policy, name="adam"):
     """Adam; with loss scaling where the policy is "mixed_float16", whose small gradients would vanish."""
     import keras
@@ -174,7 +198,7 @@ def fit_epoch(network, batches, after_step):
         n_all = n_yielded
         yield batch
 
-    network.fit(generator(), shuffle=False, callbacks=[AfterStep()], verbose=0)
+    network.fit(keras_batches(generator()), shuffle=False, callbacks=[AfterStep()], verbose=0)
 
 
 def validate(inference, csv_path, b_scans, preview_path, *, network, threshold, stop_if_asked, **settings):
@@ -185,7 +209,7 @@ def validate(inference, csv_path, b_scans, preview_path, *, network, threshold, 
     (not where `preview_path` is None).
     """
     with epoch_batches(csv_path, training=False, epoch=0, **settings) as batches:
-        values = scores(inference.evaluate(batches, verbose=0, return_dict=True))
+        values = scores(inference.evaluate(keras_batches(batches), verbose=0, return_dict=True))
     vendors = sorted({row.vendor for row in b_scans})
     previewed = [row for of in vendors for row in [row for row in b_scans if row.vendor == of][:PREVIEWS_A_VENDOR]]
     dice, pictures = FluidDice(), []
