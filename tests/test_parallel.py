@@ -23,7 +23,7 @@ def test_processes_do_not_hear_ctrl_c_from_their_start_on():
     assert signal.SIGINT not in blocked_signals(None)[1]
 
 
-def test_ctrl_c_comes_after_the_block():
+def test_ctrl_c_comes_after_the_block(ctrl_c_is_heard):
     reached = []
 
     def block():
