@@ -279,6 +279,7 @@ def test_segmenting_a_scan_and_a_case_with_the_runs_own_model(trained, tmp_path)
     assert set(best["training_appearance"]) == {"Cirrus", "Spectralis", "Topcon"}
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_weights_it_is_given(trained):
     settings, _ = trained
     start = run_folder(settings, "adversarial") / "best.keras"
