@@ -7,6 +7,7 @@ import pytest
 from utils.custom_nuts import SliceRow
 from utils.errors import InputError
 from utils.mhd import write_volume
+from utils.training import keras_batches
 from utils.validation import FluidDice, check_monitor, choose_b_scans, segment_b_scans
 
 
@@ -101,3 +102,14 @@ def test_b_scans_are_segmented_as_a_new_scans_would_be(tmp_path):
         is_bright = volume[row.slice] > 178
         assert (labels[~is_bright] == 0).all()
         assert labels[is_bright].mean() > 0.9  # all but what lies outside the region of interest
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="another backend takes the iterator")
+def test_keras_gets_every_batch_from_a_dataset_that_nothing_tunes_by_the_clock():
+    batches = [(np.full((n, 4, 4, 3), n, np.float32), (np.full((n, 1), n, np.uint8),)) for n in (2, 2, 1)]
+    dataset = keras_batches(iter(batches))
+    assert dataset.options().autotune.enabled is False
+    for (images, (present,)), expected in zip(dataset, batches, strict=True):
+        np.testing.assert_array_equal(images, expected[0])
+        np.testing.assert_array_equal(present, expected[1][0])
+        assert (images.dtype, present.dtype) == ("float32", "uint8")
