@@ -46,12 +46,13 @@ class Trial:
     undisturbed: Path  # such a folder, after an undisturbed run
     progress: float  # how many of the trials are behind, as a share
     rng: random.Random
+    process: subprocess.Popen | None = None  # the last that was started
 
     def start(self, workers=0, **environment):
         """Start the script; what it prints goes to a file beside the folder."""
         settings = overrides({**SETTINGS, "WORKERS": workers})
         with open(self._printed, "wb") as printed:
-            return subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, PROJECT / self.script, *ARGUMENTS[self.script], *settings],
                 cwd=self.folder,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
@@ -59,6 +60,7 @@ class Trial:
                 stderr=subprocess.STDOUT,
                 process_group=0,
             )
+        return self.process
 
     def moment(self, share=1.0):
         """A random moment of the undisturbed run, or of the first `share` of it, in seconds of the processor."""
@@ -76,18 +78,14 @@ class Trial:
 
 def wait(process, seconds):
     """Wait until a script and its children have taken so many seconds of the processor; whether it still runs."""
-    try:
-        while process.poll() is None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                script = psutil.Process(process.pid)
-                times = [each.cpu_times() for each in (script, *script.children(recursive=True))]
-                if sum(of_process.user + of_process.system for of_process in times) >= seconds:
-                    return True
-            time.sleep(0.1)  # looking for children reads the whole table of processes
-        return False
-    except BaseException:
-        _kill(process)
-        raise
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            script = psutil.Process(process.pid)
+            times = [each.cpu_times() for each in (script, *script.children(recursive=True))]
+            if sum(of_process.user + of_process.system for of_process in times) >= seconds:
+                return True
+        time.sleep(0.1)  # looking for children reads the whole table of processes
+    return False
 
 
 def wait_for_end(process):
@@ -97,10 +95,11 @@ def wait_for_end(process):
     except subprocess.TimeoutExpired:
         return HANGS
     finally:
-        _kill(process)
+        end(process)
 
 
-def _kill(process):
+def end(process):
+    """SIGKILL for a script that still runs, and its children."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

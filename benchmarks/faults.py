@@ -31,6 +31,7 @@ from benchmarks.disturbances import (
     ROOMY,
     TOO_LONG_SECONDS,
     Trial,
+    end,
     wait_for_end,
 )
 from benchmarks.scripts import run
@@ -60,7 +61,10 @@ def survived(fault, trial, begin, times):
     begin()
     for number in range(times):
         trial.progress = number / times
-        returncode = FAULTS[fault](trial)
+        try:
+            returncode = FAULTS[fault](trial)
+        finally:
+            end(trial.process)  # where we are ended ourselves
         codes[returncode] += 1
         found = [f"incomplete: {line}" for line in incomplete(trial.folder)]
         if returncode not in (0, -signal.SIGKILL) and (wrong := complaint(trial, returncode)):
@@ -69,8 +73,8 @@ def survived(fault, trial, begin, times):
         print(f"{trial.script}, {fault} {number + 1}: exit code {returncode} {said}", flush=True)
         if returncode == 0 or fault not in GO_ON or number == times - 1 or found:
             code = wait_for_end(trial.start())
-            end = f"then fails: {trial.printed[-2000:]}" if code else difference(trial.folder, trial.undisturbed)
-            found += [end] if end else []
+            wrong = f"then fails: {trial.printed[-2000:]}" if code else difference(trial.folder, trial.undisturbed)
+            found += [wrong] if wrong else []
             begin()
         for line in found:
             print(f"  {line}", flush=True)

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from nutsflow import Chunk
 
 from benchmarks.plain_stream import plain_samples, write_tiff_slices
@@ -99,6 +100,13 @@ def test_blocks_ahead_are_bounded(blocks):
     for _ in range(20):
         next(planned)
     assert next(taken) == 20 + 4
+
+
+def test_processes_do_not_hear_ctrl_c(blocks):
+    settings, numbered = blocks
+    list(numbered >> PlanPatches(2, **settings))
+    blocked = get_reusable_executor(reuse=True).submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result()
+    assert signal.SIGINT in blocked
 
 
 def test_an_input_error_in_a_process_arrives_as_itself(blocks):

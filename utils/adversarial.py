@@ -136,9 +136,7 @@ class AdversarialStep:
 
     def _verdicts(self, images, mask):
         """How many of a batch's masks the discriminator tells rightly: of the reader's, of the generated."""
-        outputs = self.generator(images, training=False)
-        probabilities = outputs[0] if isinstance(outputs, list) else outputs
-        generated = straight_through_one_hot(ops.cast(probabilities, "float32"))
+        _, generated = self._generate(images, training=False)
         image, real = self._cropped(images, mask, generated)
         right_on_real, right_on_generated = _told_rightly(*self._logits_on_both(image, real, generated))
         return ops.stack([ops.sum(right_on_real), ops.sum(right_on_generated)])
@@ -155,9 +153,7 @@ class AdversarialStep:
         before = [ops.copy(variable) for variable in statistics]
 
         def forward():
-            outputs = generator(images, training=True)
-            outputs = outputs if isinstance(outputs, list) else [outputs]
-            generated = straight_through_one_hot(ops.cast(outputs[0], "float32"))
+            outputs, generated = self._generate(images, training=True)
             return (outputs, generated, sum(generator.losses, ops.zeros(()))), {}
 
         def losses(generated, *outputs):
@@ -210,6 +206,12 @@ class AdversarialStep:
         listened_steps = ops.cast(self.taken_steps - self.warm_up_steps + 1, "float32")
         weight = self.adversarial_weight * ops.clip(listened_steps / (self.ramp_steps + 1), 0.0, 1.0)
         return ops.where(self.d_accuracy >= self.d_ready_accuracy, weight, 0.0)
+
+    def _generate(self, images, training):
+        """The generator's outputs, a list, and its masks, one-hot float32."""
+        outputs = self.generator(images, training=training)
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        return outputs, straight_through_one_hot(ops.cast(outputs[0], "float32"))
 
     def _logits_on_both(self, image, real, generated):
         """The discriminator's logits (B, 1) on real and on generated masks."""

@@ -51,10 +51,9 @@ def run_script(main):
         print(f"{script}: error: out of memory ({error}); lower WORKERS, or make room", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, Exception) as error:
-        stopped_by = error if isinstance(error, KeyboardInterrupt) else came and came[-1]
-        if not stopped_by:
+        if not came and not isinstance(error, KeyboardInterrupt):
             raise
-        terminated = isinstance(stopped_by, Terminated)
+        terminated = isinstance(came[-1] if came else error, Terminated)
         print(f"{script}: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
         sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
 

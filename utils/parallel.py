@@ -2,9 +2,11 @@
 
 import contextlib
 import signal
+from multiprocessing import resource_tracker
 
 import joblib
 from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.backend import resource_tracker as loky_resource_tracker
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from utils.errors import InputError
@@ -36,6 +38,8 @@ def ctrl_c_waits():
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    for tracker in (resource_tracker, loky_resource_tracker):
+        tracker.ensure_running()  # which would let signals through again when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield

@@ -78,12 +78,13 @@ def PlanPatches(blocks, workers, **settings):
         for block in blocks:
             yield plan_block(block, **settings)
         return
-    executor = get_reusable_executor(workers, timeout=IDLE_SECONDS, initializer=_set_up_worker)
+    with ctrl_c_waits():  # here and in submitting, processes may be started
+        executor = get_reusable_executor(workers, timeout=IDLE_SECONDS, initializer=_set_up_worker)
     blocks, ahead = iter(blocks), deque()
 
     def submit(n_blocks):
         for block in itertools.islice(blocks, n_blocks):
-            with ctrl_c_waits():  # a process may be started
+            with ctrl_c_waits():
                 ahead.append((block, executor.submit(plan_block, block, **settings)))
 
     try:

@@ -164,7 +164,7 @@ def test(python):
     run(python, "-m", "ruff", "check", ".")
     run(python, "-m", "ruff", "format", "--check", ".")
     run(python, "-m", "mypy")
-    run(python, "-m", "pytest", "-q")
+    run(python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile")  # a file's tests share what they have trained
 
 
 if __name__ == "__main__":
