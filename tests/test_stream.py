@@ -104,7 +104,7 @@ def test_blocks_ahead_are_bounded(blocks):
 
 def test_processes_do_not_hear_ctrl_c(blocks):
     settings, numbered = blocks
-    list(numbered >> PlanPatches(3, **settings))
+    list(numbered >> PlanPatches(1, **settings))
     blocked = get_reusable_executor(reuse=True).submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result()
     assert signal.SIGINT in blocked
 
