@@ -21,7 +21,7 @@ def map_unordered(function, items, *, workers=0, dask_scheduler=None):
     """
     with _backend(workers, dask_scheduler) as parallel:
         try:
-            with ctrl_c_waits():
+            with ctrl_c_blocked():
                 results = parallel(joblib.delayed(_with_item)(function, item) for item in items)
             yield from results
         except TerminatedWorkerError as error:
@@ -32,9 +32,9 @@ def map_unordered(function, items, *, workers=0, dask_scheduler=None):
 
 
 @contextlib.contextmanager
-def ctrl_c_waits():
-    """Ctrl-C waits for the end of the block. Processes started in it never hear it, although the terminal sends it to
-    all: the main one decides what it means."""
+def ctrl_c_blocked():
+    """Processes started in the block never hear Ctrl-C, although the terminal sends it to all: the main one decides
+    what it means. Itself it hears it as always where it has other threads, and else at the end of the block."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -19,7 +19,7 @@ from nutsflow import FilterFalse, Map, nut_processor
 # Worker processes import this module, and neither TensorFlow nor nutsml: each takes its second to load.
 from utils.custom_nuts import ImagePatchesByMaskRetouch_resampled, MirrorAndRotate, ReadOCT, drop_patch
 from utils.errors import InputError
-from utils.parallel import ctrl_c_waits
+from utils.parallel import ctrl_c_blocked
 
 B_SCANS_PER_BLOCK = 16  # some 150 patches; a batch of 16 patches then comes from about 10 B-scans
 BLOCKS_AHEAD = 4  # blocks for each worker that are being decided on or wait to be cut out
@@ -78,13 +78,13 @@ def PlanPatches(blocks, workers, **settings):
         for block in blocks:
             yield plan_block(block, **settings)
         return
-    with ctrl_c_waits():  # here and in submitting, processes may be started
+    with ctrl_c_blocked():  # here and in submitting, processes may be started
         executor = get_reusable_executor(workers, timeout=IDLE_SECONDS, initializer=_set_up_worker)
     blocks, ahead = iter(blocks), deque()
 
     def submit(n_blocks):
         for block in itertools.islice(blocks, n_blocks):
-            with ctrl_c_waits():
+            with ctrl_c_blocked():
                 ahead.append((block, executor.submit(plan_block, block, **settings)))
 
     try:
