@@ -93,6 +93,7 @@ def fine_tune(folder, start, start_details, b_scans, state):
         real_label=config.D_REAL_LABEL,
         warm_up_steps=config.D_WARM_UP_STEPS,
         ramp_steps=config.ADVERSARIAL_RAMP_STEPS,
+        adversarial_limit=config.ADVERSARIAL_LIMIT,
         d_ready_accuracy=config.D_READY_ACCURACY,
         d_ahead_accuracy=config.D_AHEAD_ACCURACY,
     )

@@ -83,6 +83,7 @@ DASK_SCHEDULER = None  # "tcp://host:port" of a Dask cluster that prepare_data.p
 # ---- Adversarial fine-tuning ---------------------------------------------------------------------------------------
 ADVERSARIAL_EPOCH = None  # epochs of adversarial_training.py; None: as EPOCH
 ADVERSARIAL_WEIGHT = 0.05  # weight of "the discriminator calls the mask real" beside the segmentation loss
+ADVERSARIAL_LIMIT = 0.3  # longest its gradient may be against the segmentation's, or a sure discriminator drowns that
 D_BASE_FILTERS = None  # filters of the discriminator's first level; None: as BASE_FILTERS
 D_POOLING = "max"  # of its features over the patch, or "average", which loses one wrong place among the right ones
 D_ADAM_LR = 1e-4  # learning rate of the discriminator; below the U-Net's, since it learns faster
@@ -218,6 +219,7 @@ _OPTIONAL = {
     "PATIENCE": int,
     "SLOW_DOWN_AFTER": int,
     "D_PATIENCE": int,
+    "ADVERSARIAL_LIMIT": float,
     "D_BASE_FILTERS": int,
     "ADVERSARIAL_EPOCH": int,
 }
@@ -235,7 +237,7 @@ _RULES = [
     ),
     ("D_WARM_UP_STEPS ADVERSARIAL_RAMP_STEPS", lambda value: value >= 0, "at least 0"),
     ("SEED FOLD WORKERS HOST KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
-    ("ADVERSARIAL_WEIGHT", lambda value: value >= 0, "at least 0"),
+    ("ADVERSARIAL_WEIGHT ADVERSARIAL_LIMIT", lambda value: value >= 0, "at least 0"),
     ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR SAVE_MINUTES PREDICTION_GB", lambda value: value > 0, "above 0"),
     ("FOLDS", lambda value: value >= 2, "at least 2, or None for one split"),
     ("ADAM_BETA_1 D_ADAM_BETA_1 DROP_HEALTHY BATCH_NORM_MOMENTUM", lambda value: 0 <= value < 1, "from 0 to below 1"),

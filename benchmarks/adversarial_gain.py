@@ -1,14 +1,15 @@
 """Does adversarial fine-tuning help? Synthetic volumes with few annotated cases, several seeds, paired comparison.
 
     python -m benchmarks.adversarial_gain gain.jsonl [--seeds 5] [--cases 24] [--annotated 1] [--slices 8]
-        [--epochs 30] [--further-epochs 10] [--further-rate 2e-4] [--steps 50] [--set NAME=VALUE ...] [VARIANT ...]
+        [--epochs 30] [--further-epochs 10] [--further-rate 2e-4] [--steps 50] [--scored-epochs 1]
+        [--varied] [--set NAME=VALUE ...] [VARIANT ...]
 
 For every seed a set of cases, of which `--annotated` a vendor are trained on and half are held out, and a U-Net trained
 for `--epochs`. Through adversarial_training.py it goes on for `--further-epochs`, after the discriminator's warm-up, in
 which it rests: as the control, with ADVERSARIAL_WEIGHT=0, and as each VARIANT, settings such as
 "ADVERSARIAL_WEIGHT=0.2,D_ADAM_LR=1e-3" (none: config.py's).
-`--set` is for all of them. The held-out cases are then segmented on their own grid, by the last epoch's weights and by
-the best epoch's.
+`--set` is for all of them. The held-out cases are then segmented on their own grid, by the weights of the last epochs,
+`--scored-epochs` of them, since one epoch is unlike the next, and by the best epoch's.
 
 Appends a JSON line for each case, fluid, variant and seed to the file, and leaves out what it already holds, so that an
 interrupted benchmark goes on. Prints a table for each variant: seeds' means, and their paired difference from the
@@ -28,9 +29,9 @@ from scipy import stats
 import config
 from benchmarks.scripts import prepare, run
 
-CONTROL = "ADVERSARIAL_WEIGHT=0,D_WARM_UP_STEPS=0"
+CONTROL = "ADVERSARIAL_WEIGHT=0,D_WARM_UP_STEPS=0,D_BASE_FILTERS=1"
 MEASURES = ("dice", "avd_mm3", "lesions_false", "hd95_mm", "assd_mm")  # of utils.scores.score_volume
-KEY = ["seed", "variant", "weights", "case", "fluid"]
+KEY = ["seed", "variant", "weights", "epoch", "case", "fluid"]  # the epoch counted from the last one
 
 
 def main():
@@ -45,10 +46,12 @@ def main():
     parser.add_argument("--further-epochs", type=int, default=10)
     parser.add_argument("--further-rate", type=float, default=2e-4, help="ADAM_LR of the further epochs")
     parser.add_argument("--steps", type=int, default=50, help="steps an epoch")
+    parser.add_argument("--scored-epochs", type=int, default=1)
+    parser.add_argument("--varied", action="store_true", help="phantoms of wide range, all of one vendor")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings")
     arguments = parser.parse_args()
     settings = {"BASE_FILTERS": 16, "BATCH_SIZE": 8, "STEPS_PER_EPOCH": arguments.steps, "TEST_FRACTION": 0.5}
-    settings |= {"EPOCH": arguments.epochs}
+    settings |= {"EPOCH": arguments.epochs, "KEEP_EPOCHS": arguments.scored_epochs}
     settings |= {"ADAM_LR": 1e-3, "VALIDATION_B_SCANS": 24, "WORKERS": 1, **parsed(",".join(arguments.settings))}
     for seed in range(arguments.seeds):
         done = {row["variant"] for row in read_results(arguments.results) if row["seed"] == seed}
@@ -71,7 +74,7 @@ def read_results(path):
 # ---- One seed ------------------------------------------------------------------------------------------------------
 def one_seed(folder, seed, variants, arguments, settings):
     """Train and score the `variants` of one seed, in `folder`, and append the results variant by variant."""
-    settings = prepare(folder, arguments.cases, arguments.slices, seed, **settings, SEED=seed)
+    settings = prepare(folder, arguments.cases, arguments.slices, seed, arguments.varied, **settings, SEED=seed)
     keep_annotated(settings["OUTPUT_ROOT"] / "train_data.csv", arguments.annotated)
     runs = settings["OUTPUT_ROOT"] / "runs"
     run("model_training.py", **settings, RUN_NAME="start")
@@ -106,10 +109,12 @@ def score(folder, settings):
     from utils.scores import score_volume
     from utils.segmentation import load_network, segment_scan
 
-    best, last = (load_network(folder / "best.keras") for _ in range(2))
+    networks = {("best", 0): load_network(folder / "best.keras")}
     exported = keras.models.load_model(folder / "best.keras", compile=False)
-    exported.load_weights(max((folder / "epochs").glob("*.weights.h5")))
-    last.model.set_weights(exported.get_weights())
+    for age, path in enumerate(sorted((folder / "epochs").glob("*.weights.h5"), reverse=True)):
+        exported.load_weights(path)
+        networks["last", age] = load_network(folder / "best.keras")
+        networks["last", age].model.set_weights(exported.get_weights())
     cases = sorted(
         {(row.vendor, row.image_name, row.root) for row in read_csv_data(folder.parents[2] / "test_data.csv")}
     )
@@ -117,11 +122,13 @@ def score(folder, settings):
     for vendor, name, root in cases:
         voxels, spacing_mm = read_volume(settings["DATA_ROOT"] / root / "oct.mhd")
         reference, _ = read_volume(settings["DATA_ROOT"] / root / "reference.mhd")
-        for weights, network in (("last", last), ("best", best)):
+        for (weights, epoch), network in networks.items():
             labels = segment_scan(network, voxels, spacing_mm, vendor).labels
             for row in score_volume(labels, reference, spacing_mm):
                 values = {measure: None if np.isnan(row[measure]) else row[measure] for measure in MEASURES}
-                rows.append({"weights": weights, "case": f"{vendor} {name}", "fluid": row["fluid"], **values})
+                rows.append(
+                    {"weights": weights, "epoch": epoch, "case": f"{vendor} {name}", "fluid": row["fluid"], **values}
+                )
     keras.utils.clear_session()
     return rows
 

@@ -18,10 +18,13 @@ def run(script, *arguments, **settings):
     return result.stdout
 
 
-def prepare(folder, cases, slices, seed=0, **settings):
-    """Synthetic volumes in ``folder/data``, prepared into ``folder/output``; returns the `settings` with both roots."""
+def prepare(folder, cases, slices, seed=0, varied=False, **settings):
+    """Synthetic volumes in ``folder/data``, prepared into ``folder/output``; returns the `settings` with both roots.
+
+    `varied` ones of which nothing is usable are left out.
+    """
     settings |= {"DATA_ROOT": folder / "data", "OUTPUT_ROOT": folder / "output"}
     sizes = ("--cases", cases, "--slices", slices, "--seed", seed)
-    run("-m utils.phantom", "--output", folder / "data", *sizes)
-    run("prepare_data.py", **settings)
+    run("-m utils.phantom", "--output", folder / "data", *sizes, *["--varied"] * varied)
+    run("prepare_data.py", *["--skip-bad"] * varied, **settings)
     return settings

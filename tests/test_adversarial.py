@@ -156,13 +156,19 @@ def test_the_unet_learns_to_fool_a_fixed_discriminator(adversarial_alone):
 
 
 @pytest.mark.skipif(ON_JAX, reason="the tape is TensorFlow's; the backends are compared below")
-def test_one_pass_back_through_the_discriminator_serves_both():
-    """Plain gradient descent on both losses, each differentiated by itself."""
+@pytest.mark.parametrize("limit", [None, 0.01])
+def test_one_pass_back_through_the_discriminator_serves_both(limit):
+    """Plain gradient descent on all losses, each differentiated by itself."""
     import tensorflow
 
     optimizers = keras.optimizers.SGD(1.0), keras.optimizers.SGD(1.0)
     step = create_step(
-        create_generator(dropout=0.0, penalty=0.01), 0.7, [SEGMENTATION_LOSS], optimizers, real_label=0.9
+        create_generator(dropout=0.0, penalty=0.01),
+        0.7,
+        [SEGMENTATION_LOSS],
+        optimizers,
+        real_label=0.9,
+        adversarial_limit=limit,
     )
     unet, discriminator = step.generator, step.discriminator
     images, masks = batch()
@@ -172,15 +178,32 @@ def test_one_pass_back_through_the_discriminator_serves_both():
     before = arrays(variables)
     statistics = arrays(unet.non_trainable_variables)
     with tensorflow.GradientTape(persistent=True) as tape:
-        probabilities = unet(images, training=True)
+        logits = tensorflow.math.log(unet(images, training=True))  # but for a constant, which softmax ignores
+        probabilities = tensorflow.nn.softmax(logits)
         on_generated = discriminator([crop, straight_through_one_hot(probabilities)])
-        generator = SEGMENTATION_LOSS(masks, probabilities) + sum(unet.losses) + 0.7 * generator_loss(on_generated)
+        segmentation, penalty = SEGMENTATION_LOSS(masks, probabilities), sum(unet.losses)
+        adversarial = 0.7 * generator_loss(on_generated)
         d_loss = discriminator_loss(discriminator([crop, real]), on_generated, 0.9)
-    gradients = tape.gradient(generator, [variable.value for variable in unet.trainable_variables])
+    share = tensorflow.norm(tape.gradient(adversarial, logits)) / tensorflow.norm(tape.gradient(segmentation, logits))
+    factor = 1 if limit is None else limit / share
+    assert factor == 1 or factor < 0.9
+    unet_variables = [variable.value for variable in unet.trainable_variables]
+    gradients = [
+        of_segmentation + of_penalty + factor * of_adversarial
+        for of_segmentation, of_penalty, of_adversarial in zip(
+            *(
+                tape.gradient(loss, unet_variables, unconnected_gradients="zero")
+                for loss in (segmentation, penalty, adversarial)
+            ),
+            strict=True,
+        )
+    ]
     gradients += tape.gradient(d_loss, [variable.value for variable in discriminator.trainable_variables])
     for variable, value in zip(unet.non_trainable_variables, statistics, strict=True):
         variable.assign(value)
+    step.begin_means()
     step(images, masks)
+    assert step.means()["adversarial_share"] == pytest.approx(float(share), rel=1e-4)
     for variable, value, gradient in zip(variables, before, gradients, strict=True):
         np.testing.assert_allclose(variable, value - gradient, rtol=1e-4, atol=1e-6, err_msg=variable.path)
 
@@ -363,7 +386,8 @@ def trained_for_comparison(weights=None):
     Without dropout, which each backend draws in its own way, and Adam, which enlarges rounding errors.
     """
     optimizers = keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)
-    step = create_step(create_generator(dropout=0.0, penalty=0.01), 0.5, [SEGMENTATION_LOSS], optimizers, **BALANCE)
+    options = {**BALANCE, "adversarial_limit": 0.01}
+    step = create_step(create_generator(dropout=0.0, penalty=0.01), 0.5, [SEGMENTATION_LOSS], optimizers, **options)
     variables = [*step.generator.weights, *step.discriminator.weights]
     for variable, value in zip(variables, weights or arrays(variables), strict=True):
         variable.assign(value)

@@ -15,7 +15,7 @@ from utils.base import crop_and_cast
 from utils.gradients import create_backend
 
 MEANS = (
-    *("loss", "adversarial_loss", "adversarial_weight", "foreground_dice"),
+    *("loss", "adversarial_loss", "adversarial_weight", "adversarial_share", "foreground_dice"),
     *("d_loss", "d_accuracy_real", "d_accuracy_generated", "d_updates"),
 )
 _ACCURACY_MEMORY = 0.95  # share of the running accuracy that a step keeps: it looks back some 20 steps
@@ -37,6 +37,9 @@ class AdversarialStep:
     - For the first `warm_up_steps` only the discriminator learns. The generator's masks are those of training, with
       dropout, but neither its weights nor its batch statistics change.
     - From there on the adversarial loss's weight rises linearly and reaches `adversarial_weight` after `ramp_steps`.
+    - Its gradient at the U-Net's logits, over the batch, is cut down to `adversarial_limit` times the length of the
+      segmentation losses' own; None means never. The surer the discriminator, the longer its gradient: without a limit
+      a small weight does not keep it from drowning all else.
     - It counts only while the discriminator's accuracy is at least `d_ready_accuracy`; 0 means always.
     - The discriminator learns only while its accuracy is at most `d_ahead_accuracy`; 1 means always. Accuracies are
       running means over about 20 steps.
@@ -60,6 +63,7 @@ class AdversarialStep:
         real_label=1.0,
         warm_up_steps=0,
         ramp_steps=0,
+        adversarial_limit=None,
         d_ready_accuracy=0.0,
         d_ahead_accuracy=1.0,
     ):
@@ -68,6 +72,7 @@ class AdversarialStep:
         self.segmentation_losses = segmentation_losses
         self.adversarial_weight, self.real_label = adversarial_weight, real_label
         self.warm_up_steps, self.ramp_steps = warm_up_steps, ramp_steps
+        self.adversarial_limit = adversarial_limit
         self.d_ready_accuracy, self.d_ahead_accuracy = d_ready_accuracy, d_ahead_accuracy
         generator_optimizer.build(generator.trainable_variables)
         discriminator_optimizer.build(discriminator.trainable_variables)
@@ -108,6 +113,7 @@ class AdversarialStep:
         """Means over the steps since `begin_means`, a dictionary of floats; waits for the last step.
 
         ``loss`` (segmentation and weight penalties), ``adversarial_loss`` and ``adversarial_weight``, 0 in the warm-up;
+        ``adversarial_share``, how long its gradient is against the segmentation losses', before the limit;
         ``foreground_dice``, of the probabilities of any fluid; ``d_loss``; ``d_accuracy_real`` and
         ``d_accuracy_generated``, the shares of masks that the discriminator told rightly before its update; and
         ``d_updates``, the share of steps in which it learned.
@@ -183,6 +189,11 @@ class AdversarialStep:
         factor = measures["adversarial_weight"] * generator_to_discriminator_gradient(measures["logits"])
         factor *= scale / self.discriminator_optimizer.scale_loss(ops.ones(()))
         at_generated *= ops.reshape(factor, (-1, 1, 1, 1))
+        lengths = [_length_at_logits(gradient, outputs[0]) for gradient in (at_outputs[0], at_generated)]
+        share = lengths[1] / ops.maximum(lengths[0], 1e-30)
+        if self.adversarial_limit is not None:
+            at_generated *= ops.minimum(1.0, self.adversarial_limit / ops.maximum(share, 1e-30))
+        measures["adversarial_share"] = share
 
         def gradients():
             return pull((at_outputs, at_generated, scale))[0]
@@ -222,6 +233,13 @@ class AdversarialStep:
     def _cropped(images, mask, generated):
         """The middles of images and readers' masks of the size of `generated`, float32."""
         return [crop_and_cast(whole, generated)[0] for whole in (images, mask)]
+
+
+def _length_at_logits(gradient, probabilities):
+    """Euclidean length, float32, of a gradient at softmax `probabilities` (B, H, W, classes) taken on to the logits."""
+    gradient, probabilities = ops.cast(gradient, "float32"), ops.cast(probabilities, "float32")
+    mean = ops.sum(probabilities * gradient, axis=-1, keepdims=True)
+    return ops.sqrt(ops.sum(ops.square(probabilities * (gradient - mean))))
 
 
 def _told_rightly(logits_on_real, logits_on_generated):
