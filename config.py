@@ -83,7 +83,7 @@ DASK_SCHEDULER = None  # "tcp://host:port" of a Dask cluster that prepare_data.p
 # ---- Adversarial fine-tuning ---------------------------------------------------------------------------------------
 ADVERSARIAL_EPOCH = None  # epochs of adversarial_training.py; None: as EPOCH
 ADVERSARIAL_WEIGHT = 0.05  # weight of "the discriminator calls the mask real" beside the segmentation loss
-ADVERSARIAL_LIMIT = 0.3  # its gradient is cut to this share of the segmentation's length, which a sure D drowns else
+ADVERSARIAL_LIMIT = 0.3  # longest its gradient may be, of the segmentation's, which a sure D drowns; None: no limit
 D_BASE_FILTERS = None  # filters of the discriminator's first level; None: as BASE_FILTERS
 D_POOLING = "max"  # of its features over the patch, or "average", which loses one wrong place among the right ones
 D_ADAM_LR = 1e-4  # learning rate of the discriminator; below the U-Net's, since it learns faster
