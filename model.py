@@ -36,6 +36,7 @@ class LayerOptions:
     regularizer: keras.regularizers.Regularizer | None = None  # penalty on kernels
     dtype_policy: str = "float32"
     batch_norm_momentum: float = 0.9
+    activation: str = "relu"  # of every convolution, by Keras' name
 
     def seed(self):
         """The next layer's seed."""
@@ -54,26 +55,28 @@ class LayerOptions:
         return layers.SpatialDropout2D(rate, seed=self.seed(), dtype=self.dtype_policy, name=name)(tensor)
 
 
-def create_encoder_layer(tensor, filters, name, options, batch_norm=True):
-    """Two 3x3 convolutions with ReLU; `batch_norm` normalises before the second ReLU.
+def create_encoder_layer(tensor, filters, name, options, is_first=False):
+    """One level of the encoder, in one of two forms: the first level, or a later one.
 
-    (B, H, W, C) -> (B, H - 4, W - 4, filters), or (B, H, W, filters) with ``options.padding == "same"``.
+    The first convolves the image with 7x7 'same' filters; a later one halves the size of the level above by 2x2
+    max-pooling. Then both take two 3x3 convolutions. The first maps (B, H, W, C) to (B, H - 4, W - 4, filters), a later
+    one to (B, H / 2 - 4, W / 2 - 4, filters); with ``options.padding == "same"`` no 4 pixels are lost.
     """
-    padding, dtype, momentum = options.padding, options.dtype_policy, options.batch_norm_momentum
-    tensor = layers.Conv2D(
-        filters, 3, padding=padding, activation="relu", **options.kernel(), name=f"{name}_convolution1"
-    )(tensor)
-    tensor = layers.Conv2D(filters, 3, padding=padding, **options.kernel(), name=f"{name}_convolution2")(tensor)
-    if batch_norm:
-        tensor = layers.BatchNormalization(momentum=momentum, dtype=dtype, name=f"{name}_batch_norm")(tensor)
-    return layers.ReLU(dtype=dtype, name=f"{name}_relu")(tensor)
+    if is_first:
+        tensor = layers.Conv2D(
+            filters, 7, padding="same", activation=options.activation, **options.kernel(), name="image_convolution"
+        )(tensor)
+    else:
+        tensor = layers.MaxPooling2D(2, dtype=options.dtype_policy, name=f"{name}_pooled")(tensor)
+    return _two_convolutions(tensor, filters, name, options)
 
 
 def create_decoder_layer(tensor, skip, filters, dropout_rate, name, options, skip_crop=None, batch_norm=True):
-    """Double the size of `tensor`, join the encoder map `skip`, drop channels of both, convolve as an encoder layer.
+    """One level of the decoder: double the size of `tensor`, join the encoder map `skip`, drop channels, convolve.
 
     (B, H, W, C) -> (B, 2H - 4, 2W - 4, filters), or (B, 2H, 2W, filters) with ``options.padding == "same"``.
     `skip_crop`, ((top, bottom), (left, right)) in pixels, cuts `skip` to (B, 2H, 2W, any); None leaves it whole.
+    Spatial dropout of `dropout_rate` falls on both before they are joined; `batch_norm` is of `_two_convolutions`.
     """
     dtype = options.dtype_policy
     tensor = layers.Conv2DTranspose(filters, 2, strides=2, **options.kernel(), name=f"{name}_upsampled")(tensor)
@@ -82,7 +85,19 @@ def create_decoder_layer(tensor, skip, filters, dropout_rate, name, options, ski
     tensor = options.spatial_dropout(tensor, dropout_rate, f"{name}_upsampled_dropout")
     skip = options.spatial_dropout(skip, dropout_rate, f"{name}_skip_dropout")
     tensor = layers.Concatenate(dtype=dtype, name=f"{name}_joined")([tensor, skip])
-    return create_encoder_layer(tensor, filters, name, options, batch_norm)
+    return _two_convolutions(tensor, filters, name, options, batch_norm)
+
+
+def _two_convolutions(tensor, filters, name, options, batch_norm=True):
+    """Two 3x3 convolutions with ``options.activation``; `batch_norm` normalises before the second activation."""
+    padding, dtype, momentum = options.padding, options.dtype_policy, options.batch_norm_momentum
+    tensor = layers.Conv2D(
+        filters, 3, padding=padding, activation=options.activation, **options.kernel(), name=f"{name}_convolution1"
+    )(tensor)
+    tensor = layers.Conv2D(filters, 3, padding=padding, **options.kernel(), name=f"{name}_convolution2")(tensor)
+    if batch_norm:
+        tensor = layers.BatchNormalization(momentum=momentum, dtype=dtype, name=f"{name}_batch_norm")(tensor)
+    return layers.Activation(options.activation, dtype=dtype, name=f"{name}_activation")(tensor)
 
 
 def create_unet_model(
@@ -98,13 +113,19 @@ def create_unet_model(
     dtype_policy="float32",
     batch_norm_momentum=0.9,
     rearranged_output=False,
+    convolution_activation="relu",
 ):
     """U-Net of Tennakoon et al. (ISBI 2018), whose output layer sees all four scales.
 
     Input `image`: float32 (B, height, width, channels); height and width multiples of 8, or None for any such size.
-    Output `segmentation`: float32 class probabilities (B, height - 92, width - 92, n_classes), 46 pixels less on every
-    side; of the input's size with ``padding="same"``. With `train_classes` a list of `segmentation`, `irf`, `srf` and
-    `ped`, the last three float32 (B, 1): the probability that the patch holds that fluid.
+    Output `segmentation`: float32 class probabilities (B, height - 92, width - 92, n_classes). The default padding,
+    "valid", as in the paper, loses 46 pixels on every side; with ``padding="same"`` the output has the input's size:
+    ``create_unet_model(input_shape=(224, 224, 3), padding="same")`` maps 224 x 224 x 3 to 224 x 224 x 4.
+
+    Kernels carry a penalty `regularizer_type` ("l1" or "l2") of `regularizer_weight`. `activation` is the output's,
+    `convolution_activation` that of the convolutions before it, both by Keras' names. With `train_classes` the output
+    is a list of `segmentation`, `irf`, `srf` and `ped`, the last three float32 (B, 1): the probability that the patch
+    holds that fluid.
 
     `seed` fixes initial weights and dropout without touching global random state; None draws fresh ones.
     `dtype_policy` is a Keras policy. Under "mixed_bfloat16" weights and outputs stay float32, so that
@@ -115,17 +136,16 @@ def create_unet_model(
     _check_unet_arguments(input_shape, regularizer_type, padding)
     valid = padding == "valid"
     regularizer = _REGULARIZERS[regularizer_type](regularizer_weight)
-    options = LayerOptions(np.random.default_rng(seed), padding, regularizer, dtype_policy, batch_norm_momentum)
+    options = LayerOptions(
+        np.random.default_rng(seed), padding, regularizer, dtype_policy, batch_norm_momentum, convolution_activation
+    )
 
     image = keras.Input(input_shape, name="image")
-    tensor = layers.Conv2D(
-        base_filters, 7, padding="same", activation="relu", **options.kernel(), name="image_convolution"
-    )(image)
-    skips = []
+    tensor, skips = image, []
     for level in (1, 2, 3):
-        tensor = create_encoder_layer(tensor, base_filters * 2 ** (level - 1), f"encoder{level}", options)
+        filters = base_filters * 2 ** (level - 1)
+        tensor = create_encoder_layer(tensor, filters, f"encoder{level}", options, is_first=level == 1)
         skips.append(tensor)
-        tensor = layers.MaxPooling2D(2, dtype=dtype_policy, name=f"encoder{level}_pooled")(tensor)
     bottleneck = tensor = create_encoder_layer(tensor, base_filters * 8, "bottleneck", options)
 
     scales = [bottleneck]

@@ -14,7 +14,7 @@ import pytest
 from keras import layers, ops
 
 from loss_functions import get_combined_cross_entropy_and_dice_loss_function, get_dice_loss
-from model import create_discriminator, create_unet_model, main
+from model import LayerOptions, create_discriminator, create_encoder_layer, create_unet_model, main
 from utils.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +81,40 @@ def test_output_scales_are_centred_on_the_input():
     weights = change[rows, columns]
     assert np.average(rows, weights=weights) == pytest.approx(128 - 46, abs=4)
     assert np.average(columns, weights=weights) == pytest.approx(64 - 46, abs=4)
+
+
+def test_the_descriptions_example_maps_224_pixels_to_224():
+    model = create_unet_model(input_shape=(224, 224, 3), padding="same")
+    assert model.output_shape == (None, 224, 224, 4)
+    assert model.count_params() == 7_781_828
+
+
+def test_activations_and_penalties_are_those_asked_for():
+    model = create_unet_model(
+        (96, 96, 3), "l1", 0.25, activation="sigmoid", convolution_activation="elu", base_filters=4
+    )
+    by_name = {layer.name: layer for layer in model.layers}
+    assert by_name["segmentation"].activation is keras.activations.sigmoid
+    elus = ("image_convolution", "encoder1_convolution1", "encoder1_activation", "decoder1_activation")
+    assert all(by_name[name].activation is keras.activations.elu for name in elus)
+    kernels = [layer.kernel for layer in model.layers if isinstance(layer, layers.Conv2D | layers.Conv2DTranspose)]
+    absolute_sum = sum(np.abs(ops.convert_to_numpy(kernel)).sum() for kernel in kernels)
+    assert float(sum(model.losses)) == pytest.approx(0.25 * absolute_sum, rel=1e-5)
+
+
+def test_the_encoder_layers_two_forms():
+    """The first convolves with 7x7 filters at full size, a later one pools first; 'valid' loses 4 pixels."""
+    image = keras.Input((64, 48, 3))
+    options = LayerOptions(np.random.default_rng(0))
+    first = keras.Model(image, create_encoder_layer(image, 5, "encoder1", options, is_first=True))
+    later = keras.Model(image, create_encoder_layer(image, 5, "encoder2", options))
+    assert (first.output_shape, later.output_shape) == ((None, 60, 44, 5), (None, 28, 20, 5))
+    kernels = [
+        [layer.kernel_size for layer in model.layers if isinstance(layer, layers.Conv2D)] for model in (first, later)
+    ]
+    assert kernels == [[(7, 7), (3, 3), (3, 3)], [(3, 3), (3, 3)]]
+    assert [layer.pool_size for layer in later.layers if isinstance(layer, layers.MaxPooling2D)] == [(2, 2)]
+    assert not [layer for layer in first.layers if isinstance(layer, layers.MaxPooling2D)]
 
 
 def test_padding_same_keeps_the_size():
