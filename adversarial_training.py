@@ -16,11 +16,11 @@ import config
 from utils import runs
 from utils.balance import converged, discriminator_state
 from utils.checkpoints import newest_state
-from utils.data_prepare import read_csv_data
 from utils.epochs import TrainingRun, why_finished
 from utils.errors import InputError, run_script
 from utils.networks import create_inference_network, create_network
 from utils.plots import save_comparison
+from utils.prepared import describe_data, read_csv_data
 from utils.validation import check_monitor, choose_b_scans
 
 PANELS = {"segmentation loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
@@ -36,19 +36,23 @@ def main(argv):
     config.validate()
     if config.DEVICES * config.HOSTS > 1:
         raise InputError("config.DEVICES, config.HOSTS: must both be 1, adversarial training runs on one device")
-    read_csv_data(config.split_csv("train"))
-    b_scans = choose_b_scans(read_csv_data(config.split_csv("val")), config.VALIDATION_B_SCANS, config.SEED)
+    rows = {part: read_csv_data(config.split_csv(part)) for part in ("train", "val")}
+    b_scans = choose_b_scans(rows["val"], config.VALIDATION_B_SCANS, config.SEED)
     check_monitor(config.MONITOR, b_scans, config.split_csv("val"))
+    data = describe_data(rows, **config.preparation_settings())
     start = runs.best_model_path(config.run_folder("segmentation"))
     start_details = runs.read_best(start)
+    runs.check_input(start, start_details, config.prediction_settings(), "set it back, or train another RUN_NAME")
+    runs.check_same_data(start, start_details.get("data"), data)
+    data |= {part: seen for part, seen in start_details.get("data", {}).items() if part not in data}
     folder = config.run_folder("adversarial")
     with runs.only_writer(folder):
-        runs.start_run(folder, {**config.values(), "STARTING_MODEL": start_details["sha256"]})
+        runs.start_run(folder, {**config.values(), "STARTING_MODEL": start_details["sha256"]}, data)
         state = newest_state(folder)
         if state and (reason := why_ended(state[0])):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
         else:
-            fine_tune(folder, start, start_details, b_scans, state)
+            fine_tune(folder, start, start_details, b_scans, data, state)
 
 
 def why_ended(progress):
@@ -58,8 +62,11 @@ def why_ended(progress):
     return why_finished(progress, config.ADVERSARIAL_EPOCH or config.EPOCH, patience=None)
 
 
-def fine_tune(folder, start, start_details, b_scans, state):
-    """Fine-tune the exported model `start` (and its details) from `state` (that of `newest_state`, or None) on."""
+def fine_tune(folder, start, start_details, b_scans, data, state):
+    """Fine-tune the exported model `start` (and its details) from `state` (that of `newest_state`, or None) on.
+
+    Every epoch is scored on `b_scans` among others; `data` is of `describe_data`, for ``best.json``.
+    """
     from utils import training
 
     training.set_up_keras(config.SEED, config.DETERMINISTIC)
@@ -102,7 +109,7 @@ def fine_tune(folder, start, start_details, b_scans, state):
 
     def export(best):
         details = {**best, "step": "adversarial", **config.prediction_settings(), "config": config.values()}
-        details["training_appearance"] = start_details.get("training_appearance")
+        details |= {"data": data, "training_appearance": start_details.get("training_appearance")}
         training.export_best(folder, inference, details, config.reference_histogram_csv())
 
     def validate(epoch):

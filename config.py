@@ -122,6 +122,16 @@ def fold_root(fold):
     return Path(OUTPUT_ROOT) / f"fold_{fold}"
 
 
+def preparation_settings():
+    """Arguments of `utils.prepared.describe_data`: where step 1 has put its files, and how it should have made them."""
+    return {
+        "preprocessed_folder": preprocessed_folder(),
+        "axial_spacing_mm": AXIAL_SPACING_MM,
+        "reference_histogram_csv": reference_histogram_csv() if MATCH_INTENSITIES else None,
+        "patient_pattern": PATIENT_PATTERN,
+    }
+
+
 def patch_settings():
     """Arguments of `utils.data_prepare.patch_samples`."""
     return {

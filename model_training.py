@@ -11,11 +11,11 @@ import config
 from utils import runs
 from utils.appearance import training_appearance
 from utils.checkpoints import newest_state
-from utils.data_prepare import read_csv_data
 from utils.distribution import agreed, sharing
 from utils.epochs import TrainingRun, why_finished
 from utils.errors import run_script
 from utils.networks import create_inference_network, create_network
+from utils.prepared import all_seen, check_unseen, describe_data, read_csv_data
 from utils.validation import check_monitor, choose_b_scans
 
 PANELS = {"loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
@@ -26,24 +26,45 @@ PANELS |= {"F-score on patches": ["f_irf", "f_srf", "f_ped"]}
 def main(argv):
     config.load(argv)
     config.validate()
-    if config.INIT_WEIGHTS:
-        runs.read_best(config.INIT_WEIGHTS)
-    training_rows = read_csv_data(config.split_csv("train"))
-    b_scans = choose_b_scans(read_csv_data(config.split_csv("val")), config.VALIDATION_B_SCANS, config.SEED)
+    rows = {part: read_csv_data(config.split_csv(part)) for part in ("train", "val")}
+    b_scans = choose_b_scans(rows["val"], config.VALIDATION_B_SCANS, config.SEED)
     check_monitor(config.MONITOR, b_scans, config.split_csv("val"))
+    data = describe_data(rows, **config.preparation_settings())
+    if config.INIT_WEIGHTS:
+        data["earlier"] = check_starting_weights(rows["val"])
     folder = config.run_folder("segmentation")
     with runs.only_writer(folder, config.HOST == 0):
-        of_next_step = [name for name in config.values() if name.startswith(("ADVERSARIAL_", "D_"))]  # may change
-        runs.start_run(folder, config.values(), of_next_step, writes=config.HOST == 0)
+        may_change = [name for name in config.values() if name.startswith(("ADVERSARIAL_", "D_"))]  # of the next step
+        if runs.backend_name() == "jax":  # on TensorFlow each device has its own Dice loss
+            may_change.append("DEVICES")
+        runs.start_run(folder, config.values(), data, may_change, writes=config.HOST == 0)
         state = newest_state(folder)
         if state and (reason := why_finished(state[0], config.EPOCH, config.PATIENCE)):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
         else:
-            train(folder, training_rows, b_scans, state)
+            train(folder, rows["train"], b_scans, data, state)
 
 
-def train(folder, training_rows, b_scans, state):
-    """Train from `state` (that of `newest_state`, or None) on, and score every epoch on `b_scans` among others."""
+def check_starting_weights(validation_rows):
+    """What the model INIT_WEIGHTS has seen: a part as of `describe_data`.
+
+    Raises `InputError` where it takes other images than the settings say, or has been trained on validation cases.
+    """
+    details = runs.read_best(config.INIT_WEIGHTS)
+    remedy = "set it to the model's, prepare the data again, or start from another model"
+    runs.check_input(config.INIT_WEIGHTS, details, config.prediction_settings(), remedy)
+    if "data" not in details:
+        print(f"note: {config.INIT_WEIGHTS} does not say which cases it was trained on")
+    seen = all_seen(details.get("data", {}))
+    check_unseen(config.split_csv("val"), validation_rows, seen, **config.preparation_settings())
+    return seen
+
+
+def train(folder, training_rows, b_scans, data, state):
+    """Train from `state` (that of `newest_state`, or None) on, and score every epoch on `b_scans` among others.
+
+    `data` is of `describe_data`, for ``best.json``.
+    """
     from utils import training
 
     training.set_up_keras(config.SEED, config.DETERMINISTIC)
@@ -66,7 +87,7 @@ def train(folder, training_rows, b_scans, state):
 
     def export(best):
         details = {**best, "step": "segmentation", **config.prediction_settings(), "config": config.values()}
-        details["training_appearance"] = appearance
+        details |= {"data": data, "training_appearance": appearance}
         training.export_best(folder, inference, details, config.reference_histogram_csv())
 
     rules = config.training_rules(config.EPOCH)

@@ -34,7 +34,6 @@ from utils.checks import (
     summary_text,
     vendor_summary,
 )
-from utils.data_prepare import SliceRow
 from utils.errors import InputError, run_script
 from utils.files import locked, remove_unfinished, write_csv, write_json
 from utils.invalid import find_invalid
@@ -42,7 +41,16 @@ from utils.labels import FLUIDS
 from utils.mhd import read_volume
 from utils.overview import save_overview
 from utils.parallel import map_unordered
-from utils.preparation import Preparation, forget, prepare_case, source_files, why_unfinished
+from utils.preparation import (
+    Preparation,
+    create_roi_mask,
+    forget,
+    preprocess_case,
+    source_files,
+    why_images_unfinished,
+    why_roi_unfinished,
+)
+from utils.prepared import SliceRow
 from utils.preprocessing import grey_value_histogram, to_8_bit
 from utils.reference_histogram import read_reference_histogram, write_reference_histogram
 from utils.splits import PARTS, split_patients
@@ -75,9 +83,9 @@ def main(argv):
         remove_unfinished(folder)
         summary = save_checks(facts, findings)
         write_reference_histogram(config.reference_histogram_csv(), reference_histogram)
-        prepared = prepare_cases(facts, reference_histogram)
+        n_done = preprocess_oct_images(facts, reference_histogram) + create_roi_masks(facts)
         create_test_train_set(facts, split)
-        if prepared or not (folder / "overview.png").exists():
+        if n_done or not (folder / "overview.png").exists():
             save_overview(folder / "overview.png", facts, folder, reference_histogram)
     print(f"\n{summary_text(summary)}\n\n{split_text(facts, split)}")
     print(f"Look at {folder / 'overview.png'}; then: python model_training.py")
@@ -141,46 +149,67 @@ def fluids_held(facts):
     return [fluid for fluid, label in FLUIDS.items() if voxels[label] > 0]
 
 
-def prepare_cases(facts, reference_histogram):
-    """Preprocess the cases that are not finished, saying why; `WORKERS` processes share them. Returns how many."""
+def preprocess_oct_images(facts, reference_histogram):
+    """Preprocess the scans and reference masks of the cases in `facts` ({case: `CaseFacts`}) and write slice_gt.csv.
+
+    Grey values of Cirrus and Topcon are matched to `reference_histogram` (256 counts, or None) and median-filtered,
+    rows resampled; `utils.preprocessing` holds the rules. The CSV has a row for each B-scan: image_name, vendor, root,
+    slice, is_IRF, is_SRF, is_PED. Only cases that are not finished are done, by `WORKERS` processes. Returns how many.
+    """
     folder = config.preprocessed_folder()
-    preparation = Preparation(
-        axial_spacing_mm=config.AXIAL_SPACING_MM,
-        minimum_shape=(config.PATCH_SIZE_H, config.PATCH_SIZE_W),
-        reference_histogram=reference_histogram,
-    )
-    reasons = {case: why_unfinished(case, folder, preparation) for case in facts}
+    preparation = Preparation(config.AXIAL_SPACING_MM, reference_histogram)
+    reasons = {case: why_images_unfinished(case, folder, preparation) for case in facts}
+    preprocess = functools.partial(preprocess_case, preprocessed_folder=folder, preparation=preparation)
+    done = do_unfinished("images", preprocess, reasons, facts)
+    write_csv(folder / "slice_gt.csv", slice_table(facts))
+    return done
+
+
+def create_roi_masks(facts):
+    """Write the ROI mask of each preprocessed case in `facts`: local entropy, closed by a disk (`utils.roi`).
+
+    As in `preprocess_oct_images`, only what is not finished is done. Returns how many cases that were.
+    """
+    folder = config.preprocessed_folder()
+    reasons = {case: why_roi_unfinished(case, folder) for case in facts}
+    create = functools.partial(create_roi_mask, preprocessed_folder=folder)
+    return do_unfinished("roi", create, reasons, facts)
+
+
+def do_unfinished(stage, function, reasons, facts):
+    """Call `function` on each case that has a reason in `reasons` ({case: text or None}), saying why.
+
+    `stage` names the record that `function` renews: "images" or "roi". Returns how many cases there were.
+    """
     unfinished = [case for case, reason in reasons.items() if reason is not None]
-    print(f"{len(facts) - len(unfinished)} of {len(facts)} cases are prepared already")
+    print(f"{stage}: {len(reasons) - len(unfinished)} of {len(reasons)} cases are done already")
     for reason, count in Counter(reasons[case] for case in unfinished).items():
         print(f"  {count} to do: {reason}")
     for case in unfinished:
-        forget(case, folder)
-    prepare = functools.partial(prepare_case, preprocessed_folder=folder, preparation=preparation)
-    b_scans = {case: facts[case].shape[0] for case in unfinished}
-    for _ in _with_progress("preparing", prepare, unfinished, b_scans):
+        forget(case, config.preprocessed_folder(), stage)
+    for _ in _with_progress(stage, function, unfinished, {case: facts[case].shape[0] for case in unfinished}):
         pass
     return len(unfinished)
 
 
 def create_test_train_set(facts, split):
-    """Write slice_gt.csv and the three CSV files of the split."""
-    slices = pandas.DataFrame(
-        [row for case, of_case in facts.items() for row in slice_rows(case, of_case)], columns=SliceRow._fields
-    )
-    write_csv(config.preprocessed_folder() / "slice_gt.csv", slices)
+    """Write the CSVs of the split, {(vendor, name): part}: the rows of slice_gt.csv, with their roots, of each part."""
+    slices = slice_table(facts)
     parts = np.array([split.get(key) for key in zip(slices["vendor"], slices["image_name"], strict=True)])
     for part in PARTS:
         write_csv(config.split_csv(part), slices[parts == part])
 
 
-def slice_rows(case, facts):
-    """A `SliceRow` for each B-scan of `case`; its labels are empty text where there is no reference."""
-    if facts.label_counts is None:
-        held = [[""] * len(FLUIDS)] * facts.shape[0]
-    else:
-        held = [[int(counts[label] > 0) for label in FLUIDS.values()] for counts in facts.label_counts]
-    return [SliceRow(case.name, case.vendor, case.root, index, *row) for index, row in enumerate(held)]
+def slice_table(facts):
+    """A DataFrame with the columns of `SliceRow`, a row for each B-scan; labels are empty text without a reference."""
+    rows = []
+    for case, of_case in facts.items():
+        if of_case.label_counts is None:
+            held = [[""] * len(FLUIDS)] * of_case.shape[0]
+        else:
+            held = [[int(counts[label] > 0) for label in FLUIDS.values()] for counts in of_case.label_counts]
+        rows += [SliceRow(case.name, case.vendor, case.root, index, *labels) for index, labels in enumerate(held)]
+    return pandas.DataFrame(rows, columns=SliceRow._fields)
 
 
 def save_checks(facts, findings):
@@ -246,6 +275,11 @@ def find_reference_histogram(facts, split):
                 f"config.REFERENCE_CASE = {config.REFERENCE_CASE!r}: no Spectralis case below {config.DATA_ROOT} has "
                 "this name; name one, or set it to None for the first that trains"
             )
+        if split.get((chosen[0].vendor, chosen[0].name)) == "test":
+            raise InputError(
+                f"config.REFERENCE_CASE = {config.REFERENCE_CASE!r}: is a test case, which nothing may follow before "
+                "evaluate.py; name one that trains, or set it to None for the first that does"
+            )
     else:
         chosen = [case for case in spectralis if split.get((case.vendor, case.name)) == "train"]
     if chosen:
@@ -261,13 +295,39 @@ def find_reference_histogram(facts, split):
 
 
 def split_text(facts, split):
-    """The split in a line, and a warning where it leaves cases out."""
+    """The split in a line, and a line for each thing that it lacks: cases left out, empty parts, fluids."""
     parts = list(split.values())
+    lines = ["Split: " + ", ".join(f"{parts.count(part)} {part}" for part in reversed(PARTS)) + " volumes"]
     left_out = sum(case.reference_path is not None for case in facts) - len(parts)
-    text = "Split: " + ", ".join(f"{parts.count(part)} {part}" for part in reversed(PARTS)) + " volumes"
     if left_out:
-        text += f"\nwarning: {left_out} volumes are in no part of the existing split and will not be used"
-    return text
+        lines.append(f"warning: {left_out} volumes are in no part of the existing split and will not be used")
+    return "\n".join([*lines, *split_warnings(facts, split)])
+
+
+def split_warnings(facts, split):
+    """A line for each part of the split that no case is in, or in which no case holds any fluid, or one that others do.
+
+    Says which steps need the part, and what to do.
+    """
+    held = {part: set() for part in PARTS}
+    for case, of_case in facts.items():
+        if part := split.get((case.vendor, case.name)):
+            held[part].update(fluids_held(of_case))
+    everywhere = set.union(*held.values())
+    warnings = []
+    for part, needed_by in (("train", "model_training.py"), ("val", "model_training.py"), ("test", "evaluate.py")):
+        path = config.split_csv(part)
+        if part not in split.values():
+            warnings.append(
+                f"warning: {path.name} is empty, and {needed_by} needs it; add patients (of three of a vendor each "
+                "part gets one), or move a patient's rows there from another part's CSV"
+            )
+        elif missing := [fluid for fluid in FLUIDS if fluid in everywhere - held[part]]:
+            warnings.append(
+                f"warning: no case in {path.name} holds {' or '.join(missing)}, so that {needed_by} cannot "
+                f"{'learn' if part == 'train' else 'judge'} it; move a patient's rows there from another part's CSV"
+            )
+    return warnings
 
 
 def _with_progress(description, function, cases, b_scans=None):

@@ -104,8 +104,8 @@ def score(folder, settings):
     """A dictionary for each held-out case and fluid, by the last and by the best weights of a run's `folder`."""
     import keras
 
-    from utils.data_prepare import read_csv_data
     from utils.mhd import read_volume
+    from utils.prepared import read_csv_data
     from utils.scores import score_volume
     from utils.segmentation import load_network, segment_scan
 

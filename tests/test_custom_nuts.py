@@ -10,12 +10,16 @@ from utils.custom_nuts import (
     ImagePatchesByMaskRetouch_resampled,
     MirrorAndRotate,
     Patch,
+    PlanRetouchPatches,
     ReadOCT,
+    a_fifth,
+    decided_patches,
     drop_patch,
     rotated,
     rotation_map,
     sample_oct_patch_centers,
     sample_patches_entropy_mask,
+    sample_patches_retouch_mask,
 )
 from utils.errors import InputError
 from utils.mhd import write_volume
@@ -187,13 +191,37 @@ def test_without_augmentation_b_scans_stay_as_they_are():
 
 
 # ---- Centres -------------------------------------------------------------------------------------------------------
+def patch_centers(roi, patch_shape, rng):
+    """Centres (row, column) of a B-scan's patches: 12 along the middle of the ROI, a fifth as many from anywhere."""
+    patches = decided_patches(roi, roi, patch_shape, 12, a_fifth, rng, patch_border=0, fluid_labels=())
+    corners = [(rows.start, columns.start) for (rows, columns), _ in patches]
+    return np.reshape(corners, (-1, 2)).astype(int) + np.array(patch_shape) // 2
+
+
+def test_centers_are_labelled_positive_as_nutsmls_are():
+    roi = np.full((300, 308), 255, np.uint8)
+    centers = sample_oct_patch_centers(roi, PATCH, 3, rnd=np.random.default_rng(0))
+    assert (centers.shape, centers[:, 2].tolist()) == ((3, 3), [1, 1, 1])
+    as_zero_and_one = sample_oct_patch_centers(roi // 255, PATCH, 3, pos=1, rnd=np.random.default_rng(0))
+    np.testing.assert_array_equal(centers, as_zero_and_one)
+    outside = sample_oct_patch_centers(roi, PATCH, 3, pos=0, neg=255, rnd=np.random.default_rng(0))
+    assert outside.shape == (0, 3)
+    assert len(sample_oct_patch_centers(roi, PATCH, 3)) == 3  # a fresh generator
+
+
+def test_a_roi_of_other_values_is_an_error():
+    roi = np.ones((300, 308), np.uint8)
+    with pytest.raises(ValueError, match="roimask holds the values 1, expected pos=255 inside and neg=0 outside"):
+        sample_oct_patch_centers(roi, PATCH, 12)
+
+
 def test_centers_are_columns_every_ten_pixels_near_the_middle_of_the_roi():
     roi = np.zeros((300, 308), np.uint8)
     roi[140:160] = 1  # middle row 149
     rng = np.random.default_rng(0)
     seen_columns, seen_rows = set(), set()
     for _ in range(200):
-        centers = sample_oct_patch_centers(roi, PATCH, 12, rng)
+        centers = sample_oct_patch_centers(roi, PATCH, 12, pos=1, rnd=rng)[:, :2]
         assert centers.shape == (12, 2)
         assert len(set(centers[:, 1])) == 12
         seen_rows.update(centers[:, 0].tolist())
@@ -206,7 +234,7 @@ def test_a_patchs_row_follows_the_roi_in_its_own_column():
     roi = np.zeros((200, 100), np.uint8)
     for column in range(100):
         roi[30 + column : 51 + column, column] = 1  # middle: row 40 + column
-    centers = sample_oct_patch_centers(roi, (32, 16), 99, np.random.default_rng(0))
+    centers = sample_oct_patch_centers(roi, (32, 16), 99, pos=1, rnd=np.random.default_rng(0))[:, :2]
     assert sorted(centers[:, 1]) == [8, 18, 28, 38, 48, 58, 68, 78, 88]
     assert (np.abs(centers[:, 0] - (40 + centers[:, 1])) <= 10).all()
 
@@ -215,27 +243,28 @@ def test_a_patchs_row_follows_the_roi_in_its_own_column():
 def test_centers_are_moved_so_that_the_patch_fits(roi_rows, row):
     roi = np.zeros((300, 308), np.uint8)
     roi[roi_rows] = 1
-    centers = sample_oct_patch_centers(roi, PATCH, 12, np.random.default_rng(0))
+    centers = sample_oct_patch_centers(roi, PATCH, 12, pos=1, rnd=np.random.default_rng(0))[:, :2]
     assert (centers[:, 0] == row).all()
 
 
 def test_columns_without_roi_are_no_candidates():
     roi = np.zeros((300, 308), np.uint8)
     roi[100:200, 100:130] = 1
-    centers = sample_oct_patch_centers(roi, PATCH, 12, np.random.default_rng(0))
+    centers = sample_oct_patch_centers(roi, PATCH, 12, pos=1, rnd=np.random.default_rng(0))[:, :2]
     assert sorted(centers[:, 1]) == [104, 114, 124]
 
 
 @pytest.mark.parametrize(("columns", "expected"), [(128, [64]), (137, [64]), (148, [64, 74, 84])])
 def test_narrow_scans_have_fewer_columns(columns, expected):
-    centers = sample_oct_patch_centers(np.ones((256, columns), np.uint8), PATCH, 12, np.random.default_rng(0))
+    roi = np.ones((256, columns), np.uint8)
+    centers = sample_oct_patch_centers(roi, PATCH, 12, pos=1, rnd=np.random.default_rng(0))[:, :2]
     assert sorted(centers.tolist()) == [[128, column] for column in expected]
 
 
 def test_patches_of_odd_size_fit_as_well():
     rng = np.random.default_rng(0)
     roi = np.ones((40, 33), np.uint8)
-    centers = np.concatenate([sample_patches_entropy_mask(roi, (17, 9), 12, rng) for _ in range(50)])
+    centers = np.concatenate([patch_centers(roi, (17, 9), rng) for _ in range(50)])
     top_left = centers - (8, 4)
     assert top_left.min(axis=0).tolist() == [0, 0]
     assert (top_left.max(axis=0) <= (40 - 17, 33 - 9)).all()
@@ -247,7 +276,7 @@ def test_a_fifth_as_many_again_come_from_anywhere_in_the_roi():
     rng = np.random.default_rng(0)
     anywhere = []
     for _ in range(200):
-        centers = sample_patches_entropy_mask(roi, PATCH, 12, rng)
+        centers = patch_centers(roi, PATCH, rng)
         assert len(centers) == 12 + 2
         assert (np.abs(centers[:12, 0] - 239) <= 10).all()
         anywhere.extend(centers[12:])
@@ -265,14 +294,14 @@ def test_patches_from_anywhere_are_moved_so_that_they_fit():
     roi = np.ones((260, 140), np.uint8)
     rng = np.random.default_rng(0)
     for _ in range(50):
-        centers = sample_patches_entropy_mask(roi, PATCH, 12, rng)
+        centers = patch_centers(roi, PATCH, rng)
         assert (centers >= (128, 64)).all()
         assert (centers <= (132, 76)).all()
 
 
 def test_an_empty_roi_has_no_centers():
     empty = np.zeros((300, 308), np.uint8)
-    assert sample_patches_entropy_mask(empty, PATCH, 12, np.random.default_rng(0)).shape == (0, 2)
+    assert patch_centers(empty, PATCH, np.random.default_rng(0)).shape == (0, 2)
 
 
 @pytest.mark.parametrize("rows", [256, 257, 300, 496, 1024])
@@ -282,7 +311,7 @@ def test_patches_fit_whatever_the_height_and_columns_are_drawn_evenly(rows):
     first_rows = rng.integers(0, rows, 512)
     for column, first in enumerate(first_rows):
         roi[first : first + 100, column] = 1
-    centers = np.concatenate([sample_patches_entropy_mask(roi, PATCH, 12, rng) for _ in range(400)])
+    centers = np.concatenate([patch_centers(roi, PATCH, rng) for _ in range(400)])
     assert (centers >= (128, 64)).all()
     assert (centers <= (rows - 128, 512 - 64)).all()
     along_middle = centers.reshape(400, 14, 2)[:, :12, 1]
@@ -298,12 +327,12 @@ def plan(image, mask, roi, seed=0, **settings):
     """The patches of a B-scan as it is; `image` may be its middle slice alone."""
     sample = (Row("a", "Topcon", 0), False, 0.0, image if image.ndim == 2 else image[..., 1].copy(), mask, roi)
     rng = np.random.default_rng(seed)
-    return list([sample] >> ImagePatchesByMaskRetouch_resampled(PATCH, 12, rng, **settings))
+    return list([sample] >> PlanRetouchPatches(PATCH, 12, rng, **settings))
 
 
 def test_patches_lie_around_their_centers():
     ones = np.ones((300, 308), np.uint8)
-    centers = sample_patches_entropy_mask(ones, PATCH, 12, np.random.default_rng(0))
+    centers = patch_centers(ones, PATCH, np.random.default_rng(0))
     patches = plan(ones, ones, ones)
     assert len(patches) == 14
     assert [(patch.top + 128, patch.left + 64) for patch in patches] == [tuple(center) for center in centers.tolist()]
@@ -347,8 +376,55 @@ def test_an_empty_roi_yields_no_patches():
 
 def test_a_b_scan_smaller_than_a_patch_is_an_error():
     ones = np.ones((300, 127), np.uint8)
-    with pytest.raises(InputError, match=r"Topcon_a\.mhd: .* 300 x 127 .* no patch of 256 x 128"):
+    with pytest.raises(ValueError, match=r"300 x 127 .* no patch of 256 x 128"):
         plan(ones, ones, ones)
+    with pytest.raises(ValueError, match=r"300 x 127 .* no patch of 256 x 128"):
+        sample_oct_patch_centers(ones, PATCH, 12, pos=1)
+
+
+def test_both_ways_to_patches_give_the_same(tmp_path):
+    """Cut out at once in a plain nutsml pipeline, and decided on first, as training does."""
+    rng = np.random.default_rng(1)
+    volume = rng.integers(1, 256, (3, 300, 308), dtype=np.uint8)
+    masks = np.zeros_like(volume)
+    masks[1, 100:140, 60:200] = 2
+    rois = np.zeros_like(volume)
+    rois[:, 60:220, 20:280] = 1
+    write_case(tmp_path, volume, masks, rois)
+    rows = [Row("a", "Topcon", z) for z in range(3)]
+    samples = [(row.slice, *sample) for row, sample in zip(rows, rows >> ReadOCT(tmp_path), strict=True)]
+    cut_at_once = list(
+        samples >> ImagePatchesByMaskRetouch_resampled(1, 2, 3, PATCH, 12, pos=1, rnd=np.random.default_rng(5))
+    )
+    whole = [(row, *sample) for row, sample in zip(rows, rows >> ReadOCT(tmp_path), strict=True)]
+    planned = list(
+        whole
+        >> MirrorAndRotate(0.0, np.random.default_rng(0))
+        >> PlanRetouchPatches(PATCH, 12, np.random.default_rng(5))
+    )
+    assert len(planned) == len(cut_at_once) == 3 * 14
+    for patch, (number, image, mask, *labels) in zip(planned, cut_at_once, strict=True):
+        cut_image, cut_mask, *cut_labels = CutPatch(tmp_path, PATCH)(patch)
+        assert number == patch.row.slice
+        assert labels == cut_labels
+        np.testing.assert_array_equal(image, cut_image)
+        np.testing.assert_array_equal(mask, cut_mask)
+    assert {tuple(sample[3:]) for sample in cut_at_once} == {(0, 0, 0), (0, 1, 0)}
+
+
+def test_patches_with_labels_of_one_b_scan():
+    """By hand: a B-scan of a patch's size gives one patch by its only column, and as many from anywhere as asked."""
+    image = np.arange(256 * 128).reshape(PATCH)
+    mask = np.zeros(PATCH, np.uint8)
+    mask[100, 60] = 3
+    roi = np.full(PATCH, 255, np.uint8)
+    patches = list(sample_patches_entropy_mask(image, mask, roi, PATCH, 12, 4, rnd=np.random.default_rng(0)))
+    assert len(patches) == 1 + 4
+    for image_patch, mask_patch, *labels in patches:
+        np.testing.assert_array_equal(image_patch, image)
+        np.testing.assert_array_equal(mask_patch, mask)
+        assert labels == [0, 0, 1]
+    assert sample_patches_retouch_mask is sample_patches_entropy_mask
 
 
 def test_patches_without_fluid_are_dropped_with_their_probability():

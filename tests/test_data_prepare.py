@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from utils.data_prepare import get_data_iterator, get_iterator_nuts, read_csv_data
+from utils.data_prepare import build_batch_train, get_data_iterator, get_iterator_nuts, patch_samples, read_csv_data
 from utils.errors import InputError
 from utils.mhd import write_volume
 
@@ -19,6 +19,11 @@ def write_case(folder, vendor, name, volume, mask=None, roi=None):
     roi = np.ones(volume.shape, np.uint8) if roi is None else roi
     for kind, voxels in (("oct_imgs", volume), ("oct_masks", mask), ("roi_masks", roi)):
         write_volume(folder / kind / f"{vendor}_{name}.mhd", voxels, (0.0117, 0.003872, 0.047))
+
+
+def samples_of(csv_path, preprocessed_folder, **settings):
+    """The patch samples of an epoch before they are put into batches."""
+    return patch_samples(read_csv_data(csv_path), preprocessed_folder, **settings)
 
 
 def write_slices_csv(path, cases):
@@ -89,7 +94,7 @@ def test_csv_columns_are_found_by_name(tmp_path):
     ("text", "message"),
     [
         ("", "not a CSV table"),
-        (HEADER + "\n", "read 0 rows of 0"),
+        (HEADER + "\n", "lists no B-scan, expected at least one"),
         (HEADER + "\na,Cirrus,r,0,0,0,0\nb,Cirrus,r,0,0,0,0,1,2\n", "not a CSV table"),
         (HEADER + "\na,Cirrus,r,0,0,0,0,\nb,Cirrus,r,0,0,0,0,\n", "more values than the header has names"),
         (HEADER + '\n"a,Cirrus,r,0,0,0,0\nb,Cirrus,r,0,0,0,0\nc",Cirrus,r,0,0,0,0\n', "read 1 rows of 3"),
@@ -131,7 +136,7 @@ def test_a_missing_csv_is_an_input_error(tmp_path):
 
 # ---- Samples -------------------------------------------------------------------------------------------------------
 def test_validation_holds_every_slice_of_a_single_vendor_once_and_untouched(small_set):
-    samples = list(get_iterator_nuts(*small_set, training=False, seed=0, epoch=0, drop_healthy=0.0))
+    samples = list(samples_of(*small_set, training=False, seed=0, epoch=0, drop_healthy=0.0))
     assert sorted(slice_number(image) for image, *_ in samples) == list(range(101, 113))
     for image, mask, *fluids in samples:
         number = slice_number(image)
@@ -144,7 +149,7 @@ def test_validation_holds_every_slice_of_a_single_vendor_once_and_untouched(smal
 
 def test_patches_without_fluid_are_dropped_in_the_pipeline(small_set):
     for training in (False, True):
-        samples = list(get_iterator_nuts(*small_set, training=training, seed=0, epoch=0, drop_healthy=1.0))
+        samples = list(samples_of(*small_set, training=training, seed=0, epoch=0, drop_healthy=1.0))
         assert {slice_number(image) for image, *_ in samples} == set(range(101, 107))
 
 
@@ -158,9 +163,7 @@ def test_a_slice_gives_two_and_a_quarter_images_whose_masks_follow(tmp_path):
     csv_path = tmp_path / "slices.csv"
     csv_path.write_text("\n".join([HEADER] + ["a,Topcon,r,0,0,0,0"] * 400))  # the same slice 400 times
     kinds = {"untouched": 0, "mirrored": 0, "rotated": 0}
-    for image, mask_patch, *_ in get_iterator_nuts(
-        csv_path, tmp_path, training=True, seed=0, epoch=0, drop_healthy=0.0
-    ):
+    for image, mask_patch, *_ in samples_of(csv_path, tmp_path, training=True, seed=0, epoch=0, drop_healthy=0.0):
         valid = image[..., 1] > 0
         np.testing.assert_array_equal(image[valid], np.repeat(50 + 50 * mask_patch[valid][:, None], 3, axis=1))
         assert not mask_patch[~valid].any()
@@ -189,7 +192,7 @@ def test_the_roi_is_mirrored_and_rotated_with_the_image(tmp_path):
     samples = [
         sample
         for epoch in range(40)
-        for sample in get_iterator_nuts(csv_path, tmp_path, training=True, seed=0, epoch=epoch, drop_healthy=0.0)
+        for sample in samples_of(csv_path, tmp_path, training=True, seed=0, epoch=epoch, drop_healthy=0.0)
     ]
     assert len(samples) > 100
     assert all((image[:, 64] == 200).any() for image, *_ in samples)  # a patch's middle column crosses the ROI
@@ -203,7 +206,7 @@ def test_vendors_are_drawn_as_often_as_the_rarest(tmp_path):
     csv_path = write_slices_csv(tmp_path / "slices.csv", cases)
 
     def drawn(**settings):
-        samples = get_iterator_nuts(csv_path, tmp_path, drop_healthy=0.0, **settings)
+        samples = samples_of(csv_path, tmp_path, drop_healthy=0.0, **settings)
         return {slice_number(image) for image, *_ in samples}
 
     epochs = [drawn(training=True, seed=0, epoch=epoch) for epoch in range(3)]
@@ -217,7 +220,7 @@ def test_vendors_are_drawn_as_often_as_the_rarest(tmp_path):
 
 
 def test_patches_of_a_slice_are_spread_over_the_epoch(wide_set):
-    samples = list(get_iterator_nuts(*wide_set, training=False, seed=0, epoch=0, drop_healthy=0.0))
+    samples = list(samples_of(*wide_set, training=False, seed=0, epoch=0, drop_healthy=0.0))
     numbers = [slice_number(image) for image, *_ in samples]
     assert len(numbers) == 60 * 14
     assert len(set(numbers[:16])) >= 8  # 2 if patches were not shuffled
@@ -225,7 +228,7 @@ def test_patches_of_a_slice_are_spread_over_the_epoch(wide_set):
 
 
 def test_labels_of_the_fluids_can_be_chosen(small_set):
-    samples = get_iterator_nuts(*small_set, training=False, seed=0, epoch=0, drop_healthy=1.0, fluid_labels=(3, 1, 2))
+    samples = samples_of(*small_set, training=False, seed=0, epoch=0, drop_healthy=1.0, fluid_labels=(3, 1, 2))
     for _, mask, *fluids in samples:
         assert fluids == [int(mask.max() == label) for label in (3, 1, 2)]
 
@@ -234,7 +237,7 @@ def test_labels_of_the_fluids_can_be_chosen(small_set):
 @pytest.mark.parametrize("name", ["small_set", "wide_set"])
 def test_seed_and_epoch_alone_determine_the_samples(name, request):
     def samples(seed, epoch):
-        patches = get_iterator_nuts(*request.getfixturevalue(name), training=True, seed=seed, epoch=epoch)
+        patches = samples_of(*request.getfixturevalue(name), training=True, seed=seed, epoch=epoch)
         return list(itertools.islice(patches, 50))
 
     first = samples(3, 5)
@@ -249,8 +252,7 @@ def test_seed_and_epoch_alone_determine_the_samples(name, request):
 
 def test_validation_is_the_same_at_every_epoch(small_set):
     first, later, other_seed = (
-        list(get_iterator_nuts(*small_set, training=False, seed=seed, epoch=epoch))
-        for seed, epoch in ((3, 0), (3, 7), (4, 0))
+        list(samples_of(*small_set, training=False, seed=seed, epoch=epoch)) for seed, epoch in ((3, 0), (3, 7), (4, 0))
     )
     assert same_samples(first, later)
     assert not same_samples(first, other_seed)
@@ -273,7 +275,7 @@ def test_three_epochs_of_batches_are_the_same_for_any_number_of_workers(wide_set
 
 # ---- Batches -------------------------------------------------------------------------------------------------------
 def test_batches_hold_the_normalised_samples(small_set):
-    samples = list(get_iterator_nuts(*small_set, training=True, seed=0, epoch=0))
+    samples = list(samples_of(*small_set, training=True, seed=0, epoch=0))
     batches = list(get_data_iterator(*small_set, training=True, seed=0, epoch=0, batch_size=3))
     assert len(batches) == len(samples) // 3
     for number, (images, targets) in enumerate(batches):
@@ -290,6 +292,39 @@ def test_batches_hold_the_normalised_samples(small_set):
     assert any(fluid.any() for _, (_, *fluids) in batches for fluid in fluids)
 
 
+def test_a_users_own_pipeline_gets_the_same_batches(small_set):
+    """get_iterator_nuts on the rows, and build_batch_train in a pipeline: what get_data_iterator does with a CSV."""
+    settings = {"training": True, "seed": 0, "epoch": 0}
+    expected = list(get_data_iterator(*small_set, **settings, batch_size=3))
+    csv_path, folder = small_set
+    rows = read_csv_data(csv_path)
+    from_rows = list(get_iterator_nuts(rows, folder, **settings, batch_size=3))
+    built = list(patch_samples(rows, folder, **settings) >> build_batch_train(3))
+    assert len(from_rows) == len(expected) > 2
+    for (image, targets), (rows_image, rows_targets), ((built_image,), built_targets) in zip(
+        expected, from_rows, built, strict=False
+    ):
+        arrays = (image, *targets), (rows_image, *rows_targets), (built_image, *built_targets)
+        for array, from_rows_array, built_array in zip(*arrays, strict=True):
+            np.testing.assert_array_equal(from_rows_array, array)
+            np.testing.assert_array_equal(built_array, array)
+
+
+def test_b_scans_smaller_than_a_patch_are_padded_with_invalid_pixels(tmp_path):
+    volume = np.full((1, 200, 100), 90, np.uint8)
+    mask = np.zeros_like(volume)
+    mask[0, 60:100, 45:55] = 2
+    write_case(tmp_path, "Topcon", "a", volume, mask)
+    csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 1)])
+    ((image, patch_mask, *fluids),) = samples_of(csv_path, tmp_path, training=False, seed=0, epoch=0, drop_healthy=0.0)
+    np.testing.assert_array_equal(image[:200, :100], 90)
+    np.testing.assert_array_equal(patch_mask[:200, :100], mask[0])
+    assert not image[200:].any()
+    assert not image[:, 100:].any()
+    assert not patch_mask[:, 100:].any()
+    assert fluids == [0, 1, 0]
+
+
 def test_mean_and_standard_deviation_are_used(small_set):
     (batch,) = get_data_iterator(
         *small_set, training=False, seed=0, epoch=0, batch_size=12, slice_mean=100, slice_sd=10, drop_healthy=0.0
@@ -301,7 +336,7 @@ def test_what_is_left_over_is_dropped_in_training_and_kept_in_validation(small_s
     settings = {"seed": 0, "epoch": 0, "batch_size": 5, "drop_healthy": 0.0}
     validation = [len(images) for images, _ in get_data_iterator(*small_set, training=False, **settings)]
     assert validation == [5, 5, 2]
-    total = len(list(get_iterator_nuts(*small_set, training=True, seed=0, epoch=0, drop_healthy=0.0)))
+    total = len(list(samples_of(*small_set, training=True, seed=0, epoch=0, drop_healthy=0.0)))
     training = [len(images) for images, _ in get_data_iterator(*small_set, training=True, **settings)]
     assert total % 5  # else this seed tests nothing
     assert training == [5] * (total // 5)

@@ -19,7 +19,7 @@ from utils.preprocessing import (
 )
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
-SAME_ROWS = {"axial_spacing_mm": 0.003872, "minimum_shape": (1, 1)}
+SAME_ROWS = {"axial_spacing_mm": 0.003872}
 
 
 # ---- Intensity -----------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_resampling_a_volume_equals_the_matrix(rows):
     matrix = resampling_matrix(rows, rows_out).astype(np.float64)
     coverage = matrix @ ~invalid
     mean = matrix @ np.where(invalid, 0, volume) / np.maximum(coverage, 1e-9)
-    resampled = preprocess_volume(volume, (1, 2.0, 1), "Spectralis", axial_spacing_mm=3.872, minimum_shape=(1, 1))
+    resampled = preprocess_volume(volume, (1, 2.0, 1), "Spectralis", axial_spacing_mm=3.872)
     decided = np.abs(coverage - 0.5) > 1e-5
     np.testing.assert_array_equal((resampled > 0)[decided], (coverage > 0.5)[decided])
     valid = resampled > 0
@@ -203,9 +203,9 @@ def test_shrinking_does_not_alias():
 
 def test_reference_is_resampled_to_the_nearest_label():
     reference = np.array([0, 1, 2, 3], np.uint8).reshape(1, 4, 1)
-    enlarged = preprocess_reference(reference, (1, 2.0, 1), axial_spacing_mm=1.0, minimum_shape=(1, 1))
+    enlarged = preprocess_reference(reference, (1, 2.0, 1), axial_spacing_mm=1.0)
     assert enlarged.ravel().tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    shrunk = preprocess_reference(reference[:, :3], (1, 1.0, 1), axial_spacing_mm=3.0, minimum_shape=(1, 1))
+    shrunk = preprocess_reference(reference[:, :3], (1, 1.0, 1), axial_spacing_mm=3.0)
     assert shrunk.ravel().tolist() == [1]  # the middle one of three
 
 
@@ -214,7 +214,7 @@ def test_scan_and_reference_stay_aligned():
     volume, reference = noise((1, 1024, 130), 20, 30), np.zeros((1, 1024, 130), np.uint8)
     volume[:, 300:500] = noise((1, 200, 130), 180, 230)
     reference[:, 300:500] = 1
-    scale = {"axial_spacing_mm": 0.003872, "minimum_shape": (256, 128)}
+    scale = {"axial_spacing_mm": 0.003872}
     spacing_mm = (0.0117, 0.001955, 0.047)
     bright = preprocess_volume(volume, spacing_mm, "Spectralis", **scale) > 110
     labelled = preprocess_reference(reference, spacing_mm, **scale) == 1
@@ -222,15 +222,11 @@ def test_scan_and_reference_stay_aligned():
     assert (bright != labelled).any(axis=(0, 2)).sum() <= 2  # rows, one at each edge of the band
 
 
-def test_small_scans_are_padded_at_the_bottom_and_the_right():
+def test_small_scans_stay_as_small_as_they_are():
     volume = noise((2, 100, 90))
-    preprocessed = preprocess_volume(volume, SPACING_MM, "Spectralis", axial_spacing_mm=0.003872)
-    assert preprocessed.shape == (2, 256, 128)
-    np.testing.assert_array_equal(preprocessed[:, :100, :90], volume)
-    assert not preprocessed[:, 100:].any()
-    assert not preprocessed[:, :, 90:].any()
-    reference = preprocess_reference(np.ones((2, 100, 90), np.uint8), SPACING_MM, axial_spacing_mm=0.003872)
-    np.testing.assert_array_equal(reference > 0, preprocessed > 0)
+    np.testing.assert_array_equal(preprocess_volume(volume, SPACING_MM, "Spectralis", **SAME_ROWS), volume)
+    reference = np.ones((2, 100, 90), np.uint8)
+    np.testing.assert_array_equal(preprocess_reference(reference, SPACING_MM, **SAME_ROWS), reference)
 
 
 def test_valid_black_becomes_1_and_padding_becomes_0():
@@ -245,6 +241,6 @@ def test_white_padding_does_not_bleed_into_its_neighbours():
     volume = np.full((1, 200, 60), 40, np.uint8)
     volume[0, ::7, ::5] = 41
     volume[:, 149:] = 255  # covers 30 % of an output row
-    preprocessed = preprocess_volume(volume, (1, 0.5, 1), "Spectralis", axial_spacing_mm=0.9, minimum_shape=(1, 1))
+    preprocessed = preprocess_volume(volume, (1, 0.5, 1), "Spectralis", axial_spacing_mm=0.9)
     assert set(np.unique(preprocessed)) <= {0, 40, 41}
     assert (preprocessed[0, :, 0] == 0).sum() == pytest.approx(51 * 0.5 / 0.9, abs=1)

@@ -4,17 +4,48 @@ import pytest
 from utils import runs
 from utils.errors import InputError
 
+PART = {"cases": ["1", "2"], "patients": ["p"], "rows": "r"}
+DATA = {"preparation": {"AXIAL_SPACING_MM": [0.004]}, "train": PART, "val": {**PART, "cases": ["3"]}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"train": {**PART, "cases": ["2", "4", "5"]}},
+            "train_data.csv has 2 cases that it did not have, and lacks 1",
+        ),
+        ({"val": {**DATA["val"], "cases": []}}, "val_data.csv has 0 cases that it did not have, and lacks 1"),
+        ({"train": {**PART, "rows": "s"}}, "train_data.csv lists other B-scans, or other patients"),
+        ({"preparation": {"AXIAL_SPACING_MM": [0.002]}}, "prepared in another way"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_data(tmp_path, changed, message):
+    runs.start_run(tmp_path, {}, DATA)
+    runs.start_run(tmp_path, {}, DATA)
+    with pytest.raises(InputError, match=message):
+        runs.start_run(tmp_path, {}, {**DATA, **changed})
+    runs.start_run(tmp_path, {}, DATA)  # what was begun with stays
+
+
+def test_a_run_of_before_goes_on_with_a_note(tmp_path, capsys):
+    runs.start_run(tmp_path, {}, DATA)
+    (tmp_path / "data.json").unlink()
+    runs.start_run(tmp_path, {}, DATA)
+    assert "does not say which cases were used" in capsys.readouterr().out
+    assert runs.read_json(tmp_path / "data.json") == DATA
+
 
 def test_a_changed_setting_stops_a_run_and_is_named(tmp_path):
     settings = {"SEED": 1, "ADAM_LR": 0.1, "EPOCH": 3, "WORKERS": 0, "D_ADAM_LR": 0.1}
-    runs.start_run(tmp_path, settings, irrelevant=["D_ADAM_LR"])
+    runs.start_run(tmp_path, settings, DATA, irrelevant=["D_ADAM_LR"])
     with pytest.raises(InputError) as caught:
-        runs.start_run(tmp_path, {**settings, "SEED": 2, "ADAM_LR": 0.2}, irrelevant=["D_ADAM_LR"])
+        runs.start_run(tmp_path, {**settings, "SEED": 2, "ADAM_LR": 0.2}, DATA, irrelevant=["D_ADAM_LR"])
     text = "\n".join(caught.value.messages)
     assert "SEED was 1, is now 2" in text
     assert "ADAM_LR was 0.1, is now 0.2" in text
     assert runs.read_json(tmp_path / "config.json") == settings
-    runs.start_run(tmp_path, {**settings, "EPOCH": 9, "WORKERS": 2, "D_ADAM_LR": 0.5}, irrelevant=["D_ADAM_LR"])
+    runs.start_run(tmp_path, {**settings, "EPOCH": 9, "WORKERS": 2, "D_ADAM_LR": 0.5}, DATA, irrelevant=["D_ADAM_LR"])
     assert runs.read_json(tmp_path / "config.json")["EPOCH"] == 9
     assert runs.read_json(tmp_path / "versions.json")["numpy"] == np.__version__
 

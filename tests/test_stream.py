@@ -10,10 +10,10 @@ from joblib.externals.loky import get_reusable_executor
 from nutsflow import Chunk
 
 from benchmarks.plain_stream import plain_samples, write_tiff_slices
-from utils.custom_nuts import SliceRow
 from utils.data_prepare import patch_samples
 from utils.errors import InputError
 from utils.mhd import write_volume
+from utils.prepared import SliceRow
 from utils.stream import PlanPatches, Prefetch, plan_block
 
 SETTINGS = {

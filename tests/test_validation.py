@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from utils.custom_nuts import SliceRow
 from utils.errors import InputError
 from utils.mhd import write_volume
+from utils.prepared import SliceRow
 from utils.training import keras_batches
 from utils.validation import FluidDice, check_monitor, choose_b_scans, segment_b_scans
 

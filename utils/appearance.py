@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from utils.custom_nuts import volume_paths
 from utils.mhd import open_volume
+from utils.prepared import volume_paths
 
 _SLICES = 12  # of each training case, evenly spaced
 _MARGIN = 1.5  # how far beyond the farthest training case grey values may be

@@ -4,7 +4,6 @@ Headers first (`check_headers`), then one pass over the voxels of the cases whos
 may run in many processes, then what those facts say (`check_facts`). Nothing here stops at the first fault.
 """
 
-import hashlib
 import itertools
 import os
 import textwrap
@@ -17,7 +16,7 @@ import pandas
 from utils.cases import Case, why_vendor_unknown
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES, FLUIDS
-from utils.mhd import VENDORS, read_header, read_volume
+from utils.mhd import VENDORS, read_header, read_volume, voxel_digest
 from utils.preprocessing import to_8_bit
 from utils.volume_checks import check_data_file
 
@@ -72,14 +71,12 @@ def check_headers(cases, need_reference=True):
 def read_facts(case):
     """`CaseFacts` of `case`, whose header findings must be none. Raises `InputError` where a file cannot be read."""
     voxels, spacing_mm = read_volume(case.oct_path)
-    digest = hashlib.sha256(f"{voxels.dtype} {voxels.shape}".encode())
-    digest.update(np.ascontiguousarray(voxels))
     grey_counts = sum(np.bincount(to_8_bit(slice_).ravel(), minlength=256) for slice_ in voxels)
     facts = {
         "shape": list(voxels.shape),
         "spacing_mm": list(spacing_mm),
         "element_type": voxels.dtype.name,
-        "voxel_hash": digest.hexdigest(),
+        "voxel_hash": voxel_digest(voxels),
         "minimum": int(voxels.min()),
         "maximum": int(voxels.max()),
         "grey_counts": grey_counts.tolist(),

@@ -1,14 +1,16 @@
 """Nuts that turn a row of the slice CSV into patches of its B-scan.
 
-First it is decided which patches there are, from the B-scan's mask, ROI and valid pixels; then those that are kept are
-cut out. A sample is a tuple: (image, mask, roi) for a B-scan, (image, mask, is_IRF, is_SRF, is_PED) for a patch, and a
-`Patch` for one that is decided on and not cut out. Whatever draws at random is handed its generator.
+A sample is a tuple: (image, mask, roi) for a B-scan, (image, mask, is_IRF, is_SRF, is_PED) for a patch. There are two
+ways from one to the other, which give the same patches. `ImagePatchesByMaskRetouch_resampled` cuts out every patch of a
+B-scan, as nutsml's own nuts do: use it in a pipeline of your own. `PlanRetouchPatches` only decides which patches there
+are (`Patch`); `CutPatch` later cuts out those that are kept. Training takes the second way, which is far faster.
+
+A function that draws at random takes its generator as `rnd`, a `numpy.random.Generator`.
 """
 
 import functools
 import os
 from collections import namedtuple
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,23 +19,16 @@ from nutsflow import NutFunction, nut_processor
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES
 from utils.mhd import open_volume
+from utils.prepared import VOLUME_KINDS, volume_paths
 
-VOLUME_KINDS = ("oct_imgs", "oct_masks", "roi_masks")  # folders below the preprocessed one, in a sample's order
 ROTATION_DEGREES = (0, 10)  # smallest and largest rotation of an augmented B-scan, counter-clockwise
 COLUMN_STEP = 10  # pixels between columns that patches are centred on
 ROW_JITTER = 10  # pixels, largest distance of a patch's centre from the middle of the ROI, up or down
 ANYWHERE_SHARE = 0.2  # patches from anywhere in the ROI, as a share of those along its middle
 
-SliceRow = namedtuple("SliceRow", "image_name vendor root slice is_IRF is_SRF is_PED")  # the CSV's columns, in order
-
 # A patch that is not cut out yet: the B-scan, whether it is mirrored and then by how much rotated, the patch's first
 # row and column in what that gives, the share of its pixels that are invalid, and its labels.
 Patch = namedtuple("Patch", "row mirrored angle_degrees top left invalid_share is_IRF is_SRF is_PED")
-
-
-def volume_paths(preprocessed_folder, vendor, image_name):
-    """Paths of a case's preprocessed volumes, in the order of `VOLUME_KINDS`."""
-    return tuple(Path(preprocessed_folder) / kind / f"{vendor}_{image_name}.mhd" for kind in VOLUME_KINDS)
 
 
 # ---- Rows to B-scans -----------------------------------------------------------------------------------------------
@@ -42,14 +37,15 @@ class ReadOCT(NutFunction):
 
     image is uint8 (rows, columns, 3), slices z-1, z, z+1, where the first and the last slice of a volume stand in for
     the neighbour that they lack; mask is uint8 (rows, columns), labels 0..3; roi is uint8 (rows, columns), 0 or 1.
-    Volumes are memory-mapped, so that a row costs a few slices and not three volumes; the `open_cases` cases used last
-    stay mapped. Raises InputError where a volume is missing or damaged, volumes do not match one another, lack the
-    slice, or a mask holds other labels.
+    B-scans smaller than `minimum_shape` (rows, columns) are padded at the bottom and the right with 0: invalid,
+    background, outside of the ROI. Volumes are memory-mapped, so that a row costs a few slices and not three volumes;
+    the `open_cases` cases used last stay mapped. Raises InputError where a volume is missing or damaged, volumes do not
+    match one another, lack the slice, or a mask holds other labels.
     """
 
-    def __init__(self, preprocessed_folder, open_cases=64):
+    def __init__(self, preprocessed_folder, minimum_shape=(1, 1), open_cases=64):
         super().__init__()
-        self.preprocessed_folder = preprocessed_folder
+        self.preprocessed_folder, self.minimum_shape = preprocessed_folder, minimum_shape
         self._open_case = functools.lru_cache(open_cases)(_open_case)
 
     def __call__(self, row):
@@ -66,7 +62,9 @@ class ReadOCT(NutFunction):
                 f"{masks.filename}: slice {row.slice} holds the label {mask.max()}, expected at most "
                 f"{len(CLASS_NAMES) - 1}; run prepare_data.py again"
             )
-        return cv2.merge(_neighbours(volume, row.slice)), mask, roi
+        planes = (*_neighbours(volume, row.slice), mask, roi)
+        *image, mask, roi = (padded(plane, self.minimum_shape) for plane in planes)
+        return cv2.merge(image), mask, roi
 
 
 def _open_case(preprocessed_folder, vendor, image_name):
@@ -83,6 +81,12 @@ def _open_case(preprocessed_folder, vendor, image_name):
     if offenders:
         raise InputError(*offenders)
     return volumes
+
+
+def padded(plane, minimum_shape):
+    """`plane` (rows, columns), padded with 0 at the bottom and the right to at least `minimum_shape`."""
+    missing = np.maximum(np.subtract(minimum_shape, plane.shape), 0)
+    return np.pad(plane, [(0, rows) for rows in missing]) if missing.any() else plane
 
 
 def _neighbours(volume, index):
@@ -159,76 +163,156 @@ def rotated(plane, source_map):
 
 
 # ---- Patch centres -------------------------------------------------------------------------------------------------
-def sample_oct_patch_centers(roi, patch_shape, n_patches, rng):
-    """Centres of up to `n_patches` patches along the middle of the ROI.
+def sample_oct_patch_centers(roimask, pshape, npos, pos=255, neg=0, rnd=None):
+    """Centres of up to `npos` patches along the middle of the region of interest (ROI).
 
-    roi: uint8 (rows, columns), 1 inside; patch_shape: (rows, columns); rng: numpy Generator. Returns int (n, 2) of
-    (row, column), where a patch covers rows row - patch_rows // 2 onwards, columns alike. Candidates are the columns
-    every `COLUMN_STEP` pixels from the first where a whole patch fits to the last, if they cross the ROI; they are
-    drawn without replacement, so that narrow scans give fewer. A patch's row is the middle of the ROI in its column,
-    jittered by up to `ROW_JITTER`, then moved so that the patch fits.
+    `roimask` (rows, columns) is `pos` inside of the ROI and `neg` outside; `pshape` is the patch's (rows, columns);
+    `rnd` a `numpy.random.Generator`, None for a fresh one. Returns int (n, 3) of (row, column, label), as nutsml's
+    samplers do; the label of these positive centres is 1. A patch covers rows row - pshape[0] // 2 onwards, columns
+    alike.
+
+    Candidates are the columns every `COLUMN_STEP` pixels from the first where a whole patch fits to the last, if they
+    cross the ROI. They are drawn without replacement, so that narrow scans give fewer. A patch's row is the middle of
+    the ROI in its column, jittered by up to `ROW_JITTER`, then moved so that the patch fits. Raises `ValueError` where
+    `roimask` holds other values or is smaller than a patch.
     """
-    rows, columns = roi.shape
-    patch_columns = patch_shape[1]
+    inside = _inside(roimask, pos, neg)
+    _check_holds_patch(inside.shape, pshape)
+    centers = _centers_along_middle(inside, pshape, npos, _generator(rnd))
+    return np.column_stack([centers, np.ones(len(centers), int)])
+
+
+def a_fifth(npos):
+    """How many patches come from anywhere in the ROI beside `npos` along its middle."""
+    return round(ANYWHERE_SHARE * npos)
+
+
+def _generator(rnd):
+    return np.random.default_rng() if rnd is None else rnd
+
+
+def _inside(roimask, pos, neg):
+    """Where `roimask` is `pos`, as uint8 0 or 1; `ValueError` where it is neither `pos` nor `neg`."""
+    inside = (roimask == pos).view(np.uint8)
+    if cv2.countNonZero(inside) + np.count_nonzero(roimask == neg) != roimask.size:
+        found = ", ".join(map(str, np.unique(roimask)[:4]))
+        raise ValueError(f"roimask holds the values {found}, expected pos={pos} inside and neg={neg} outside")
+    return inside
+
+
+def _check_holds_patch(shape, pshape):
+    if shape[0] < pshape[0] or shape[1] < pshape[1]:
+        raise ValueError(
+            f"a B-scan of {shape[0]} x {shape[1]} pixels (rows x columns) holds no patch of {pshape[0]} x {pshape[1]}"
+        )
+
+
+def _centers_along_middle(inside, pshape, npos, rng):
+    rows, columns = inside.shape
+    patch_columns = pshape[1]
     candidates = np.arange(patch_columns // 2, columns - patch_columns + patch_columns // 2 + 1, COLUMN_STEP)
-    crossings = roi[:, candidates] != 0
+    crossings = inside[:, candidates] != 0
     candidates, crossings = candidates[crossings.any(axis=0)], crossings[:, crossings.any(axis=0)]
     first = crossings.argmax(axis=0)
     last = rows - 1 - crossings[::-1].argmax(axis=0)
-    drawn = rng.permutation(len(candidates))[:n_patches]
+    drawn = rng.permutation(len(candidates))[:npos]
     jitter = rng.integers(-ROW_JITTER, ROW_JITTER, size=len(drawn), endpoint=True)
     middle_rows = (first + last)[drawn] // 2 + jitter
-    return _moved_to_fit(np.stack([middle_rows, candidates[drawn]], axis=1), roi.shape, patch_shape)
+    return _moved_to_fit(np.stack([middle_rows, candidates[drawn]], axis=1), inside.shape, pshape)
 
 
-def sample_patches_entropy_mask(roi, patch_shape, n_patches, rng):
-    """As `sample_oct_patch_centers`, followed by a fifth as many again from anywhere in the ROI.
-
-    Those are drawn evenly from the ROI's pixels (the ROI is where the local entropy is high), then moved so that the
-    patch fits. An empty ROI gives no centres.
-    """
-    along_middle = sample_oct_patch_centers(roi, patch_shape, n_patches, rng)
+def _centers_anywhere(inside, pshape, nneg, rng):
+    """Centres drawn evenly from the ROI's pixels, then moved so that the patch fits; none for an empty ROI."""
     # The n-th pixel of the ROI by the rows' totals: listing every pixel takes a hundred times as long.
-    up_to_row = np.cumsum(cv2.reduce(roi, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S))
-    ranks = rng.integers(up_to_row[-1], size=round(ANYWHERE_SHARE * len(along_middle))) if up_to_row[-1] else []
-    anywhere = np.empty((len(ranks), 2), int)
+    up_to_row = np.cumsum(cv2.reduce(inside, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S))
+    ranks = rng.integers(up_to_row[-1], size=nneg) if up_to_row[-1] else []
+    centers = np.empty((len(ranks), 2), int)
     for index, rank in enumerate(ranks):
         row = np.searchsorted(up_to_row, rank, side="right")
-        anywhere[index] = row, np.flatnonzero(roi[row])[rank - up_to_row[row]]  # counted from the row's end
-    return np.concatenate([along_middle, _moved_to_fit(anywhere, roi.shape, patch_shape)])
+        centers[index] = row, np.flatnonzero(inside[row])[rank - up_to_row[row]]  # counted from the row's end
+    return _moved_to_fit(centers, inside.shape, pshape)
 
 
-def _moved_to_fit(centers, image_shape, patch_shape):
-    half = np.array(patch_shape) // 2
-    return np.clip(centers, half, np.array(image_shape) - patch_shape + half)
+def _moved_to_fit(centers, image_shape, pshape):
+    half = np.array(pshape) // 2
+    return np.clip(centers, half, np.array(image_shape) - pshape + half)
 
 
 # ---- Patches -------------------------------------------------------------------------------------------------------
-@nut_processor
-def ImagePatchesByMaskRetouch_resampled(samples, patch_shape, n_patches, rng, patch_border=42, fluid_labels=(1, 2, 3)):
-    """samples >> ImagePatchesByMaskRetouch_resampled(patch_shape, n_patches, rng): B-scans to patches not yet cut out.
+def decided_patches(mask, inside, pshape, npos, nneg, rng, patch_border, fluid_labels):
+    """Yield (window, labels) of each patch of a B-scan: slices of rows and columns, and [is_IRF, is_SRF, is_PED].
 
-    Takes what `MirrorAndRotate` yields; yields a `Patch` for each centre of `sample_patches_entropy_mask`. is_* are 1
-    where the mask, `patch_border` pixels in from the patch's sides, holds that fluid (`fluid_labels`), else 0: the
-    network's output lacks the border. Raises InputError for a B-scan that is smaller than a patch.
+    `mask` (rows, columns) holds labels, `inside` (uint8) is 1 in the ROI. `npos` patches lie along the ROI's middle,
+    then come `nneg` from anywhere in it; `nneg` is a number, or a function of how many lie along the middle. is_* are 1
+    where the mask, `patch_border` pixels in from the patch's sides, holds that one of `fluid_labels`: the network's
+    output lacks the border. Raises `ValueError` where the B-scan is smaller than a patch, or the border leaves nothing.
     """
-    patch_rows, patch_columns = patch_shape
-    if 2 * patch_border >= min(patch_shape):
-        raise ValueError(f"patch_border must be less than half of {patch_shape}, got {patch_border}")
+    patch_rows, patch_columns = pshape
+    _check_holds_patch(mask.shape, pshape)
+    if 2 * patch_border >= min(pshape):
+        raise ValueError(f"patch_border must be less than half of {pshape}, got {patch_border}")
+    along_middle = _centers_along_middle(inside, pshape, npos, rng)
+    nneg = nneg(len(along_middle)) if callable(nneg) else nneg
+    anywhere = _centers_anywhere(inside, pshape, nneg, rng)
+    for row, column in np.concatenate([along_middle, anywhere]).tolist():
+        top, left = row - patch_rows // 2, column - patch_columns // 2
+        window = (slice(top, top + patch_rows), slice(left, left + patch_columns))
+        inner = mask[window][patch_border : patch_rows - patch_border, patch_border : patch_columns - patch_border]
+        yield window, [int((inner == label).any()) for label in fluid_labels]
+
+
+def sample_patches_entropy_mask(
+    image, mask, roimask, pshape, npos, nneg, pos=255, neg=0, rnd=None, patch_border=42, fluid_labels=(1, 2, 3)
+):
+    """Yield (image patch, mask patch, is_IRF, is_SRF, is_PED) of a B-scan.
+
+    `image` is (rows, columns[, channels]), `mask` (rows, columns) with labels 0 to 3. `npos` patches are centred by
+    `sample_oct_patch_centers`, whose arguments `roimask`, `pshape`, `pos`, `neg` and `rnd` are; `nneg` more come from
+    anywhere in the region of interest, where the local entropy is high. The other arguments, and what is raised, are
+    those of `decided_patches`. Patches are views of the arrays, not copies.
+    """
+    inside, rng = _inside(roimask, pos, neg), _generator(rnd)
+    for window, labels in decided_patches(mask, inside, pshape, npos, nneg, rng, patch_border, fluid_labels):
+        yield image[window], mask[window], *labels
+
+
+sample_patches_retouch_mask = sample_patches_entropy_mask  # the name by which the original's nut calls it
+
+
+@nut_processor
+def ImagePatchesByMaskRetouch_resampled(
+    samples, imagecol, maskcol, roicol, pshape, npos, nneg=a_fifth, pos=255, neg=0, rnd=None, **settings
+):
+    """samples >> ImagePatchesByMaskRetouch_resampled(imagecol, maskcol, roicol, pshape, npos): B-scans to patches.
+
+    For nutsml pipelines: `imagecol`, `maskcol` and `roicol` are the columns of a sample that hold the image, its mask
+    and its ROI. Each sample becomes one sample a patch, in which patches stand for the image and the mask, the ROI is
+    gone, and is_IRF, is_SRF and is_PED come last. The other arguments are those of `sample_patches_retouch_mask`.
+    """
+    rng = _generator(rnd)
+    for sample in samples:
+        image, mask, roimask = (sample[column] for column in (imagecol, maskcol, roicol))
+        patches = sample_patches_retouch_mask(image, mask, roimask, pshape, npos, nneg, pos, neg, rng, **settings)
+        for image_patch, mask_patch, *labels in patches:
+            replaced = list(sample)
+            replaced[imagecol], replaced[maskcol] = image_patch, mask_patch
+            del replaced[roicol]
+            yield (*replaced, *labels)
+
+
+@nut_processor
+def PlanRetouchPatches(samples, pshape, npos, rnd, patch_border=42, fluid_labels=(1, 2, 3)):
+    """samples >> PlanRetouchPatches(pshape, npos, rnd): the same patches, decided on and not cut out.
+
+    Takes what `MirrorAndRotate` yields, with an ROI of 0 and 1; yields a `Patch` for each that
+    `ImagePatchesByMaskRetouch_resampled` cuts out with the same generator `rnd`.
+    """
+    n_pixels = pshape[0] * pshape[1]
     for row, mirrored, angle_degrees, middle_slice, mask, roi in samples:
-        if mask.shape[0] < patch_rows or mask.shape[1] < patch_columns:
-            raise InputError(
-                f"{row.vendor}_{row.image_name}.mhd: a preprocessed B-scan of {mask.shape[0]} x {mask.shape[1]} pixels "
-                f"(rows x columns) holds no patch of {patch_rows} x {patch_columns}; run prepare_data.py again, which "
-                "pads to the patch size"
-            )
-        for center_row, center_column in sample_patches_entropy_mask(roi, patch_shape, n_patches, rng).tolist():
-            top, left = center_row - patch_rows // 2, center_column - patch_columns // 2
-            window = (slice(top, top + patch_rows), slice(left, left + patch_columns))
-            inside = mask[window][patch_border : patch_rows - patch_border, patch_border : patch_columns - patch_border]
-            fluids = [int((inside == label).any()) for label in fluid_labels]
-            invalid_share = 1 - cv2.countNonZero(middle_slice[window]) / (patch_rows * patch_columns)
-            yield Patch(row, mirrored, angle_degrees, top, left, invalid_share, *fluids)
+        for window, labels in decided_patches(mask, roi, pshape, npos, a_fifth, rnd, patch_border, fluid_labels):
+            invalid_share = 1 - cv2.countNonZero(middle_slice[window]) / n_pixels
+            top, left = (along.start for along in window)
+            yield Patch(row, mirrored, angle_degrees, top, left, invalid_share, *labels)
 
 
 def drop_patch(sample, probability, rng):
@@ -241,8 +325,8 @@ class CutPatch(NutFunction):
     """patches >> CutPatch(preprocessed_folder, patch_shape): `Patch` to (image, mask, is_IRF, is_SRF, is_PED).
 
     image is uint8 (*patch_shape, 3), slices z-1, z, z+1 as in `ReadOCT`; mask is uint8 patch_shape. Reads, mirrors and
-    rotates no more of the B-scan than the patch, and the margin around it that a rotation turns in. Errors as in
-    `ReadOCT`.
+    rotates no more of the B-scan than the patch, and the margin around it that a rotation turns in. B-scans smaller
+    than a patch are padded as in `ReadOCT`, and errors are those of `ReadOCT`.
     """
 
     def __init__(self, preprocessed_folder, patch_shape, open_cases=64):
@@ -256,13 +340,14 @@ class CutPatch(NutFunction):
         box = tuple(
             slice(first, first + size) for first, size in zip((patch.top, patch.left), self.patch_shape, strict=True)
         )
+        rows, columns = np.maximum(volume.shape[1:], self.patch_shape).tolist()
         if patch.angle_degrees:
-            source_map, box = rotation_map(volume.shape[1:], patch.angle_degrees, box)
+            source_map, box = rotation_map((rows, columns), patch.angle_degrees, box)
         if patch.mirrored:  # columns are counted from the other end
-            last = volume.shape[2]
-            box = (box[0], slice(last - box[1].stop, last - box[1].start))
-        image = cv2.merge([plane[box] for plane in _neighbours(volume, row.slice)])
-        mask = np.array(_slices(masks, [row.slice])[0][box])
+            box = (box[0], slice(columns - box[1].stop, columns - box[1].start))
+        planes = (*_neighbours(volume, row.slice), *_slices(masks, [row.slice]))
+        *image, mask = (np.array(padded(plane, self.patch_shape)[box]) for plane in planes)
+        image = cv2.merge(image)
         if patch.mirrored:
             image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
         if patch.angle_degrees:

@@ -10,102 +10,20 @@ draws patches of train_data.csv, as training gets them, into OUTPUT_ROOT/patches
 import argparse
 import itertools
 import random
-import re
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 from nutsflow import Chunk, CountValues, Drop, Flatten, Shuffle, nut_processor
-from nutsml import BuildBatch, ReadPandas, Stratify
+from nutsml import BuildBatch, Stratify
 
-from utils.custom_nuts import CutPatch, SliceRow, volume_paths
+from utils.custom_nuts import CutPatch
 from utils.errors import InputError, run_script
+from utils.prepared import SliceRow, check_volumes_exist, read_csv_data
 from utils.stream import B_SCANS_PER_BLOCK, SHUFFLE_B_SCANS, STRATIFY, PlanPatches, Prefetch
 
 MAX_INVALID = 0.5  # share of a patch that may be invalid: beyond half, padding would be most of what it teaches
 BATCHES_AHEAD = 4  # batches that wait for the training step: 8 MB each of 16 patches
-MESSAGES = 10  # offenders named before the rest are only counted
-
-
-def read_csv_data(path):
-    """Rows of a slice CSV (slice_gt.csv or a split of it) as a list of `SliceRow`, in the file's order.
-
-    slice and is_* are int, the rest str exactly as written: a case may be called NA or 007. Further columns are
-    ignored. Raises InputError where the file or a column is missing, a value is unusable, a row was lost in reading, or
-    there is none.
-    """
-    path = Path(path)
-    if path.suffix.lower() != ".csv":
-        raise ValueError(f"expected a .csv file, got {path}")  # ReadPandas would unpickle anything else
-    try:
-        with open(path, encoding="utf-8") as file:
-            expected_rows = sum(bool(line.strip()) for line in file) - 1
-        # Every cell as text and none as missing: pandas reads NA as missing and 007 as 7 otherwise.
-        reader = ReadPandas(str(path), colnames=list(SliceRow._fields), dropnan=False, dtype=str, keep_default_na=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; run prepare_data.py first") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a CSV table in UTF-8 ({reason}); run prepare_data.py again") from error
-    if not isinstance(reader.dataframe.index, pd.RangeIndex):  # pandas made the first column a table of row names
-        raise InputError(f"{path}: rows have more values than the header has names; run prepare_data.py again")
-    missing = [name for name in SliceRow._fields if name not in reader.dataframe.columns]
-    if missing:
-        raise InputError(
-            f"{path}: lacks the column {', '.join(missing)}; found {', '.join(map(str, reader.dataframe.columns))}"
-        )
-    rows = list(reader)
-    if len(rows) != expected_rows or not rows:
-        raise InputError(
-            f"{path}: read {len(rows)} rows of {expected_rows}, expected all and at least one; "
-            "look for stray quotes and line breaks, or run prepare_data.py again"
-        )
-    _raise_all(f"{path}: row {number}: {fault}" for number, row in enumerate(rows, 1) if (fault := _fault(row)))
-    return [SliceRow(*row[:3], *map(int, row[3:])) for row in rows]
-
-
-def _fault(row):
-    """What is wrong with a row of text, or None."""
-    for name in ("image_name", "vendor"):
-        if not getattr(row, name):
-            return f"{name} is empty"
-        if not re.fullmatch(r"[^/\\\0]*", getattr(row, name)):
-            return f"{name} is {getattr(row, name)!r}, expected a name without folders"
-    if PurePath(row.root).is_absolute() or ".." in PurePath(row.root).parts:
-        return f"root is {row.root!r}, expected a folder below DATA_ROOT"
-    if not str(row.slice).isdecimal():
-        return f"slice is {row.slice!r}, expected 0, 1, 2, ..."
-    for name in ("is_IRF", "is_SRF", "is_PED"):
-        if getattr(row, name) not in ("0", "1"):
-            return f"{name} is {getattr(row, name)!r}, expected 0 or 1"
-    return None
-
-
-def check_volumes_exist(rows, preprocessed_folder):
-    """Raise InputError naming the preprocessed volumes that `rows` ask for and that are not there."""
-    cases = dict.fromkeys((row.vendor, row.image_name) for row in rows)
-    paths = (path for case in cases for path in volume_paths(preprocessed_folder, *case))
-    _raise_all(f"{path}: no such file; run prepare_data.py" for path in paths if not path.is_file())
-
-
-def _raise_all(messages):
-    messages = list(messages)
-    if len(messages) > MESSAGES:
-        messages[MESSAGES:] = [f"and {len(messages) - MESSAGES} more"]
-    if messages:
-        raise InputError(*messages)
-
-
-def get_iterator_nuts(csv_path, preprocessed_folder, *, training, seed, epoch, **settings):
-    """Iterator over one epoch's patch samples (image, mask, is_IRF, is_SRF, is_PED), shuffled.
-
-    Reads the CSV and leaves the rest to `patch_samples`, which takes `settings`. Raises InputError at once where the
-    CSV is unusable or volumes are missing, and later where one is damaged.
-    """
-    rows = read_csv_data(csv_path)
-    check_volumes_exist(rows, preprocessed_folder)
-    return patch_samples(rows, preprocessed_folder, training=training, seed=seed, epoch=epoch, **settings)
 
 
 def patch_samples(
@@ -162,13 +80,11 @@ def patch_samples(
     return blocks >> plan_patches >> Flatten() >> Drop(first_patch) >> CutPatch(preprocessed_folder, patch_shape)
 
 
-def get_data_iterator(
-    csv_path,
+def get_iterator_nuts(
+    rows,
     preprocessed_folder,
     *,
     training,
-    seed,
-    epoch,
     batch_size,
     first_batch=0,
     slice_mean=128.0,
@@ -178,16 +94,38 @@ def get_data_iterator(
 ):
     """Iterator over one epoch's batches (image, (mask, is_IRF, is_SRF, is_PED)), prepared `BATCHES_AHEAD`.
 
-    The samples are those of `get_iterator_nuts`, which takes `patch_settings`. image is float32 (B, *patch_shape, 3),
-    (grey value - slice_mean) / slice_sd; mask is uint8 (B, *patch_shape, n_classes), one-hot; is_* are uint8 (B, 1). B
-    is `batch_size`; samples left over at the end are dropped in training and make a smaller batch in validation. An
-    interrupted epoch goes on at `first_batch`, counted from 0. Raises InputError as `get_iterator_nuts`, and at the end
-    of an epoch that had no batch.
+    Reads the scans, masks and ROI masks of `rows` (a list of `SliceRow`) from their folders below
+    `preprocessed_folder`. The samples are those of `patch_samples`, which takes `training` and `patch_settings`; the
+    arrays of a batch are those of `build_batch_train`. Samples left over at the end are dropped in training and make a
+    smaller batch in validation. An interrupted epoch goes on at `first_batch`, counted from 0. Raises InputError where
+    a volume is damaged, and at the end of an epoch that had no batch.
     """
     patch_settings["first_patch"] = first_batch * batch_size
-    samples = get_iterator_nuts(
-        csv_path, preprocessed_folder, training=training, seed=seed, epoch=epoch, **patch_settings
-    )
+    samples = patch_samples(rows, preprocessed_folder, training=training, **patch_settings)
+    keras_batches = _KerasBatches(preprocessed_folder, len(rows), batch_size if training else 1, first_batch)
+    build_batch = build_batch_train(batch_size, slice_mean, slice_sd, n_classes)
+    return samples >> build_batch >> keras_batches >> Prefetch(BATCHES_AHEAD)
+
+
+def get_data_iterator(csv_path, preprocessed_folder, **settings):
+    """Iterator over one epoch's batches (image, (mask, is_IRF, is_SRF, is_PED)) of the slices in a CSV.
+
+    They are stratified by vendor, shuffled, augmented (in training), cut into patches, filtered by invalid pixels and
+    by fluid, and normalised. `settings` are those of `get_iterator_nuts`, at least `training`, `seed`, `epoch` and
+    `batch_size`. Raises InputError at once where the CSV is unusable or volumes are missing, then as
+    `get_iterator_nuts`.
+    """
+    rows = read_csv_data(csv_path)
+    check_volumes_exist(rows, preprocessed_folder)
+    return get_iterator_nuts(rows, preprocessed_folder, **settings)
+
+
+def build_batch_train(batch_size, slice_mean=128.0, slice_sd=128.0, n_classes=4):
+    """nutsml's `BuildBatch` for samples (image, mask, is_IRF, is_SRF, is_PED), which yields [[image], [mask, ...]].
+
+    Of image patches, uint8 (rows, columns, 3), it makes float32 (B, rows, columns, 3), (grey value - slice_mean) /
+    slice_sd; of masks, uint8 (rows, columns), one-hot uint8 (B, rows, columns, n_classes); of is_*, uint8 (B, 1).
+    """
     normalised = (np.arange(256, dtype=np.float32) - np.float32(slice_mean)) / np.float32(slice_sd)
     build_batch = BuildBatch(batch_size, prefetch=0)
     # nutsml's own builders take 10 times as long, which adds up: this is the one stage that workers do not share.
@@ -195,8 +133,7 @@ def get_data_iterator(
     build_batch.input(0, "grey_values", normalised).output(1, "labels", n_classes)
     for column in (2, 3, 4):
         build_batch.output(column, "vector", "uint8")
-    keras_batches = _KerasBatches(csv_path, batch_size if training else 1, first_batch)
-    return samples >> build_batch >> keras_batches >> Prefetch(BATCHES_AHEAD)
+    return build_batch
 
 
 def look_up_grey_values(images, values):
@@ -213,7 +150,7 @@ def one_hot_labels(masks, n_classes):
 
 
 @nut_processor
-def _KerasBatches(batches, csv_path, smallest, n_before):
+def _KerasBatches(batches, preprocessed_folder, n_b_scans, smallest, n_before):
     """BuildBatch's [[image], [mask, ...]] as (image, (mask, ...)), without batches below the `smallest` size.
 
     Raises `InputError` where there is none and none of the epoch's came before, of which there were `n_before`.
@@ -226,8 +163,8 @@ def _KerasBatches(batches, csv_path, smallest, n_before):
             yield image, tuple(targets)
     if not n_batches:
         raise InputError(
-            f"{csv_path}: its B-scans gave {n_patches} patches, expected at least {smallest} for a batch; "
-            "use more cases or a smaller BATCH_SIZE, and see that their ROI masks are not empty"
+            f"{preprocessed_folder}: {n_b_scans} B-scans gave {n_patches} patches, expected at least {smallest} for a "
+            "batch; use more cases or a smaller BATCH_SIZE, and see that their ROI masks are not empty"
         )
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from utils.data_prepare import read_csv_data
 from utils.errors import InputError
 from utils.labels import FLUIDS
 from utils.mhd import VENDORS, read_header, read_volume
 from utils.parallel import map_unordered
+from utils.prepared import read_csv_data
 from utils.preprocessing import to_8_bit
 from utils.scores import score_volume
 

@@ -1,6 +1,7 @@
 """OCT volumes and reference masks in and out: MetaImage files, vendors and what their scans look like."""
 
 import contextlib
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,6 +200,13 @@ def open_volume(path):
     if min(shape) < 1:
         raise InputError(f"{path}: DimSize {fields['DimSize']} holds no voxels; prepare the data again")
     return np.memmap(data_path, dtype, mode="r", shape=shape), spacing_mm
+
+
+def voxel_digest(voxels):
+    """SHA-256, in hexadecimal, of the type, shape and values of a volume (slices, rows, columns)."""
+    digest = hashlib.sha256(f"{voxels.dtype} {voxels.shape}".encode())
+    digest.update(np.ascontiguousarray(voxels))
+    return digest.hexdigest()
 
 
 def volume_files(path):

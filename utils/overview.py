@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from utils.custom_nuts import volume_paths
 from utils.files import written_whole
 from utils.labels import CLASS_NAMES, FLUIDS
 from utils.mhd import open_volume, read_volume
 from utils.plots import CLASS_COLOURS
+from utils.prepared import volume_paths
 from utils.preprocessing import VENDOR_RULES, histogram_matching_table, to_8_bit
 
 _MOST_CASES = 2  # of a vendor

@@ -1,18 +1,23 @@
-"""A case's preprocessed files, and the record by which a later run knows that they are finished."""
+"""A case's preprocessed files, and the records by which a later run knows that they are finished.
 
+A case is prepared in two stages, "images" (scan and reference) and "roi" (made from these). Each has a record, which is
+written after its files.
+"""
+
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from utils import disk, invalid, preprocessing, roi
-from utils.custom_nuts import volume_paths
 from utils.errors import InputError
-from utils.files import write_json
-from utils.mhd import open_volume, read_header, read_volume, volume_files, write_volume
-from utils.preprocessing import VENDOR_RULES, preprocess_reference, preprocess_volume, resampled_rows
+from utils.files import code_digest, write_json
+from utils.mhd import open_volume, read_volume, volume_files, volume_writer, voxel_digest, write_volume
+from utils.prepared import record_path, volume_paths
+from utils.preprocessing import VENDOR_RULES, preprocess_reference, preprocess_volume
+from utils.reference_histogram import digest_of
 from utils.roi import roi_mask
 
 
@@ -21,62 +26,83 @@ class Preparation:
     """What the preprocessed files of a case depend on besides the case."""
 
     axial_spacing_mm: float
-    minimum_shape: tuple  # (rows, columns) that smaller B-scans are padded to
     reference_histogram: np.ndarray | None  # 256 counts that Cirrus and Topcon are matched to
 
 
-def prepare_case(case, preprocessed_folder, preparation):
-    """Write the preprocessed scan, reference (where there is one) and ROI mask of `case`, then its record."""
-    oct_path, mask_path, roi_path = volume_paths(preprocessed_folder, case.vendor, case.name)
-    record = expected_record(case, preparation)  # before reading: a file changed meanwhile is not taken for this one
-    grid = {"axial_spacing_mm": preparation.axial_spacing_mm, "minimum_shape": preparation.minimum_shape}
+# ---- Images --------------------------------------------------------------------------------------------------------
+def preprocess_case(case, preprocessed_folder, preparation):
+    """Write the preprocessed scan and reference (where there is one) of `case`, then the record of its images."""
+    oct_path, mask_path, _ = volume_paths(preprocessed_folder, case.vendor, case.name)
+    record = images_record(case, preparation)  # before reading: a file changed meanwhile is not taken for this one
+    axial_spacing_mm = preparation.axial_spacing_mm
     voxels, spacing_mm = read_volume(case.oct_path)
-    histogram = preparation.reference_histogram
-    volume = preprocess_volume(voxels, spacing_mm, case.vendor, reference_histogram=histogram, **grid)
+    record["voxels"] = voxel_digest(voxels)
+    volume = preprocess_volume(
+        voxels,
+        spacing_mm,
+        case.vendor,
+        axial_spacing_mm=axial_spacing_mm,
+        reference_histogram=preparation.reference_histogram,
+    )
     del voxels
-    written_spacing_mm = (spacing_mm[0], preparation.axial_spacing_mm, spacing_mm[2])
+    written_spacing_mm = (spacing_mm[0], axial_spacing_mm, spacing_mm[2])
     write_volume(oct_path, volume, written_spacing_mm)
-    if case.reference_path is None:
-        rois = [roi_mask(slice_) for slice_ in volume]
-    else:
-        reference = preprocess_reference(read_volume(case.reference_path)[0], spacing_mm, **grid)
+    del volume
+    if case.reference_path is not None:
+        reference, _ = read_volume(case.reference_path)
+        reference = preprocess_reference(reference, spacing_mm, axial_spacing_mm=axial_spacing_mm)
         write_volume(mask_path, reference, written_spacing_mm)
-        rois = [roi_mask(*slices) for slices in zip(volume, reference, strict=True)]
-    write_volume(roi_path, np.stack(rois), written_spacing_mm)
-    write_json(record_path(preprocessed_folder, case), record)
+    write_json(record_path(preprocessed_folder, case.vendor, case.name, "images"), record)
 
 
-def why_unfinished(case, preprocessed_folder, preparation):
-    """What is to be done about `case`, in a few words; None where its files are what `prepare_case` would write."""
-    path = record_path(preprocessed_folder, case)
-    if not path.exists():
-        return "not prepared yet"
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        return "record unreadable"
-    expected = expected_record(case, preparation)
-    changed = [name for name, value in expected.items() if record.get(name) != value]
-    if changed:
-        return f"{', '.join(changed)} changed"
-    try:
-        for output in _outputs(case, preprocessed_folder):
-            open_volume(output)
-    except InputError:
-        return "files missing or damaged"
-    return None
+def why_images_unfinished(case, preprocessed_folder, preparation):
+    """What is to be done about the images of `case`, in a few words; None where its files are as they should be."""
+    oct_path, mask_path, _ = volume_paths(preprocessed_folder, case.vendor, case.name)
+    outputs = (oct_path,) if case.reference_path is None else (oct_path, mask_path)
+    return _why_unfinished(case, preprocessed_folder, "images", images_record(case, preparation), outputs)
 
 
-def expected_record(case, preparation):
-    """What the record of `case` says once it is prepared: its source files, and the settings that matter to it."""
-    matched = VENDOR_RULES[case.vendor].match_histogram and preparation.reference_histogram is not None
+def images_record(case, preparation):
+    """What the record of `case` says once its images are prepared: its source files, and the settings that matter."""
+    matched = VENDOR_RULES[case.vendor].match_histogram
     return {
         "source files": source_files(case),
         "AXIAL_SPACING_MM": preparation.axial_spacing_mm,
-        "size": _prepared_size(case, preparation),
-        "reference histogram": _digest(preparation.reference_histogram.tobytes()) if matched else None,
-        "preprocessing code": _code_digest(),
+        "matched": matched,
+        "reference histogram": digest_of(preparation.reference_histogram) if matched else None,
+        "preprocessing code": code_digest(invalid, preprocessing),
     }
+
+
+# ---- Region of interest --------------------------------------------------------------------------------------------
+def create_roi_mask(case, preprocessed_folder):
+    """Write the ROI mask of `case`, made from its preprocessed images, then its record."""
+    oct_path, mask_path, roi_path = volume_paths(preprocessed_folder, case.vendor, case.name)
+    record = roi_record(case, preprocessed_folder)
+    volume, spacing_mm = open_volume(oct_path)
+    references = [None] * len(volume) if case.reference_path is None else open_volume(mask_path)[0]
+    with volume_writer(roi_path, volume.shape, np.uint8, spacing_mm) as write_slice:
+        for slice_, reference in zip(volume, references, strict=True):
+            write_slice(roi_mask(slice_, reference))
+    write_json(record_path(preprocessed_folder, case.vendor, case.name, "roi"), record)
+
+
+def why_roi_unfinished(case, preprocessed_folder):
+    """What is to be done about the ROI mask of `case`, whose images are prepared; None where it is as it should be."""
+    roi_path = volume_paths(preprocessed_folder, case.vendor, case.name)[-1]
+    return _why_unfinished(case, preprocessed_folder, "roi", roi_record(case, preprocessed_folder), (roi_path,))
+
+
+def roi_record(case, preprocessed_folder):
+    """What the record of the ROI mask of `case` says: which images it was made from, and by which code."""
+    images = record_path(preprocessed_folder, case.vendor, case.name, "images").read_bytes()
+    return {"images": hashlib.sha256(images).hexdigest()[:16], "ROI code": code_digest(disk, roi)}
+
+
+# ---- Records -------------------------------------------------------------------------------------------------------
+def forget(case, preprocessed_folder, stage):
+    """Remove the record of a `stage` of `case` that is about to be done: its files may come to be of two kinds."""
+    record_path(preprocessed_folder, case.vendor, case.name, stage).unlink(missing_ok=True)
 
 
 def source_files(case):
@@ -86,32 +112,21 @@ def source_files(case):
     return [[file.name, status.st_size, status.st_mtime_ns] for file, status in files]
 
 
-def forget(case, preprocessed_folder):
-    """Remove the record of `case`, which is about to be prepared: its files may come to be of two kinds."""
-    record_path(preprocessed_folder, case).unlink(missing_ok=True)
-
-
-def record_path(preprocessed_folder, case):
-    """Where the record of `case` is; it exists only while the case's preprocessed files are whole."""
-    return Path(preprocessed_folder) / "finished" / f"{case.vendor}_{case.name}.json"
-
-
-def _prepared_size(case, preparation):
-    """[rows, columns] of the preprocessed B-scans: PATCH_SIZE_H and PATCH_SIZE_W matter only where they are larger."""
-    header = read_header(case.oct_path)
-    rows = resampled_rows(header.shape[1], header.spacing_mm[1], preparation.axial_spacing_mm)
-    return [max(lengths) for lengths in zip((rows, header.shape[2]), preparation.minimum_shape, strict=True)]
-
-
-def _outputs(case, preprocessed_folder):
-    oct_path, mask_path, roi_path = volume_paths(preprocessed_folder, case.vendor, case.name)
-    return (oct_path, roi_path) if case.reference_path is None else (oct_path, mask_path, roi_path)
-
-
-def _code_digest():
-    """Changes with the modules that decide what preprocessed voxels are."""
-    return _digest(b"".join(Path(module.__file__).read_bytes() for module in (disk, invalid, preprocessing, roi)))
-
-
-def _digest(content):
-    return hashlib.sha256(content).hexdigest()[:16]
+def _why_unfinished(case, preprocessed_folder, stage, expected, outputs):
+    path = record_path(preprocessed_folder, case.vendor, case.name, stage)
+    if not path.exists():
+        return "not prepared yet"
+    record = None
+    with contextlib.suppress(ValueError):
+        record = json.loads(path.read_text("utf-8"))
+    if record is None:
+        return "record unreadable"
+    changed = [name for name, value in expected.items() if record.get(name) != value]
+    if changed:
+        return f"{', '.join(changed)} changed"
+    try:
+        for output in outputs:
+            open_volume(output)
+    except InputError:
+        return "files missing or damaged"
+    return None

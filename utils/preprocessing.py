@@ -27,22 +27,15 @@ VENDOR_RULES = {
 }
 
 
-def preprocess_volume(
-    voxels, spacing_mm, vendor, *, axial_spacing_mm, reference_histogram=None, minimum_shape=(256, 128)
-):
-    """Preprocessed volume (slices, rows', columns'; uint8, 0 = invalid, valid 1-255).
+def preprocess_volume(voxels, spacing_mm, vendor, *, axial_spacing_mm, reference_histogram=None):
+    """Preprocessed volume (slices, rows', columns; uint8, 0 = invalid, valid 1-255).
 
     `voxels` (slices, rows, columns) is uint8 or uint16, `spacing_mm` (x, y, z). `reference_histogram` (256 counts) is
     what Cirrus and Topcon are matched to; None leaves grey values as they are. Rows are resampled to
-    `axial_spacing_mm`, then rows and columns padded at the bottom and the right to at least `minimum_shape`.
+    `axial_spacing_mm`.
     """
     slices = preprocessed_slices(
-        voxels,
-        spacing_mm,
-        vendor,
-        axial_spacing_mm=axial_spacing_mm,
-        reference_histogram=reference_histogram,
-        minimum_shape=minimum_shape,
+        voxels, spacing_mm, vendor, axial_spacing_mm=axial_spacing_mm, reference_histogram=reference_histogram
     )
     first = next(slices)
     preprocessed = np.empty((len(voxels), *first.shape), np.uint8)
@@ -51,9 +44,7 @@ def preprocess_volume(
     return preprocessed
 
 
-def preprocessed_slices(
-    voxels, spacing_mm, vendor, *, axial_spacing_mm, reference_histogram=None, minimum_shape=(256, 128)
-):
+def preprocessed_slices(voxels, spacing_mm, vendor, *, axial_spacing_mm, reference_histogram=None):
     """Yield the slices of `preprocess_volume`; `voxels` may be a `utils.mhd.VoxelFile`, so that few are held."""
     if vendor not in VENDOR_RULES:
         raise ValueError(f"vendor must be one of {', '.join(VENDOR_RULES)}, got {vendor!r}")
@@ -67,8 +58,8 @@ def preprocessed_slices(
     rows_out = resampled_rows(rows, spacing_mm[1], axial_spacing_mm)
     first, weights = band(resampling_matrix(rows, rows_out))
     for slice_, left_out in zip(filtered_slices(matched, rule), invalid, strict=True):
-        preprocessed = np.zeros(np.maximum((rows_out, columns), minimum_shape), np.uint8)
-        resample_valid(slice_, left_out, first, weights, preprocessed[:rows_out, :columns])
+        preprocessed = np.empty((rows_out, columns), np.uint8)
+        resample_valid(slice_, left_out, first, weights, preprocessed)
         yield preprocessed
 
 
@@ -76,15 +67,12 @@ def _slices_of_8_bit(voxels):
     return (np.ascontiguousarray(to_8_bit(slice_)) for slice_ in voxels)
 
 
-def preprocess_reference(reference, spacing_mm, *, axial_spacing_mm, minimum_shape=(256, 128)):
+def preprocess_reference(reference, spacing_mm, *, axial_spacing_mm):
     """Labels (slices, rows, columns) on the grid of `preprocess_volume` (uint8), by nearest neighbour."""
     rows_in = reference.shape[1]
     rows_out = resampled_rows(rows_in, spacing_mm[1], axial_spacing_mm)
     nearest = ((2 * np.arange(rows_out) + 1) * rows_in) // (2 * rows_out)
-    slices, _, columns = reference.shape
-    preprocessed = np.zeros((slices, *np.maximum((rows_out, columns), minimum_shape)), np.uint8)
-    preprocessed[:, :rows_out, :columns] = reference[:, nearest]
-    return preprocessed
+    return reference[:, nearest].astype(np.uint8)
 
 
 def to_8_bit(voxels):

@@ -1,5 +1,6 @@
 """The intensity distribution that Cirrus and Topcon volumes are matched to, as a file."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +31,10 @@ def write_reference_histogram(path, histogram):
         Path(path).unlink(missing_ok=True)
     else:
         write_csv(path, pandas.DataFrame({"grey_value": np.arange(256), "count": histogram}))
+
+
+def digest_of(histogram):
+    """What tells one `histogram` (256 counts) from another; None for None."""
+    if histogram is None:
+        return None
+    return hashlib.sha256(np.asarray(histogram, np.int64).tobytes()).hexdigest()[:16]

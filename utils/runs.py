@@ -24,7 +24,6 @@ MAY_CHANGE = {
         "D_PATIENCE",
         "WORKERS",
         "DASK_SCHEDULER",
-        "DEVICES",
         "HOSTS",
         "HOST",
         "COORDINATOR",
@@ -55,11 +54,12 @@ def only_writer(folder, writes=True):
         yield
 
 
-def start_run(folder, settings, irrelevant=(), writes=True):
-    """Create the run's `folder`, or check that it was started with the same settings.
+def start_run(folder, settings, data, irrelevant=(), writes=True):
+    """Create the run's `folder`, or check that it was started with the same settings and the same data.
 
-    Writes ``config.json`` (settings) and ``versions.json`` (packages and hardware) if `writes`. `irrelevant` names
-    settings that do not alter this step. Raises `InputError` with a line for each other setting that has changed.
+    Writes ``config.json`` (settings), ``data.json`` (`data`, of `utils.prepared.describe_data`) and ``versions.json``
+    (packages and hardware) if `writes`. `irrelevant` names settings that do not alter this step. Raises `InputError`
+    with a line for each other setting that has changed, and for each part of the split that has.
     """
     path = Path(folder) / "config.json"
     if path.exists():
@@ -72,17 +72,48 @@ def start_run(folder, settings, irrelevant=(), writes=True):
                 *(f"{path}: {name} was {before.get(name)!r}, is now {settings[name]!r}" for name in changed),
                 f"{path}: this run began with other settings; set them back or choose another RUN_NAME",
             )
+        data_path = path.with_name("data.json")
+        check_same_data(data_path, read_json(data_path) if data_path.exists() else None, data)
     if not writes:
         return
     write_json(path, settings)
+    write_json(path.with_name("data.json"), data)
     write_json(Path(folder) / "versions.json", versions())
+
+
+def check_same_data(path, before, data):
+    """Raise `InputError` where the `data` of today are not those of `before`, which the file at `path` states.
+
+    Both are of `utils.prepared.describe_data`; `before` is None in files of an earlier version of this collection: then
+    a note is printed.
+    """
+    if before is None:
+        print(f"note: {path} does not say which cases were used; going on with those of today's split")
+        return
+    complaints = []
+    for part in ("train", "val"):
+        cases, cases_before = set(data[part]["cases"]), set(before[part]["cases"])
+        if cases != cases_before:
+            new, gone = len(cases - cases_before), len(cases_before - cases)
+            complaints.append(f"{path}: {part}_data.csv has {new} cases that it did not have, and lacks {gone}")
+        elif data[part] != before[part]:
+            complaints.append(f"{path}: {part}_data.csv lists other B-scans, or other patients, of the same cases")
+    if data["preparation"] != before["preparation"]:
+        complaints.append(f"{path}: the volumes have been prepared in another way since")
+    if complaints:
+        raise InputError(*complaints, f"{path}: began with other data; bring them back or choose another RUN_NAME")
 
 
 def versions():
     """Versions of Python and packages, and the hardware, as a dictionary."""
     found = {name: _version(name) for name in _PACKAGES}
-    found |= {"python": platform.python_version(), "keras_backend": os.environ.get("KERAS_BACKEND", "tensorflow")}
+    found |= {"python": platform.python_version(), "keras_backend": backend_name()}
     return found | {"platform": platform.platform(), "processor_cores": os.cpu_count()}
+
+
+def backend_name():
+    """The Keras backend that is asked for, whether Keras is imported already or not."""
+    return os.environ.get("KERAS_BACKEND", "tensorflow")
 
 
 def versions_text():
@@ -150,6 +181,22 @@ def read_best(path):
     if details.get("sha256") != sha256(path):
         raise InputError(f"{path}: is not the model that {path.stem}.json describes; copy both files of one run")
     return details
+
+
+def check_input(path, details, settings, remedy):
+    """Raise `InputError` where the model at `path`, with these `details`, takes other images than `settings` say.
+
+    Compared are the axial spacing and the grey values' mean and standard deviation; `remedy` says what to do.
+    """
+    names = ("axial_spacing_mm", "slice_mean", "slice_sd")
+    differing = [name for name in names if details[name] != settings[name]]
+    if differing:
+        raise InputError(
+            *(
+                f"{path}: its {name} is {details[name]:g}, config.{name.upper()} is {settings[name]:g}; {remedy}"
+                for name in differing
+            )
+        )
 
 
 def best_model_path(*folders):

@@ -17,7 +17,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from nutsflow import FilterFalse, Map, nut_processor
 
 # Worker processes import this module, and neither TensorFlow nor nutsml: each takes its second to load.
-from utils.custom_nuts import ImagePatchesByMaskRetouch_resampled, MirrorAndRotate, ReadOCT, drop_patch
+from utils.custom_nuts import MirrorAndRotate, PlanRetouchPatches, ReadOCT, drop_patch
 from utils.errors import InputError
 from utils.parallel import ctrl_c_blocked
 
@@ -49,16 +49,17 @@ def plan_block(
     """The patches to keep of `block`, a pair (number in the epoch, rows of the slice CSV): a list of `Patch`, shuffled.
 
     `shard` (index, count) gives the part of host `index` of `count`: the parts do not overlap and are equally long, for
-    which up to count - 1 patches of a block are left out. The other arguments are those of `get_iterator_nuts`.
+    which up to count - 1 patches of a block are left out. The other arguments are those of `patch_samples`.
     """
     number, rows = block
     rng = np.random.default_rng([seed, epoch, PATCHES, number])
-    read_oct = ReadOCT(preprocessed_folder)  # anew for each block: a file that is no longer there is noticed
+    # Anew for each block: a file that is no longer there is noticed.
+    read_oct = ReadOCT(preprocessed_folder, minimum_shape=patch_shape)
     patches = list(
         rows
         >> Map(lambda row: (row, *read_oct(row)))
         >> MirrorAndRotate(AUGMENTATION if training else 0.0, rng)
-        >> ImagePatchesByMaskRetouch_resampled(patch_shape, patches_per_slice, rng, patch_border, fluid_labels)
+        >> PlanRetouchPatches(patch_shape, patches_per_slice, rng, patch_border, fluid_labels)
         >> FilterFalse(lambda patch: patch.invalid_share > max_invalid)
         >> FilterFalse(lambda patch: drop_patch(patch, drop_healthy, rng))
     )

@@ -7,10 +7,10 @@ import itertools
 
 import numpy as np
 
-from utils.custom_nuts import volume_paths
 from utils.errors import InputError
 from utils.labels import FLUIDS
 from utils.mhd import open_volume
+from utils.prepared import volume_paths
 from utils.roi import prediction_region
 from utils.tiling import STEP, labels_from_probabilities, predict_probabilities
 

@@ -1,0 +1,147 @@
+"""What later steps read of what step 1 prepared, and what they refuse."""
+
+import json
+
+import numpy as np
+import pytest
+from raw_cases import write_case
+
+import adversarial_training
+import config
+import model_training
+from utils.errors import InputError
+from utils.mhd import VENDORS, write_volume
+from utils.prepared import all_seen, check_unseen, describe_data, patient_digest, read_csv_data, read_records
+
+
+@pytest.fixture
+def prepared(tmp_path, prepare_here):
+    """Three cases of each vendor, prepared; returns OUTPUT_ROOT, and the settings stay those of this preparation."""
+    for number, vendor in enumerate(VENDORS):
+        for name in ("p1_left", "p2_left", "p3_left"):
+            write_case(tmp_path / "data", vendor, name, seed=10 * number + int(name[1]))
+    prepare_here(tmp_path / "data", tmp_path / "output")
+    return tmp_path / "output"
+
+
+def rows_of(*parts):
+    return {part: read_csv_data(config.split_csv(part)) for part in parts}
+
+
+def test_a_record_says_how_each_case_was_prepared(prepared):
+    rows = rows_of("train", "val")
+    settings = config.preparation_settings()
+    settings.pop("patient_pattern")
+    records = read_records([*rows["train"], *rows["val"]], **settings)
+    assert len(records) == 6
+    assert {record["AXIAL_SPACING_MM"] for record in records.values()} == {0.003872}
+    assert len({record["voxels"] for record in records.values()}) == 6
+    matched = {vendor for (vendor, _), record in records.items() if record["reference histogram"]}
+    assert matched == {"Cirrus", "Topcon"}
+
+
+@pytest.mark.parametrize("script", [model_training, adversarial_training])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("AXIAL_SPACING_MM=0.002", r"prepared with AXIAL_SPACING_MM = 0.003872, config has 0.002; set it back"),
+        ("MATCH_INTENSITIES=False", r"grey values were not matched as MATCH_INTENSITIES"),
+    ],
+)
+def test_training_refuses_what_was_prepared_otherwise(prepared, script, setting, message):
+    """Trained at another spacing, best.json would state what the network never saw."""
+    with pytest.raises(InputError, match=message):
+        script.main(["--set", setting])
+
+
+def test_training_refuses_another_histogram_and_cases_without_a_record(prepared):
+    path = config.reference_histogram_csv()
+    path.write_text("grey_value,count\n77,5\n")
+    with pytest.raises(InputError, match=r"Cirrus_p._left\.images\.json: grey values were not matched"):
+        model_training.main([])
+    for record in (prepared / "pre_processed" / "finished").glob("Topcon_*"):
+        record.unlink()
+    with pytest.raises(InputError, match=r"no record of how Topcon p._left was prepared; run prepare_data\.py again"):
+        model_training.main([])
+
+
+def test_descriptions_name_nobody_and_follow_voxels_and_patients(prepared):
+    rows = rows_of("train", "val")
+    described = describe_data(rows, **config.preparation_settings())
+    assert "left" not in json.dumps(described)
+    assert len(described["train"]["cases"]) == len(described["val"]["cases"]) == 3
+    assert not set(described["train"]["cases"]) & set(described["val"]["cases"])
+    settings = {**config.preparation_settings(), "patient_pattern": "^(p.)_"}
+    patients = {row.image_name[:2] for row in rows["train"]}
+    assert describe_data(rows, **settings)["train"]["patients"] == sorted(map(patient_digest, patients))
+    seen = all_seen(described)
+    assert seen["cases"] == sorted({*described["train"]["cases"], *described["val"]["cases"]})
+
+
+def test_a_case_that_trained_is_named_under_any_name(prepared, tmp_path, prepare_here):
+    settings = config.preparation_settings()
+    seen = all_seen(describe_data(rows_of("train"), **settings))
+    check_unseen("test_data.csv", rows_of("test")["test"], seen, **settings)
+    case = rows_of("train")["train"][0]
+    # The same voxels under another name, and a new scan of a patient who trained.
+    again = tmp_path / "data" / case.root
+    new = tmp_path / "new" / f"RETOUCH-TrainingSet-{case.vendor}" / "renamed"
+    new.mkdir(parents=True)
+    for file in again.iterdir():
+        (new / file.name).write_bytes(file.read_bytes())
+    write_case(tmp_path / "new", case.vendor, case.image_name, seed=98)
+    prepare_here(tmp_path / "new", tmp_path / "new_output", "MATCH_INTENSITIES=False")
+    rows = read_csv_data(config.preprocessed_folder() / "slice_gt.csv")
+    with pytest.raises(InputError) as caught:
+        check_unseen("test_data.csv", rows, seen, **config.preparation_settings())
+    renamed, patient = sorted(caught.value.messages, key=lambda message: "patient" in message)
+    assert renamed.startswith(f"test_data.csv: {case.vendor} renamed has trained this network")
+    assert patient.startswith(f"test_data.csv: the patient of {case.vendor} {case.image_name} has trained")
+
+
+def test_the_digest_of_voxels_follows_type_shape_and_values(tmp_path, prepare_here):
+    """Equal bytes in another shape are another scan."""
+    digests = []
+    for number, shape in enumerate([(2, 300, 140), (2, 140, 300)]):
+        voxels = np.random.default_rng(0).integers(1, 256, 2 * 300 * 140).astype(np.uint8).reshape(shape)
+        folder = tmp_path / f"data{number}" / "Topcon" / "a"
+        write_volume(folder / "oct.mhd", voxels, (0.0117, 0.003872, 0.05))
+        write_volume(folder / "reference.mhd", np.zeros(shape, np.uint8), (0.0117, 0.003872, 0.05))
+        prepare_here(tmp_path / f"data{number}", tmp_path / f"output{number}")
+        record = tmp_path / f"output{number}" / "pre_processed" / "finished" / "Topcon_a.images.json"
+        digests.append(json.loads(record.read_text())["voxels"])
+    assert digests[0] != digests[1]
+
+
+def test_step_1_says_what_the_split_lacks(tmp_path, prepare_here, capsys):
+    for number, vendor in enumerate(VENDORS):
+        for name in "ab":
+            write_case(tmp_path / "data", vendor, name, seed=10 * number + ord(name))
+    prepare_here(tmp_path / "data", tmp_path / "output")
+    printed = capsys.readouterr().out
+    assert "Split: 3 train, 0 val, 3 test volumes" in printed
+    assert "warning: val_data.csv is empty, and model_training.py needs it; add patients" in printed
+    with pytest.raises(InputError, match=r"val_data\.csv: lists no B-scan, .* add patients"):
+        model_training.main([])
+
+
+def test_step_1_says_which_fluid_cannot_be_judged(tmp_path, prepare_here, capsys):
+    for name in "abc":
+        write_case(tmp_path / "data", "Topcon", name, seed=ord(name))
+    prepare_here(tmp_path / "data", tmp_path / "output")
+    assert "warning" not in capsys.readouterr().out.partition("Split")[2]
+    validating = read_csv_data(config.split_csv("val"))[0].root
+    reference = np.zeros((2, 300, 140), np.uint8)
+    reference[0, 140:150, 20:60] = 1
+    write_volume(tmp_path / "data" / validating / "reference.mhd", reference, (0.0117, 0.0026, 0.05))
+    prepare_here(tmp_path / "data", tmp_path / "output")
+    assert "no case in val_data.csv holds SRF or PED, so that model_training.py cannot judge" in capsys.readouterr().out
+
+
+def test_a_test_case_is_no_reference_for_grey_values(tmp_path, prepare_here):
+    for number, name in enumerate("abc"):
+        write_case(tmp_path / "data", "Spectralis", name, seed=number)
+    prepare_here(tmp_path / "data", tmp_path / "output")
+    name = read_csv_data(config.split_csv("test"))[0].image_name
+    with pytest.raises(InputError, match=f"REFERENCE_CASE = '{name}': is a test case"):
+        prepare_here(tmp_path / "data", tmp_path / "output", f"REFERENCE_CASE={name}")

@@ -1,0 +1,190 @@
+"""What step 1 leaves behind: preprocessed volumes, the slice CSV and its splits, and how each case was prepared."""
+
+import functools
+import hashlib
+import json
+import re
+from collections import namedtuple
+from pathlib import Path, PurePath
+
+from utils.errors import InputError
+from utils.splits import patient_of
+
+VOLUME_KINDS = ("oct_imgs", "oct_masks", "roi_masks")  # folders below the preprocessed one, in a sample's order
+MESSAGES = 10  # offenders named before the rest are only counted
+
+SliceRow = namedtuple("SliceRow", "image_name vendor root slice is_IRF is_SRF is_PED")  # the CSV's columns, in order
+
+
+def volume_paths(preprocessed_folder, vendor, image_name):
+    """Paths of a case's preprocessed volumes, in the order of `VOLUME_KINDS`."""
+    return tuple(Path(preprocessed_folder) / kind / f"{vendor}_{image_name}.mhd" for kind in VOLUME_KINDS)
+
+
+# ---- The slice CSV and its splits ----------------------------------------------------------------------------------
+def read_csv_data(path):
+    """Rows of a slice CSV (slice_gt.csv or a split of it) as a list of `SliceRow`, in the file's order.
+
+    slice and is_* are int, the rest str exactly as written: a case may be called NA or 007. Further columns are
+    ignored. Raises InputError where the file or a column is missing, a value is unusable, a row was lost in reading, or
+    there is none.
+    """
+    # Here, because the processes that choose patches read no CSV: these imports take a second.
+    import pandas as pd
+    from nutsml import ReadPandas
+
+    path = Path(path)
+    if path.suffix.lower() != ".csv":
+        raise ValueError(f"expected a .csv file, got {path}")  # ReadPandas would unpickle anything else
+    try:
+        with open(path, encoding="utf-8") as file:
+            expected_rows = sum(bool(line.strip()) for line in file) - 1
+        # Every cell as text and none as missing: pandas reads NA as missing and 007 as 7 otherwise.
+        reader = ReadPandas(str(path), colnames=list(SliceRow._fields), dropnan=False, dtype=str, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; run prepare_data.py first") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a CSV table in UTF-8 ({reason}); run prepare_data.py again") from error
+    if not isinstance(reader.dataframe.index, pd.RangeIndex):  # pandas made the first column a table of row names
+        raise InputError(f"{path}: rows have more values than the header has names; run prepare_data.py again")
+    missing = [name for name in SliceRow._fields if name not in reader.dataframe.columns]
+    if missing:
+        raise InputError(
+            f"{path}: lacks the column {', '.join(missing)}; found {', '.join(map(str, reader.dataframe.columns))}"
+        )
+    rows = list(reader)
+    if not expected_rows:
+        raise InputError(
+            f"{path}: lists no B-scan, expected at least one; "
+            "add patients to the data set, or move rows there from another part's CSV"
+        )
+    if len(rows) != expected_rows:
+        raise InputError(
+            f"{path}: read {len(rows)} rows of {expected_rows}, expected all; "
+            "look for stray quotes and line breaks, or run prepare_data.py again"
+        )
+    _raise_all(f"{path}: row {number}: {fault}" for number, row in enumerate(rows, 1) if (fault := _fault(row)))
+    return [SliceRow(*row[:3], *map(int, row[3:])) for row in rows]
+
+
+def _fault(row):
+    """What is wrong with a row of text, or None."""
+    for name in ("image_name", "vendor"):
+        if not getattr(row, name):
+            return f"{name} is empty"
+        if not re.fullmatch(r"[^/\\\0]*", getattr(row, name)):
+            return f"{name} is {getattr(row, name)!r}, expected a name without folders"
+    if PurePath(row.root).is_absolute() or ".." in PurePath(row.root).parts:
+        return f"root is {row.root!r}, expected a folder below DATA_ROOT"
+    if not str(row.slice).isdecimal():
+        return f"slice is {row.slice!r}, expected 0, 1, 2, ..."
+    for name in ("is_IRF", "is_SRF", "is_PED"):
+        if getattr(row, name) not in ("0", "1"):
+            return f"{name} is {getattr(row, name)!r}, expected 0 or 1"
+    return None
+
+
+def check_volumes_exist(rows, preprocessed_folder):
+    """Raise InputError naming the preprocessed volumes that `rows` ask for and that are not there."""
+    cases = dict.fromkeys((row.vendor, row.image_name) for row in rows)
+    paths = (path for case in cases for path in volume_paths(preprocessed_folder, *case))
+    _raise_all(f"{path}: no such file; run prepare_data.py" for path in paths if not path.is_file())
+
+
+def _raise_all(messages):
+    messages = list(messages)
+    if len(messages) > MESSAGES:
+        messages[MESSAGES:] = [f"and {len(messages) - MESSAGES} more"]
+    if messages:
+        raise InputError(*messages)
+
+
+# ---- How each case was prepared ------------------------------------------------------------------------------------
+def record_path(preprocessed_folder, vendor, name, stage):
+    """Where the record of a case's `stage` ("images" or "roi") is; it is there while the stage's files are whole."""
+    return Path(preprocessed_folder) / "finished" / f"{vendor}_{name}.{stage}.json"
+
+
+def read_records(rows, preprocessed_folder, axial_spacing_mm, reference_histogram_csv):
+    """The "images" records of the cases in `rows`, as {(vendor, image_name): record}.
+
+    Raises InputError with a line for each case that step 1 has not finished, or has prepared in another way than the
+    settings say: rows of another height than `axial_spacing_mm`, or grey values matched to another histogram than the
+    one in `reference_histogram_csv` (None, or no such file: matched to none).
+    """
+    from utils.reference_histogram import digest_of, read_reference_histogram  # here, as in `read_csv_data`
+
+    has_histogram = reference_histogram_csv is not None and Path(reference_histogram_csv).exists()
+    histogram_digest = digest_of(read_reference_histogram(reference_histogram_csv)) if has_histogram else None
+    records, complaints = {}, []
+    for vendor, name in dict.fromkeys((row.vendor, row.image_name) for row in rows):
+        path = record_path(preprocessed_folder, vendor, name, "images")
+        try:
+            record = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):
+            complaints.append(f"{path}: no record of how {vendor} {name} was prepared; run prepare_data.py again")
+            continue
+        records[vendor, name] = record
+        if record["AXIAL_SPACING_MM"] != axial_spacing_mm:
+            complaints.append(
+                f"{path}: prepared with AXIAL_SPACING_MM = {record['AXIAL_SPACING_MM']:g}, config has "
+                f"{axial_spacing_mm:g}; set it back, or run prepare_data.py again"
+            )
+        if record["matched"] and record["reference histogram"] != histogram_digest:
+            complaints.append(
+                f"{path}: grey values were not matched as MATCH_INTENSITIES and reference_histogram.csv say; set "
+                "MATCH_INTENSITIES back, or run prepare_data.py again"
+            )
+    _raise_all(complaints)
+    return records
+
+
+# ---- What a network has seen ---------------------------------------------------------------------------------------
+def describe_data(parts, patient_pattern, **preparation):
+    """What tells later which cases and patients a network has seen, without their names: for ``best.json``.
+
+    `parts` is {part: list of `SliceRow`}; `preparation` are the other arguments of `read_records`, which this calls.
+    Returns {part: {"cases": digests of the scans' voxels, "patients": digests of the patients, "rows": digest of the
+    part's rows}}, and under "preparation" what the preprocessed volumes depend on: {name: its values in the records}.
+    """
+    records = read_records([row for rows in parts.values() for row in rows], **preparation)
+    names = ("AXIAL_SPACING_MM", "reference histogram", "preprocessing code")
+    described = {
+        "preparation": {name: sorted({record[name] for record in records.values()} - {None}) for name in names}
+    }
+    for part, rows in parts.items():
+        cases = dict.fromkeys((row.vendor, row.image_name) for row in rows)
+        text = repr([tuple(row) for row in rows])
+        described[part] = {
+            "cases": sorted({records[case]["voxels"] for case in cases}),
+            "patients": sorted({patient_digest(patient_of(name, patient_pattern)) for _, name in cases}),
+            "rows": hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(),
+        }
+    return described
+
+
+def all_seen(described):
+    """All cases and patients in `describe_data`'s result, in one part: what a network has seen in any way."""
+    parts = [part for name, part in described.items() if name != "preparation"]
+    return {kind: sorted({digest for part in parts for digest in part[kind]}) for kind in ("cases", "patients")}
+
+
+def check_unseen(csv_path, rows, seen, patient_pattern, **preparation):
+    """Raise InputError naming the cases in `rows`, read from `csv_path`, that are among those of `seen`.
+
+    `seen` is a part of `describe_data`'s result; the other arguments are those of `describe_data`.
+    """
+    complaints = []
+    for (vendor, name), record in read_records(rows, **preparation).items():
+        if record["voxels"] in seen["cases"]:
+            complaints.append(f"{csv_path}: {vendor} {name} has trained this network, expected cases that have not")
+        elif patient_digest(patient_of(name, patient_pattern)) in seen["patients"]:
+            complaints.append(f"{csv_path}: the patient of {vendor} {name} has trained this network with another case")
+    _raise_all(complaints)
+
+
+@functools.cache
+def patient_digest(patient):
+    """Digest of a patient's name, slow to compute so that it takes long to find the name by trying many."""
+    return hashlib.pbkdf2_hmac("sha256", patient.encode("utf-8", "surrogateescape"), b"retinal-fluid", 20_000, 8).hex()
