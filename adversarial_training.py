@@ -18,6 +18,7 @@ from utils.balance import converged, discriminator_state
 from utils.checkpoints import newest_state
 from utils.epochs import TrainingRun, why_finished
 from utils.errors import InputError, run_script
+from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import create_inference_network, create_network
 from utils.plots import save_comparison
 from utils.prepared import describe_data, read_csv_data
@@ -69,7 +70,7 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
     """
     from utils import training
 
-    training.set_up_keras(config.SEED, config.DETERMINISTIC)
+    set_up_keras(config.SEED, config.DETERMINISTIC)
     from model import create_discriminator
     from utils.adversarial import AdversarialStep
 
@@ -138,7 +139,7 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
     expected_steps = config.STEPS_PER_EPOCH or training.expected_steps(
         config.split_csv("train"), config.preprocessed_folder(), config.BATCH_SIZE, **config.patch_settings()
     )
-    with run.interruptible(), training.failures_named():
+    with run.interruptible(), failures_named():
         if not run.progress["history"]:
             run.record({"epoch": 0, **validate(0)})
             best = run.progress["best"]

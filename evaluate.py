@@ -31,6 +31,7 @@ from utils.errors import InputError, run_script
 from utils.evaluation import fullest_b_scan, match_pairs, pairs_of_split, score_pairs, typical_cases
 from utils.files import write_csv, write_json
 from utils.held_out import segment_and_score
+from utils.keras_setup import set_up_keras
 from utils.labels import FLUIDS
 from utils.plots import save_comparison
 from utils.report import markdown_table, write_report
@@ -84,10 +85,9 @@ def evaluate_model():
     check_preparation(model_path, details)
     print(f"model: {model_path} ({details['step']}, epoch {details['epoch']})")
 
-    from utils import training
     from utils.segmentation import load_network
 
-    training.set_up_keras(config.SEED, config.DETERMINISTIC)
+    set_up_keras(config.SEED, config.DETERMINISTIC)
     network = load_network(model_path, memory_gb=config.PREDICTION_GB)
     with runs.only_writer(folder):
         patches = score_patches(network.model)

@@ -14,6 +14,7 @@ from utils.checkpoints import newest_state
 from utils.distribution import agreed, sharing
 from utils.epochs import TrainingRun, why_finished
 from utils.errors import run_script
+from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import create_inference_network, create_network
 from utils.prepared import all_seen, check_unseen, describe_data, read_csv_data
 from utils.validation import check_monitor, choose_b_scans
@@ -67,7 +68,7 @@ def train(folder, training_rows, b_scans, data, state):
     """
     from utils import training
 
-    training.set_up_keras(config.SEED, config.DETERMINISTIC)
+    set_up_keras(config.SEED, config.DETERMINISTIC)
     shared = sharing(config.DEVICES, config.HOSTS, config.HOST, config.COORDINATOR)
     losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
     with shared():
@@ -97,7 +98,7 @@ def train(folder, training_rows, b_scans, data, state):
     expected_steps = config.STEPS_PER_EPOCH or training.expected_steps(
         config.split_csv("train"), config.preprocessed_folder(), config.BATCH_SIZE, **config.patch_settings()
     )
-    with run.interruptible(), training.failures_named():
+    with run.interruptible(), failures_named():
         while not (reason := why_finished(run.progress, config.EPOCH, config.PATIENCE)):
             epoch, first_step = run.begin_epoch(expected_steps)
             with (

@@ -4,7 +4,8 @@
 #     ./reproduce.sh [--set NAME=VALUE ...]
 #
 # FOLDS is 5 unless set. Every fold has an OUTPUT_ROOT of its own, fold_<n> below config's, because what is prepared
-# depends on who trains. The same command continues where it was interrupted. PYTHON names another interpreter.
+# depends on who trains. The weights of every epoch are kept, 31 GB in all, unless you set KEEP_EPOCHS. The same command
+# continues where it was interrupted. PYTHON names another interpreter.
 set -euo pipefail
 here=$(dirname "$0")
 python=${PYTHON:-$here/.venv/bin/python}
@@ -26,7 +27,7 @@ data=$(setting DATA_ROOT "$@")
 
 for ((fold = 0; fold < folds; fold++)); do
     root=$output/fold_$fold
-    settings=("$@" --set "FOLDS=$folds" --set "FOLD=$fold" --set "OUTPUT_ROOT=$root")
+    settings=(--set KEEP_EPOCHS=None "$@" --set "FOLDS=$folds" --set "FOLD=$fold" --set "OUTPUT_ROOT=$root")
     run prepare_data.py "${settings[@]}"
     run model_training.py "${settings[@]}"
     run adversarial_training.py "${settings[@]}"

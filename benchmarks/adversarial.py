@@ -13,6 +13,8 @@ import time
 
 import numpy as np
 
+from utils.keras_setup import set_up_keras
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -22,9 +24,7 @@ def main():
     parser.add_argument("--dtype-policy", default="float32")
     arguments = parser.parse_args()
 
-    from utils import training
-
-    training.set_up_keras(seed=0, deterministic=True)
+    set_up_keras(seed=0, deterministic=True)
     create = {"base_filters": arguments.base_filters, "dtype_policy": arguments.dtype_policy, "seed": 0}
     forms = {
         "plain training": plain_training(arguments.batch, create),

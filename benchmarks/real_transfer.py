@@ -44,8 +44,8 @@ def main():
     parser.add_argument("--mirrored", action="store_true", help="average with the mirrored B-scans")
     arguments = parser.parse_args()
 
+    from utils.keras_setup import set_up_keras
     from utils.segmentation import load_network
-    from utils.training import set_up_keras
 
     set_up_keras(0, deterministic=False)
     network = load_network(arguments.model, mirrored=arguments.mirrored)

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.scripts import prepare, run
+from utils.keras_setup import set_up_keras
 
 VARIANTS = ("float32/plain/ops", "float32/rearranged/ops", "float32/rearranged/xla", "mixed_bfloat16/rearranged/ops")
 ROUNDS = 2
@@ -92,7 +93,7 @@ def measure(variant, base_filters, batch, steps):
     from utils import training
 
     policy, output, compiler, *deterministic = variant.split("/")
-    training.set_up_keras(0, deterministic=bool(deterministic))
+    set_up_keras(0, deterministic=bool(deterministic))
     import keras
 
     from model import create_unet_model

@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from utils import runs, training
+from utils import runs
 from utils.appearance import Appearance, unlike_training
 from utils.errors import InputError, what_failed
 from utils.files import UNFINISHED, write_csv, write_json, written_whole
+from utils.keras_setup import OUT_OF_MEMORY, set_up_keras
 from utils.labels import FLUIDS
 from utils.measurements import CIRCLES_MM, Measurements
 from utils.mhd import volume_files, volume_writer
@@ -73,7 +74,7 @@ def segment_to_files(files, job, on_slice=None):
     except OSError as error:
         return None, (f"{files.path}: {what_failed(error)}",)
     except Exception as error:
-        if training.OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
+        if OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
             return None, (f"{files.path}: out of memory; lower PREDICTION_GB, or WORKERS",)
         raise
 
@@ -81,7 +82,7 @@ def segment_to_files(files, job, on_slice=None):
 @functools.lru_cache(maxsize=1)
 def _network(job):
     """The job's network, loaded once a process."""
-    training.set_up_keras(job.seed, job.deterministic, job.threads)
+    set_up_keras(job.seed, job.deterministic, job.threads)
     from utils.segmentation import load_network
 
     return load_network(
