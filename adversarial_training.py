@@ -117,19 +117,18 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
         inference.set_weights(unet.get_weights())
         after, labels = labels_of_patches(inference, images), mask.argmax(axis=-1).astype(np.uint8)
         draw_verdicts(folder / "verdicts" / f"{epoch:04d}.png", step.verdict, images, labels, before, after)
-        with training.epoch_batches(
-            config.split_csv("val"), training=False, epoch=0, **config.batch_settings()
-        ) as batches:
+        with validation_batches(training) as batches:
             held_out = step.held_out_accuracy(itertools.islice(batches, HELD_OUT_BATCHES))
         return held_out | training.validate(
             inference,
             config.split_csv("val"),
             b_scans,
             folder / "previews" / f"{epoch:04d}.png",
+            config.batch_settings(),
+            train_classes=config.TRAIN_CLASSES,
             network=config.MODEL,
             threshold=config.THRESHOLD,
             stop_if_asked=run.stop_if_asked,
-            **config.batch_settings(),
         )
 
     rules = config.training_rules(config.ADVERSARIAL_EPOCH or config.EPOCH)
@@ -137,7 +136,7 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
         folder, inference, step.generator_optimizer, step.variables, state, rules, panels=PANELS, export=export
     )
     expected_steps = config.STEPS_PER_EPOCH or training.expected_steps(
-        config.split_csv("train"), config.preprocessed_folder(), config.BATCH_SIZE, **config.patch_settings()
+        config.split_csv("train"), config.batch_settings()
     )
     with run.interruptible(), failures_named():
         if not run.progress["history"]:
@@ -147,7 +146,13 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
         while not (reason := why_ended(run.progress)):
             epoch, first_step = run.begin_epoch(expected_steps)
             with training.epoch_batches(
-                config.split_csv("train"), epoch=epoch, first_step=first_step, **config.training_batch_settings()
+                config.split_csv("train"),
+                config.training_batch_settings(),
+                training=True,
+                epoch=epoch,
+                train_classes=config.TRAIN_CLASSES,
+                steps=config.STEPS_PER_EPOCH,
+                first_step=first_step,
             ) as batches:
                 step.begin_means()
                 for batch in batches:
@@ -162,9 +167,16 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
     print(f"curves: {folder / 'progress.png'}; next: python evaluate.py")
 
 
+def validation_batches(training):
+    """The context of the validation patches' batches, always the same."""
+    return training.epoch_batches(
+        config.split_csv("val"), config.batch_settings(), training=False, epoch=0, train_classes=config.TRAIN_CLASSES
+    )
+
+
 def held_out_patches(training):
     """(images, one-hot mask) of some validation patches, always the same."""
-    with training.epoch_batches(config.split_csv("val"), training=False, epoch=0, **config.batch_settings()) as batches:
+    with validation_batches(training) as batches:
         images, targets = next(batches)
     mask = targets[0] if config.TRAIN_CLASSES else targets
     return images[:SHOWN_PATCHES], mask[:SHOWN_PATCHES]

@@ -8,10 +8,12 @@ import argparse
 import ast
 import difflib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from utils.errors import InputError
 from utils.networks import check_network
+from utils.patch_settings import BatchSettings, PatchSettings
 
 # ---- Where things are ----------------------------------------------------------------------------------------------
 DATA_ROOT = "data"  # folder of the raw volumes: RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd
@@ -132,41 +134,30 @@ def preparation_settings():
     }
 
 
-def patch_settings():
-    """Arguments of `utils.data_prepare.patch_samples`."""
-    return {
-        "patch_shape": (PATCH_SIZE_H, PATCH_SIZE_W),
-        "patches_per_slice": PATCHES_PER_SLICE,
-        "patch_border": PATCH_BORDER,
-        "drop_healthy": DROP_HEALTHY,
-        "fluid_labels": (IRF_CODE, SRF_CODE, PED_CODE),
-        "seed": SEED,
-        "workers": WORKERS,
-    }
-
-
 def batch_settings():
-    """Arguments of `utils.training.epoch_batches` that training and evaluation share."""
-    return {
-        "preprocessed_folder": preprocessed_folder(),
-        "train_classes": TRAIN_CLASSES,
-        "batch_size": BATCH_SIZE,
-        "slice_mean": SLICE_MEAN,
-        "slice_sd": SLICE_SD,
-        "n_classes": N_CLASSES,
-        **patch_settings(),
-    }
+    """Which patches are drawn, and how they become batches, in training, validation and evaluation alike."""
+    patches = PatchSettings(
+        shape=(PATCH_SIZE_H, PATCH_SIZE_W),
+        per_slice=PATCHES_PER_SLICE,
+        border=PATCH_BORDER,
+        drop_healthy=DROP_HEALTHY,
+        fluid_labels=(IRF_CODE, SRF_CODE, PED_CODE),
+    )
+    return BatchSettings(
+        preprocessed_folder=preprocessed_folder(),
+        patches=patches,
+        seed=SEED,
+        batch_size=BATCH_SIZE,
+        slice_mean=SLICE_MEAN,
+        slice_sd=SLICE_SD,
+        n_classes=N_CLASSES,
+        workers=WORKERS,
+    )
 
 
 def training_batch_settings():
-    """Arguments of `utils.training.epoch_batches` in training; of every batch, each host takes its part."""
-    return {
-        **batch_settings(),
-        "training": True,
-        "steps": STEPS_PER_EPOCH,
-        "batch_size": BATCH_SIZE // HOSTS,
-        "shard": (HOST, HOSTS),
-    }
+    """As `batch_settings`, for training: of every batch, each host takes its part."""
+    return replace(batch_settings(), batch_size=BATCH_SIZE // HOSTS, shard=(HOST, HOSTS))
 
 
 def network_settings():

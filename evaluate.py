@@ -131,8 +131,13 @@ def score_patches(model):
 
     losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, isinstance(model.output, list))
     training.compile_for_scoring(model, losses, config.THRESHOLD)
-    settings = {**config.batch_settings(), "train_classes": isinstance(model.output, list)}
-    with training.epoch_batches(config.split_csv("test"), training=False, epoch=0, **settings) as batches:
+    with training.epoch_batches(
+        config.split_csv("test"),
+        config.batch_settings(),
+        training=False,
+        epoch=0,
+        train_classes=isinstance(model.output, list),
+    ) as batches:
         batches = tqdm(batches, desc="patches", unit="batch", leave=False, mininterval=1.0)
         return training.scores(model.evaluate(training.keras_batches(iter(batches)), verbose=0, return_dict=True))
 

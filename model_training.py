@@ -96,14 +96,20 @@ def train(folder, training_rows, b_scans, data, state):
         folder, inference, optimizer, variables, state, rules, panels=PANELS, export=export, records=config.HOST == 0
     )
     expected_steps = config.STEPS_PER_EPOCH or training.expected_steps(
-        config.split_csv("train"), config.preprocessed_folder(), config.BATCH_SIZE, **config.patch_settings()
+        config.split_csv("train"), config.batch_settings()
     )
     with run.interruptible(), failures_named():
         while not (reason := why_finished(run.progress, config.EPOCH, config.PATIENCE)):
             epoch, first_step = run.begin_epoch(expected_steps)
             with (
                 training.epoch_batches(
-                    config.split_csv("train"), epoch=epoch, first_step=first_step, **config.training_batch_settings()
+                    config.split_csv("train"),
+                    config.training_batch_settings(),
+                    training=True,
+                    epoch=epoch,
+                    train_classes=config.TRAIN_CLASSES,
+                    steps=config.STEPS_PER_EPOCH,
+                    first_step=first_step,
                 ) as batches,
                 shared(),
             ):
@@ -114,10 +120,11 @@ def train(folder, training_rows, b_scans, data, state):
                 config.split_csv("val"),
                 b_scans,
                 folder / "previews" / f"{epoch:04d}.png" if run.records else None,
+                config.batch_settings(),
+                train_classes=config.TRAIN_CLASSES,
                 network=config.MODEL,
                 threshold=config.THRESHOLD,
                 stop_if_asked=run.stop_if_asked,
-                **config.batch_settings(),
             )
             validation = agreed(validation, config.HOSTS)
             report(run.end_epoch(validation, config.BATCH_SIZE), run.progress["best"], run.seconds_left())

@@ -15,8 +15,10 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import config
 from benchmarks.plain_stream import plain_batches, plain_samples, write_tiff_slices
 from utils.data_prepare import get_data_iterator, read_csv_data
 
@@ -47,8 +49,14 @@ def print_table(folder, arguments):
         return plain_batches(plain_samples(rows, folder / "tiff", next(seeds)), BATCH_SIZE)
 
     def ours(workers):
-        settings = {"training": True, "seed": next(seeds), "epoch": 0, "batch_size": BATCH_SIZE, "workers": workers}
-        return get_data_iterator(csv_path, preprocessed_folder, **settings)
+        settings = replace(
+            config.batch_settings(),
+            preprocessed_folder=preprocessed_folder,
+            seed=next(seeds),
+            batch_size=BATCH_SIZE,
+            workers=workers,
+        )
+        return get_data_iterator(csv_path, settings, training=True, epoch=0)
 
     memory = PeakMemory()
     started = time.perf_counter()

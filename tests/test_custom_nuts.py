@@ -1,4 +1,5 @@
 from collections import namedtuple
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,9 +24,11 @@ from utils.custom_nuts import (
 )
 from utils.errors import InputError
 from utils.mhd import write_volume
+from utils.patch_settings import PatchSettings
 
 Row = namedtuple("Row", "image_name vendor slice")
 PATCH = (256, 128)
+PATCHES = PatchSettings(PATCH, 12, 42, 0.75)
 
 
 def write_case(folder, volume, mask, roi, vendor="Topcon", name="a"):
@@ -327,7 +330,7 @@ def plan(image, mask, roi, seed=0, **settings):
     """The patches of a B-scan as it is; `image` may be its middle slice alone."""
     sample = (Row("a", "Topcon", 0), False, 0.0, image if image.ndim == 2 else image[..., 1].copy(), mask, roi)
     rng = np.random.default_rng(seed)
-    return list([sample] >> PlanRetouchPatches(PATCH, 12, rng, **settings))
+    return list([sample] >> PlanRetouchPatches(replace(PATCHES, **settings), rng))
 
 
 def test_patches_lie_around_their_centers():
@@ -355,10 +358,10 @@ def test_border_and_labels_can_be_chosen():
     mask = np.zeros(PATCH, np.uint8)
     mask[0, 127] = 3
     ones = np.ones(PATCH, np.uint8)
-    (patch,) = plan(ones, mask, ones, patch_border=0, fluid_labels=(3, 2, 1))
+    (patch,) = plan(ones, mask, ones, border=0, fluid_labels=(3, 2, 1))
     assert patch[-3:] == (1, 0, 0)
     with pytest.raises(ValueError, match="patch_border must be less than half"):
-        plan(ones, mask, ones, patch_border=64)
+        plan(ones, mask, ones, border=64)
 
 
 def test_the_invalid_share_is_counted_in_the_patch():
@@ -393,14 +396,11 @@ def test_both_ways_to_patches_give_the_same(tmp_path):
     write_case(tmp_path, volume, masks, rois)
     rows = [Row("a", "Topcon", z) for z in range(3)]
     samples = [(row.slice, *sample) for row, sample in zip(rows, rows >> ReadOCT(tmp_path), strict=True)]
-    cut_at_once = list(
-        samples >> ImagePatchesByMaskRetouch_resampled(1, 2, 3, PATCH, 12, pos=1, rnd=np.random.default_rng(5))
-    )
+    plain = {"pos": 1, "rnd": np.random.default_rng(5), "patch_border": 42}
+    cut_at_once = list(samples >> ImagePatchesByMaskRetouch_resampled(1, 2, 3, PATCH, 12, **plain))
     whole = [(row, *sample) for row, sample in zip(rows, rows >> ReadOCT(tmp_path), strict=True)]
     planned = list(
-        whole
-        >> MirrorAndRotate(0.0, np.random.default_rng(0))
-        >> PlanRetouchPatches(PATCH, 12, np.random.default_rng(5))
+        whole >> MirrorAndRotate(0.0, np.random.default_rng(0)) >> PlanRetouchPatches(PATCHES, np.random.default_rng(5))
     )
     assert len(planned) == len(cut_at_once) == 3 * 14
     for patch, (number, image, mask, *labels) in zip(planned, cut_at_once, strict=True):

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from batch_settings import batch_settings
 
 from utils.data_prepare import build_batch_train, get_data_iterator, get_iterator_nuts, patch_samples, read_csv_data
 from utils.errors import InputError
@@ -21,9 +22,16 @@ def write_case(folder, vendor, name, volume, mask=None, roi=None):
         write_volume(folder / kind / f"{vendor}_{name}.mhd", voxels, (0.0117, 0.003872, 0.047))
 
 
-def samples_of(csv_path, preprocessed_folder, **settings):
+def samples_of(csv_path, preprocessed_folder, *, training, epoch, **changes):
     """The patch samples of an epoch before they are put into batches."""
-    return patch_samples(read_csv_data(csv_path), preprocessed_folder, **settings)
+    settings = batch_settings(preprocessed_folder, **changes)
+    return patch_samples(read_csv_data(csv_path), settings, training=training, epoch=epoch)
+
+
+def batches_of(csv_path, preprocessed_folder, *, training, epoch, first_batch=0, **changes):
+    """The batches of an epoch."""
+    settings = batch_settings(preprocessed_folder, **changes)
+    return get_data_iterator(csv_path, settings, training=training, epoch=epoch, first_batch=first_batch)
 
 
 def write_slices_csv(path, cases):
@@ -263,7 +271,7 @@ def test_three_epochs_of_batches_are_the_same_for_any_number_of_workers(wide_set
         for epoch in range(3):
             digest = hashlib.sha256()
             settings = {"training": True, "seed": 3, "epoch": epoch, "batch_size": 3, "workers": workers}
-            for image, targets in get_data_iterator(*wide_set, **settings):
+            for image, targets in batches_of(*wide_set, **settings):
                 for array in (image, *targets):
                     digest.update(array.tobytes())
             yield digest.hexdigest()
@@ -276,7 +284,7 @@ def test_three_epochs_of_batches_are_the_same_for_any_number_of_workers(wide_set
 # ---- Batches -------------------------------------------------------------------------------------------------------
 def test_batches_hold_the_normalised_samples(small_set):
     samples = list(samples_of(*small_set, training=True, seed=0, epoch=0))
-    batches = list(get_data_iterator(*small_set, training=True, seed=0, epoch=0, batch_size=3))
+    batches = list(batches_of(*small_set, training=True, seed=0, epoch=0, batch_size=3))
     assert len(batches) == len(samples) // 3
     for number, (images, targets) in enumerate(batches):
         masks, *fluids = targets
@@ -294,12 +302,11 @@ def test_batches_hold_the_normalised_samples(small_set):
 
 def test_a_users_own_pipeline_gets_the_same_batches(small_set):
     """get_iterator_nuts on the rows, and build_batch_train in a pipeline: what get_data_iterator does with a CSV."""
-    settings = {"training": True, "seed": 0, "epoch": 0}
-    expected = list(get_data_iterator(*small_set, **settings, batch_size=3))
     csv_path, folder = small_set
-    rows = read_csv_data(csv_path)
-    from_rows = list(get_iterator_nuts(rows, folder, **settings, batch_size=3))
-    built = list(patch_samples(rows, folder, **settings) >> build_batch_train(3))
+    rows, settings = read_csv_data(csv_path), batch_settings(folder, batch_size=3)
+    expected = list(get_data_iterator(csv_path, settings, training=True, epoch=0))
+    from_rows = list(get_iterator_nuts(rows, settings, training=True, epoch=0))
+    built = list(patch_samples(rows, settings, training=True, epoch=0) >> build_batch_train(3, 128.0, 128.0))
     assert len(from_rows) == len(expected) > 2
     for (image, targets), (rows_image, rows_targets), ((built_image,), built_targets) in zip(
         expected, from_rows, built, strict=False
@@ -326,7 +333,7 @@ def test_b_scans_smaller_than_a_patch_are_padded_with_invalid_pixels(tmp_path):
 
 
 def test_mean_and_standard_deviation_are_used(small_set):
-    (batch,) = get_data_iterator(
+    (batch,) = batches_of(
         *small_set, training=False, seed=0, epoch=0, batch_size=12, slice_mean=100, slice_sd=10, drop_healthy=0.0
     )
     assert sorted(batch[0][:, 0, 0, 1]) == pytest.approx([(value - 100) / 10 for value in range(101, 113)])
@@ -334,10 +341,10 @@ def test_mean_and_standard_deviation_are_used(small_set):
 
 def test_what_is_left_over_is_dropped_in_training_and_kept_in_validation(small_set):
     settings = {"seed": 0, "epoch": 0, "batch_size": 5, "drop_healthy": 0.0}
-    validation = [len(images) for images, _ in get_data_iterator(*small_set, training=False, **settings)]
+    validation = [len(images) for images, _ in batches_of(*small_set, training=False, **settings)]
     assert validation == [5, 5, 2]
     total = len(list(samples_of(*small_set, training=True, seed=0, epoch=0, drop_healthy=0.0)))
-    training = [len(images) for images, _ in get_data_iterator(*small_set, training=True, **settings)]
+    training = [len(images) for images, _ in batches_of(*small_set, training=True, **settings)]
     assert total % 5  # else this seed tests nothing
     assert training == [5] * (total // 5)
 
@@ -345,9 +352,9 @@ def test_what_is_left_over_is_dropped_in_training_and_kept_in_validation(small_s
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_interrupted_epoch_goes_on_at_any_batch(wide_set, workers):
     settings = {"training": True, "seed": 3, "epoch": 1, "batch_size": 3, "workers": workers}
-    whole = list(get_data_iterator(*wide_set, **settings))
+    whole = list(batches_of(*wide_set, **settings))
     for first_batch in (1, len(whole) - 1, len(whole)):
-        left = list(get_data_iterator(*wide_set, first_batch=first_batch, **settings))
+        left = list(batches_of(*wide_set, first_batch=first_batch, **settings))
         assert len(left) == len(whole) - first_batch
         for (image, targets), (expected_image, expected_targets) in zip(left, whole[first_batch:], strict=True):
             np.testing.assert_array_equal(image, expected_image)
@@ -361,7 +368,7 @@ def test_missing_volumes_are_named_before_the_first_batch(tmp_path):
     (tmp_path / "roi_masks" / "Topcon_a.mhd").unlink()
     csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 2), ("Cirrus", "b", 1)])
     with pytest.raises(InputError) as error:
-        get_data_iterator(csv_path, tmp_path, training=True, seed=0, epoch=0, batch_size=2)
+        batches_of(csv_path, tmp_path, training=True, seed=0, epoch=0, batch_size=2)
     assert [line.split(":")[0].removeprefix(f"{tmp_path}/") for line in error.value.messages] == [
         "roi_masks/Topcon_a.mhd",
         "oct_imgs/Cirrus_b.mhd",
@@ -374,7 +381,7 @@ def test_an_error_while_reading_reaches_the_consumer(tmp_path):
     write_case(tmp_path, "Topcon", "a", numbered_slices(1, 2))
     csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 3)])
     threads = threading.active_count()
-    batches = get_data_iterator(csv_path, tmp_path, training=True, seed=0, epoch=0, batch_size=2)
+    batches = batches_of(csv_path, tmp_path, training=True, seed=0, epoch=0, batch_size=2)
     assert threading.active_count() == threads  # with nutsflow's prefetching thread, the next line never returned
     with pytest.raises(InputError, match="asks for slice 2"):
         list(batches)
@@ -385,6 +392,6 @@ def test_an_epoch_without_a_batch_is_an_error(tmp_path):
     write_case(tmp_path, "Topcon", "a", volume, roi=np.zeros(volume.shape, np.uint8))
     csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 2)])
     for training, smallest in ((True, 16), (False, 1)):
-        batches = get_data_iterator(csv_path, tmp_path, training=training, seed=0, epoch=0, batch_size=16)
+        batches = batches_of(csv_path, tmp_path, training=training, seed=0, epoch=0, batch_size=16)
         with pytest.raises(InputError, match=f"gave 0 patches, expected at least {smallest}"):
             next(batches)

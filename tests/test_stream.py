@@ -3,9 +3,11 @@ import os
 import signal
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from batch_settings import batch_settings
 from joblib.externals.loky import get_reusable_executor
 from nutsflow import Chunk
 
@@ -16,18 +18,7 @@ from utils.mhd import write_volume
 from utils.prepared import SliceRow
 from utils.stream import PlanPatches, Prefetch, plan_block
 
-SETTINGS = {
-    "training": True,
-    "seed": 0,
-    "epoch": 0,
-    "shard": (0, 1),
-    "patch_shape": (104, 104),
-    "patches_per_slice": 12,
-    "patch_border": 42,
-    "drop_healthy": 0.5,
-    "max_invalid": 0.5,
-    "fluid_labels": (1, 2, 3),
-}
+EPOCH = {"training": True, "epoch": 0}
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +31,22 @@ def blocks(tmp_path_factory):
     for kind, voxels in (("oct_imgs", volume), ("oct_masks", mask), ("roi_masks", np.ones_like(volume))):
         write_volume(folder / kind / "Topcon_a.mhd", voxels, (0.0117, 0.003872, 0.047))
     rows = [SliceRow("a", "Topcon", "r", z, 0, 0, 0) for z in range(40)]
-    return {**SETTINGS, "preprocessed_folder": folder}, list(enumerate(rows >> Chunk(8, list)))
+    settings = batch_settings(folder, shape=(104, 104), drop_healthy=0.5)
+    return settings, list(enumerate(rows >> Chunk(8, list)))
 
 
 # ---- Blocks --------------------------------------------------------------------------------------------------------
 def test_a_block_does_not_depend_on_the_ones_before_it(blocks):
     settings, numbered = blocks
-    in_order = list(numbered >> PlanPatches(0, **settings))
-    assert [plan_block(block, **settings) for block in reversed(numbered)] == in_order[::-1]
+    in_order = list(numbered >> PlanPatches(settings, **EPOCH))
+    assert [plan_block(block, settings, **EPOCH) for block in reversed(numbered)] == in_order[::-1]
     number, rows = numbered[1]
-    assert plan_block((number + 1, rows), **settings) != in_order[1]  # nor do two blocks share random numbers
+    assert plan_block((number + 1, rows), settings, **EPOCH) != in_order[1]  # nor do two blocks share random numbers
 
 
 def test_patches_of_a_block_are_shuffled(blocks):
     settings, (first, *_) = blocks
-    slices = [patch.row.slice for patch in plan_block(first, **settings)]
+    slices = [patch.row.slice for patch in plan_block(first, settings, **EPOCH)]
     assert len(slices) > 50
     assert len(set(slices[:10])) >= 4  # 1 where they come slice by slice
 
@@ -63,8 +55,8 @@ def test_patches_of_a_block_are_shuffled(blocks):
 def test_hosts_share_an_epoch_without_overlap_and_evenly(blocks, count):
     settings, numbered = blocks
     for block in numbered:
-        whole = plan_block(block, **settings)
-        shards = [plan_block(block, **{**settings, "shard": (index, count)}) for index in range(count)]
+        whole = plan_block(block, settings, **EPOCH)
+        shards = [plan_block(block, replace(settings, shard=(index, count)), **EPOCH) for index in range(count)]
         assert {len(shard) for shard in shards} == {len(whole) // count}
         together = Counter(itertools.chain(*shards))
         assert together <= Counter(whole)  # as often as there, or left out
@@ -79,7 +71,7 @@ def test_patches_of_which_too_much_is_invalid_are_left_out(blocks, tmp_path):
     for kind in ("oct_imgs", "oct_masks", "roi_masks"):
         write_volume(tmp_path / kind / "Topcon_a.mhd", np.minimum(volume, 255 if kind == "oct_imgs" else 1), (1, 1, 1))
     rows = [SliceRow("a", "Topcon", "r", z, 0, 0, 0) for z in range(3)]
-    patches = plan_block((0, rows), **{**settings, "preprocessed_folder": tmp_path, "training": False})
+    patches = plan_block((0, rows), replace(settings, preprocessed_folder=tmp_path), training=False, epoch=0)
     assert sorted(patch.row.slice for patch in patches) == [0, 1]
 
 
@@ -87,8 +79,8 @@ def test_patches_of_which_too_much_is_invalid_are_left_out(blocks, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_processes_plan_the_same_patches_in_the_same_order(blocks, workers):
     settings, numbered = blocks
-    expected = list(numbered >> PlanPatches(0, **settings))
-    assert list(numbered >> PlanPatches(workers, **settings)) == expected
+    expected = list(numbered >> PlanPatches(settings, **EPOCH))
+    assert list(numbered >> PlanPatches(replace(settings, workers=workers), **EPOCH)) == expected
     assert all(expected)
 
 
@@ -96,7 +88,7 @@ def test_blocks_ahead_are_bounded(blocks):
     settings, numbered = blocks
     taken = itertools.count()
     endless = (block for block in itertools.cycle(numbered) if next(taken) >= 0)
-    planned = endless >> PlanPatches(1, **settings)
+    planned = endless >> PlanPatches(replace(settings, workers=1), **EPOCH)
     for _ in range(20):
         next(planned)
     assert next(taken) == 20 + 4
@@ -104,7 +96,7 @@ def test_blocks_ahead_are_bounded(blocks):
 
 def test_processes_do_not_hear_ctrl_c(blocks):
     settings, numbered = blocks
-    list(numbered >> PlanPatches(1, **settings))
+    list(numbered >> PlanPatches(replace(settings, workers=1), **EPOCH))
     blocked = get_reusable_executor(reuse=True).submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result()
     assert signal.SIGINT in blocked
 
@@ -113,7 +105,7 @@ def test_an_input_error_in_a_process_arrives_as_itself(blocks):
     settings, _ = blocks
     rows = [SliceRow("a", "Topcon", "r", 40, 0, 0, 0)]
     with pytest.raises(InputError, match=r"Topcon_a\.raw: the CSV asks for slice 40, the volume has slices 0 to 39"):
-        list([(0, rows)] >> PlanPatches(1, **settings))
+        list([(0, rows)] >> PlanPatches(replace(settings, workers=1), **EPOCH))
 
 
 class DeadlyFolder:
@@ -126,8 +118,8 @@ class DeadlyFolder:
 def test_a_process_that_dies_is_an_error_and_the_next_epoch_has_new_ones(blocks):
     settings, numbered = blocks
     with pytest.raises(InputError, match=r"WORKERS = 1: a process was killed.*1 cases.*Topcon_a"):
-        list(numbered >> PlanPatches(1, **{**settings, "preprocessed_folder": DeadlyFolder()}))
-    assert len(list(numbered >> PlanPatches(1, **settings))) == 5
+        list(numbered >> PlanPatches(replace(settings, workers=1, preprocessed_folder=DeadlyFolder()), **EPOCH))
+    assert len(list(numbered >> PlanPatches(replace(settings, workers=1), **EPOCH))) == 5
 
 
 # ---- Prefetching ---------------------------------------------------------------------------------------------------
@@ -187,7 +179,8 @@ def test_patches_are_distributed_as_a_plain_pipelines(tmp_path):
     write_tiff_slices(rows, tmp_path, tmp_path / "tiff")
     epochs = range(16)
     plain = [statistics(plain_samples(rows, tmp_path / "tiff", seed)) for seed in epochs]
-    ours = [statistics(patch_samples(rows, tmp_path, training=True, seed=1, epoch=epoch)) for epoch in epochs]
+    settings = batch_settings(tmp_path, seed=1)
+    ours = [statistics(patch_samples(rows, settings, training=True, epoch=epoch)) for epoch in epochs]
     assert sum(epoch["patches"] for epoch in plain) > 1000
     for name in plain[0]:
         first, second = (np.array([epoch[name] for epoch in side]) for side in (plain, ours))

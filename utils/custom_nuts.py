@@ -262,7 +262,7 @@ def decided_patches(mask, inside, pshape, npos, nneg, rng, patch_border, fluid_l
 
 
 def sample_patches_entropy_mask(
-    image, mask, roimask, pshape, npos, nneg, pos=255, neg=0, rnd=None, patch_border=42, fluid_labels=(1, 2, 3)
+    image, mask, roimask, pshape, npos, nneg, pos=255, neg=0, rnd=None, patch_border=0, fluid_labels=(1, 2, 3)
 ):
     """Yield (image patch, mask patch, is_IRF, is_SRF, is_PED) of a B-scan.
 
@@ -301,15 +301,17 @@ def ImagePatchesByMaskRetouch_resampled(
 
 
 @nut_processor
-def PlanRetouchPatches(samples, pshape, npos, rnd, patch_border=42, fluid_labels=(1, 2, 3)):
-    """samples >> PlanRetouchPatches(pshape, npos, rnd): the same patches, decided on and not cut out.
+def PlanRetouchPatches(samples, settings, rnd):
+    """samples >> PlanRetouchPatches(settings, rnd): the same patches, decided on and not cut out.
 
-    Takes what `MirrorAndRotate` yields, with an ROI of 0 and 1; yields a `Patch` for each that
-    `ImagePatchesByMaskRetouch_resampled` cuts out with the same generator `rnd`.
+    Takes what `MirrorAndRotate` yields, with an ROI of 0 and 1, and `utils.patch_settings.PatchSettings`; yields a
+    `Patch` for each that `ImagePatchesByMaskRetouch_resampled` cuts out with the same generator `rnd`.
     """
-    n_pixels = pshape[0] * pshape[1]
+    n_pixels = settings.shape[0] * settings.shape[1]
     for row, mirrored, angle_degrees, middle_slice, mask, roi in samples:
-        for window, labels in decided_patches(mask, roi, pshape, npos, a_fifth, rnd, patch_border, fluid_labels):
+        for window, labels in decided_patches(
+            mask, roi, settings.shape, settings.per_slice, a_fifth, rnd, settings.border, settings.fluid_labels
+        ):
             invalid_share = 1 - cv2.countNonZero(middle_slice[window]) / n_pixels
             top, left = (along.start for along in window)
             yield Patch(row, mirrored, angle_degrees, top, left, invalid_share, *labels)

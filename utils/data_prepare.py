@@ -22,105 +22,61 @@ from utils.errors import InputError, run_script
 from utils.prepared import SliceRow, check_volumes_exist, read_csv_data
 from utils.stream import B_SCANS_PER_BLOCK, SHUFFLE_B_SCANS, STRATIFY, PlanPatches, Prefetch
 
-MAX_INVALID = 0.5  # share of a patch that may be invalid: beyond half, padding would be most of what it teaches
 BATCHES_AHEAD = 4  # batches that wait for the training step: 8 MB each of 16 patches
 
 
-def patch_samples(
-    rows,
-    preprocessed_folder,
-    *,
-    training,
-    seed,
-    epoch,
-    workers=0,
-    shard=(0, 1),
-    first_patch=0,
-    patch_shape=(256, 128),
-    patches_per_slice=12,
-    patch_border=42,
-    drop_healthy=0.75,
-    max_invalid=MAX_INVALID,
-    fluid_labels=(1, 2, 3),
-):
-    """Iterator over one epoch's patch samples of `rows` (a list of `SliceRow`).
+def patch_samples(rows, settings, *, training, epoch, first_patch=0):
+    """Iterator over one epoch's patch samples (image, mask, is_IRF, is_SRF, is_PED) of `rows`, a list of `SliceRow`.
 
-    image is uint8 (*patch_shape, 3), slices z-1, z, z+1; mask is uint8 patch_shape, labels 0..3; is_* are 0 or 1.
-    `fluid_labels` are IRF's, SRF's and PED's label in the masks. Each epoch draws B-scans anew: all of the rarest
-    vendor's and, in expectation, as many of every other's. In training a B-scan stands for 2.25 images on average:
-    itself, with probability 0.5 its mirror image, and with 0.5 a rotated copy of each. Validation (`training` False)
-    is the same at every epoch, whatever its number, and nothing is augmented; but vendors and patches without fluid
-    are thinned out as in training, so that its figures are about the same mixture of patches.
-    `workers` processes prepare patches ahead (0: this one does, when asked), which leaves the sequence as it is. Hosts
-    that share an epoch each take another index of `shard` (index, count): equally many samples, none in common.
+    `settings` are `utils.patch_settings.BatchSettings`. image is uint8 (rows, columns, 3) of the patch's size, slices
+    z-1, z, z+1; mask is uint8 (rows, columns), labels 0..3; is_* are 0 or 1. Each epoch draws B-scans anew: all of the
+    rarest vendor's and, in expectation, as many of every other's. In training a B-scan stands for 2.25 images on
+    average: itself, with probability 0.5 its mirror image, and with 0.5 a rotated copy of each. Validation (`training`
+    False) is the same at every epoch, whatever its number, and nothing is augmented; but vendors and patches without
+    fluid are thinned out as in training, so that its figures are about the same mixture of patches.
     `first_patch` samples at the beginning are left out, which costs no more than deciding on them.
     """
     epoch = epoch if training else 0
     vendor = SliceRow._fields.index("vendor")
     b_scans = (
         rows
-        >> Stratify(vendor, rows >> CountValues(vendor), rand=_stream(seed, epoch, STRATIFY))
-        >> Shuffle(len(rows), _stream(seed, epoch, SHUFFLE_B_SCANS))
-    )
-    plan_patches = PlanPatches(
-        workers,
-        preprocessed_folder=preprocessed_folder,
-        training=training,
-        seed=seed,
-        epoch=epoch,
-        shard=shard,
-        patch_shape=patch_shape,
-        patches_per_slice=patches_per_slice,
-        patch_border=patch_border,
-        drop_healthy=drop_healthy,
-        max_invalid=max_invalid,
-        fluid_labels=fluid_labels,
+        >> Stratify(vendor, rows >> CountValues(vendor), rand=_stream(settings.seed, epoch, STRATIFY))
+        >> Shuffle(len(rows), _stream(settings.seed, epoch, SHUFFLE_B_SCANS))
     )
     blocks = enumerate(b_scans >> Chunk(B_SCANS_PER_BLOCK, list))
-    return blocks >> plan_patches >> Flatten() >> Drop(first_patch) >> CutPatch(preprocessed_folder, patch_shape)
+    patches = blocks >> PlanPatches(settings, training=training, epoch=epoch) >> Flatten() >> Drop(first_patch)
+    return patches >> CutPatch(settings.preprocessed_folder, settings.patches.shape)
 
 
-def get_iterator_nuts(
-    rows,
-    preprocessed_folder,
-    *,
-    training,
-    batch_size,
-    first_batch=0,
-    slice_mean=128.0,
-    slice_sd=128.0,
-    n_classes=4,
-    **patch_settings,
-):
+def get_iterator_nuts(rows, settings, *, training, epoch, first_batch=0):
     """Iterator over one epoch's batches (image, (mask, is_IRF, is_SRF, is_PED)), prepared `BATCHES_AHEAD`.
 
-    Reads the scans, masks and ROI masks of `rows` (a list of `SliceRow`) from their folders below
-    `preprocessed_folder`. The samples are those of `patch_samples`, which takes `training` and `patch_settings`; the
-    arrays of a batch are those of `build_batch_train`. Samples left over at the end are dropped in training and make a
-    smaller batch in validation. An interrupted epoch goes on at `first_batch`, counted from 0. Raises InputError where
-    a volume is damaged, and at the end of an epoch that had no batch.
+    Reads the scans, masks and ROI masks of `rows` (a list of `SliceRow`) from their folders. The samples are those of
+    `patch_samples`, whose arguments these are, the arrays of a batch those of `build_batch_train`. Samples left over at
+    the end are dropped in training and make a smaller batch in validation. An interrupted epoch goes on at
+    `first_batch`, counted from 0. Raises InputError where a volume is damaged, and at the end of an epoch that had no
+    batch.
     """
-    patch_settings["first_patch"] = first_batch * batch_size
-    samples = patch_samples(rows, preprocessed_folder, training=training, **patch_settings)
-    keras_batches = _KerasBatches(preprocessed_folder, len(rows), batch_size if training else 1, first_batch)
-    build_batch = build_batch_train(batch_size, slice_mean, slice_sd, n_classes)
+    batch_size = settings.batch_size
+    samples = patch_samples(rows, settings, training=training, epoch=epoch, first_patch=first_batch * batch_size)
+    build_batch = build_batch_train(batch_size, settings.slice_mean, settings.slice_sd, settings.n_classes)
+    keras_batches = _KerasBatches(settings.preprocessed_folder, len(rows), batch_size if training else 1, first_batch)
     return samples >> build_batch >> keras_batches >> Prefetch(BATCHES_AHEAD)
 
 
-def get_data_iterator(csv_path, preprocessed_folder, **settings):
+def get_data_iterator(csv_path, settings, *, training, epoch, first_batch=0):
     """Iterator over one epoch's batches (image, (mask, is_IRF, is_SRF, is_PED)) of the slices in a CSV.
 
     They are stratified by vendor, shuffled, augmented (in training), cut into patches, filtered by invalid pixels and
-    by fluid, and normalised. `settings` are those of `get_iterator_nuts`, at least `training`, `seed`, `epoch` and
-    `batch_size`. Raises InputError at once where the CSV is unusable or volumes are missing, then as
-    `get_iterator_nuts`.
+    by fluid, and normalised. The other arguments are those of `get_iterator_nuts`. Raises InputError at once where the
+    CSV is unusable or volumes are missing, then as `get_iterator_nuts`.
     """
     rows = read_csv_data(csv_path)
-    check_volumes_exist(rows, preprocessed_folder)
-    return get_iterator_nuts(rows, preprocessed_folder, **settings)
+    check_volumes_exist(rows, settings.preprocessed_folder)
+    return get_iterator_nuts(rows, settings, training=training, epoch=epoch, first_batch=first_batch)
 
 
-def build_batch_train(batch_size, slice_mean=128.0, slice_sd=128.0, n_classes=4):
+def build_batch_train(batch_size, slice_mean, slice_sd, n_classes=4):
     """nutsml's `BuildBatch` for samples (image, mask, is_IRF, is_SRF, is_PED), which yields [[image], [mask, ...]].
 
     Of image patches, uint8 (rows, columns, 3), it makes float32 (B, rows, columns, 3), (grey value - slice_mean) /
@@ -181,12 +137,12 @@ def main(argv):
     parser.add_argument("--preview", action="store_true", required=True)
     config.load(argv, parser)
     config.validate()
-    folder, rows = config.preprocessed_folder(), read_csv_data(config.split_csv("train"))
-    check_volumes_exist(rows, folder)
+    rows = read_csv_data(config.split_csv("train"))
+    check_volumes_exist(rows, config.preprocessed_folder())
     patches = {}
     for vendor in sorted({row.vendor for row in rows}):
         of_vendor = [row for row in rows if row.vendor == vendor]
-        epoch = patch_samples(of_vendor, folder, training=True, epoch=0, **config.patch_settings())
+        epoch = patch_samples(of_vendor, config.batch_settings(), training=True, epoch=0)
         patches[vendor] = list(itertools.islice(epoch, PATCHES_A_VENDOR))
     path = Path(config.OUTPUT_ROOT) / "patches.png"
     save_patch_sheet(path, patches)

@@ -6,6 +6,7 @@ comes back is where its patches lie: a hundred bytes each, where their pixels wo
 out of the memory-mapped volumes takes less time than receiving them would.
 """
 
+import functools
 import itertools
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -31,53 +32,40 @@ AUGMENTATION = 0.5  # probability of a mirrored, and of a rotated copy of a B-sc
 STRATIFY, SHUFFLE_B_SCANS, PATCHES = range(3)
 
 
-def plan_block(
-    block,
-    *,
-    preprocessed_folder,
-    training,
-    seed,
-    epoch,
-    shard,
-    patch_shape,
-    patches_per_slice,
-    patch_border,
-    drop_healthy,
-    max_invalid,
-    fluid_labels,
-):
+def plan_block(block, settings, *, training, epoch):
     """The patches to keep of `block`, a pair (number in the epoch, rows of the slice CSV): a list of `Patch`, shuffled.
 
-    `shard` (index, count) gives the part of host `index` of `count`: the parts do not overlap and are equally long, for
-    which up to count - 1 patches of a block are left out. The other arguments are those of `patch_samples`.
+    `settings` are `utils.patch_settings.BatchSettings`. Hosts' shards are equally long, for which up to one patch less
+    than there are hosts is left out of a block.
     """
     number, rows = block
-    rng = np.random.default_rng([seed, epoch, PATCHES, number])
+    patches = settings.patches
+    rng = np.random.default_rng([settings.seed, epoch, PATCHES, number])
     # Anew for each block: a file that is no longer there is noticed.
-    read_oct = ReadOCT(preprocessed_folder, minimum_shape=patch_shape)
-    patches = list(
+    read_oct = ReadOCT(settings.preprocessed_folder, minimum_shape=patches.shape)
+    kept = list(
         rows
         >> Map(lambda row: (row, *read_oct(row)))
         >> MirrorAndRotate(AUGMENTATION if training else 0.0, rng)
-        >> PlanRetouchPatches(patch_shape, patches_per_slice, rng, patch_border, fluid_labels)
-        >> FilterFalse(lambda patch: patch.invalid_share > max_invalid)
-        >> FilterFalse(lambda patch: drop_patch(patch, drop_healthy, rng))
+        >> PlanRetouchPatches(patches, rng)
+        >> FilterFalse(lambda patch: patch.invalid_share > patches.max_invalid)
+        >> FilterFalse(lambda patch: drop_patch(patch, patches.drop_healthy, rng))
     )
-    index, count = shard
-    order = rng.permutation(len(patches))[: len(patches) // count * count]
-    return [patches[position] for position in order[index::count]]
+    index, count = settings.shard
+    order = rng.permutation(len(kept))[: len(kept) // count * count]
+    return [kept[position] for position in order[index::count]]
 
 
 @nut_processor
-def PlanPatches(blocks, workers, **settings):
-    """blocks >> PlanPatches(workers, **settings): each block to its `plan_block`, in the same order.
+def PlanPatches(blocks, settings, *, training, epoch):
+    """blocks >> PlanPatches(settings, training=..., epoch=...): each block to its `plan_block`, in the same order.
 
-    `workers` processes work ahead, `BLOCKS_AHEAD` each; 0: this one does it when asked. The processes start once and
-    stay for the next epoch. Raises what `plan_block` raises, and InputError at once where a process dies.
+    ``settings.workers`` processes work ahead, `BLOCKS_AHEAD` each; 0: this one does it when asked. The processes start
+    once and stay for the next epoch. Raises what `plan_block` raises, and InputError at once where a process dies.
     """
+    workers, plan = settings.workers, functools.partial(plan_block, settings=settings, training=training, epoch=epoch)
     if workers == 0:
-        for block in blocks:
-            yield plan_block(block, **settings)
+        yield from map(plan, blocks)
         return
     with ctrl_c_blocked():  # here and in submitting, processes may be started
         executor = get_reusable_executor(workers, timeout=IDLE_SECONDS, initializer=_set_up_worker)
@@ -86,7 +74,7 @@ def PlanPatches(blocks, workers, **settings):
     def submit(n_blocks):
         for block in itertools.islice(blocks, n_blocks):
             with ctrl_c_blocked():
-                ahead.append((block, executor.submit(plan_block, block, **settings)))
+                ahead.append((block, executor.submit(plan, block)))
 
     try:
         submit(BLOCKS_AHEAD * workers)

@@ -20,18 +20,18 @@ PREVIEWS_A_VENDOR = 2
 
 
 @contextlib.contextmanager
-def epoch_batches(csv_path, *, train_classes, steps=None, first_step=0, **settings):
+def epoch_batches(csv_path, settings, *, training, epoch, train_classes, steps=None, first_step=0):
     """``with epoch_batches(...) as batches``: one epoch of `get_data_iterator` as Keras takes it.
 
-    `batches` yields (image, mask), or all four targets with `train_classes`, from the epoch's batch `first_step` on;
-    `steps` ends the epoch before that batch. What goes wrong in preparing them leaves the block as itself, not as
-    TensorFlow's error about it.
+    `settings` are `utils.patch_settings.BatchSettings`. `batches` yields (image, mask), or all four targets with
+    `train_classes`, from the epoch's batch `first_step` on; `steps` ends the epoch before that batch. What goes wrong
+    in preparing them leaves the block as itself, not as TensorFlow's error about it.
     """
     errors = []
 
     def for_keras():
         try:
-            batches = get_data_iterator(csv_path, first_batch=first_step, **settings)
+            batches = get_data_iterator(csv_path, settings, training=training, epoch=epoch, first_batch=first_step)
             for image, targets in itertools.islice(batches, steps and steps - first_step):
                 yield image, targets if train_classes else targets[0]
         except Exception as error:
@@ -103,18 +103,15 @@ def scores(logs):
     return {name.removeprefix("segmentation_"): float(value) for name, value in logs.items()}
 
 
-def expected_steps(csv_path, preprocessed_folder, batch_size, **patch_settings):
-    """About how many steps a training epoch has, from the patches of a sample of the B-scans.
-
-    `patch_settings` are those of `patch_samples`, but for `training` and `epoch`.
-    """
+def expected_steps(csv_path, settings):
+    """About how many steps a training epoch of `BatchSettings` has, from the patches of a sample of the B-scans."""
     rows = read_csv_data(csv_path)
     by_vendor = [[row for row in rows if row.vendor == vendor] for vendor in sorted({row.vendor for row in rows})]
     rarest = min(map(len, by_vendor))
     rng, size = np.random.default_rng(0), min(SAMPLED_B_SCANS, rarest)
     sample = [of_vendor[index] for of_vendor in by_vendor for index in rng.choice(len(of_vendor), size, replace=False)]
-    n_patches = sum(1 for _ in patch_samples(sample, preprocessed_folder, training=True, epoch=0, **patch_settings))
-    return round(n_patches * rarest / size) // batch_size
+    n_patches = sum(1 for _ in patch_samples(sample, settings, training=True, epoch=0))
+    return round(n_patches * rarest / size) // settings.batch_size
 
 
 def fit_epoch(network, batches, after_step):
@@ -148,20 +145,21 @@ def fit_epoch(network, batches, after_step):
     network.fit(keras_batches(generator()), shuffle=False, callbacks=[AfterStep()], verbose=0)
 
 
-def validate(inference, csv_path, b_scans, preview_path, *, network, threshold, stop_if_asked, **settings):
+def validate(inference, csv_path, b_scans, preview_path, settings, *, train_classes, network, threshold, stop_if_asked):
     """Score `inference`, the exported form of the `network` of that name, compiled, as ``val_...`` values.
 
-    These are IoU, F-score and losses on patches, for which `settings` are those of `epoch_batches`, and Dice on the
-    stitched `b_scans`, of which the first two of each vendor are drawn with the reader's and the network's outlines
-    (not where `preview_path` is None).
+    These are IoU, F-score and losses on patches, by `settings` as in `epoch_batches`, and Dice on the stitched
+    `b_scans`, of which the first two of each vendor are drawn with the reader's and the network's outlines (not where
+    `preview_path` is None).
     """
-    with epoch_batches(csv_path, training=False, epoch=0, **settings) as batches:
+    with epoch_batches(csv_path, settings, training=False, epoch=0, train_classes=train_classes) as batches:
         values = scores(inference.evaluate(keras_batches(batches), verbose=0, return_dict=True))
     vendors = sorted({row.vendor for row in b_scans})
     previewed = [row for of in vendors for row in [row for row in b_scans if row.vendor == of][:PREVIEWS_A_VENDOR]]
     dice, pictures = FluidDice(), []
-    prediction = {name: settings[name] for name in ("preprocessed_folder", "slice_mean", "slice_sd")}
-    prediction |= {"threshold": threshold, "step": tile_step(network)}
+    prediction = {"slice_mean": settings.slice_mean, "slice_sd": settings.slice_sd}
+    prediction |= {"preprocessed_folder": settings.preprocessed_folder, "threshold": threshold}
+    prediction |= {"step": tile_step(network)}
     for row, grey, reference, labels in segment_b_scans(inference, b_scans, **prediction):
         stop_if_asked()
         dice.add(reference, labels)

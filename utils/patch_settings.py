@@ -1,0 +1,31 @@
+"""Which patches are drawn, and how they become batches: what config.py decides about them, handed on as a whole."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """Which patches of a B-scan there are, and which are kept."""
+
+    shape: tuple  # (rows, columns) in pixels
+    per_slice: int  # at most, along the middle of the ROI; a fifth as many again come from anywhere in it
+    border: int  # pixels in from the patch's sides, beyond which fluid does not count for its labels
+    drop_healthy: float  # share of the patches without fluid that is dropped
+    fluid_labels: tuple = (1, 2, 3)  # of IRF, SRF and PED in the masks
+    max_invalid: float = 0.5  # largest invalid share of a patch: beyond half, it would teach padding most of all
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How the patches of an epoch become batches; with a CSV, `training` and the epoch's number it determines them."""
+
+    preprocessed_folder: Path  # of the volumes, see `utils.prepared`
+    patches: PatchSettings
+    seed: int
+    batch_size: int
+    slice_mean: float  # grey value that becomes 0 in the network's input
+    slice_sd: float  # grey values that become 1
+    n_classes: int = 4  # of the one-hot masks
+    workers: int = 0  # processes that decide on patches ahead; 0: this one does, when asked. Batches are the same
+    shard: tuple = (0, 1)  # (index, count): of several hosts' parts of the epoch, which have no patch in common
