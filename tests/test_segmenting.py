@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -217,3 +218,26 @@ def test_a_full_disk_leaves_no_half_scan(model, tmp_path):
     assert [path.name for path in output.iterdir()] == [".lock"]
     run(*command)
     assert (output / "Cirrus_scan.mhd").exists()
+
+
+def test_labels_lie_on_the_scan(model, tmp_path):
+    """A scan with a direction and an origin by SimpleITK, and one by nibabel, which counts to the right and front."""
+    scans, output, voxels = tmp_path / "Spectralis", tmp_path / "out", bright_scan()
+    scans.mkdir()
+    image = SimpleITK.GetImageFromArray(voxels)
+    image.SetSpacing(SPACING_MM)
+    image.SetDirection((1, 0, 0, 0, 0, 1, 0, -1, 0))
+    image.SetOrigin((10, 20, 30))
+    SimpleITK.WriteImage(image, str(scans / "placed.mhd"))
+    affine = np.array([[0, 0, 0.12, 5], [0.0117, 0, 0, 6], [0, -0.003872, 0, 7], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(voxels.transpose(2, 1, 0), affine), scans / "nifti.nii.gz")
+    run(scans, "--output", output, "--model", model, "--probabilities", "--mirrored")
+    corners = [(0, 0, 0), (139, 0, 0), (0, 129, 0), (0, 0, len(voxels) - 1)]
+    for name in ("{}", "{}/probability_IRF", "{}/uncertainty"):
+        placed = SimpleITK.ReadImage(str(output / f"{name.format('Spectralis_placed')}.mhd"))
+        nifti = SimpleITK.ReadImage(str(output / f"{name.format('Spectralis_nifti')}.mhd"))
+        for index in corners:
+            expected = image.TransformIndexToPhysicalPoint(index)
+            assert placed.TransformIndexToPhysicalPoint(index) == pytest.approx(expected)
+            right, front, up = nibabel.affines.apply_affine(affine, index)
+            assert nifti.TransformIndexToPhysicalPoint(index) == pytest.approx((-right, -front, up), abs=1e-5)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import disk, invalid, preprocessing, roi
+from utils import disk, geometry, invalid, preprocessing, roi
 from utils.custom_nuts import volume_paths
 from utils.errors import InputError
 from utils.files import write_json
-from utils.mhd import open_volume, read_header, read_volume, volume_files, write_volume
+from utils.mhd import open_volume, read_header, read_volume, read_volume_onto, volume_files, write_volume
 from utils.preprocessing import VENDOR_RULES, preprocess_reference, preprocess_volume, resampled_rows
 from utils.roi import roi_mask
 
@@ -35,14 +35,15 @@ def prepare_case(case, preprocessed_folder, preparation):
     volume = preprocess_volume(voxels, spacing_mm, case.vendor, reference_histogram=histogram, **grid)
     del voxels
     written_spacing_mm = (spacing_mm[0], preparation.axial_spacing_mm, spacing_mm[2])
-    write_volume(oct_path, volume, written_spacing_mm)
+    placement = read_header(case.oct_path).placement.with_row_spacing(spacing_mm[1], preparation.axial_spacing_mm)
+    write_volume(oct_path, volume, written_spacing_mm, placement)
     if case.reference_path is None:
         rois = [roi_mask(slice_) for slice_ in volume]
     else:
-        reference = preprocess_reference(read_volume(case.reference_path)[0], spacing_mm, **grid)
-        write_volume(mask_path, reference, written_spacing_mm)
+        reference = preprocess_reference(read_volume_onto(case.reference_path, case.oct_path), spacing_mm, **grid)
+        write_volume(mask_path, reference, written_spacing_mm, placement)
         rois = [roi_mask(*slices) for slices in zip(volume, reference, strict=True)]
-    write_volume(roi_path, np.stack(rois), written_spacing_mm)
+    write_volume(roi_path, np.stack(rois), written_spacing_mm, placement)
     write_json(record_path(preprocessed_folder, case), record)
 
 
@@ -109,8 +110,10 @@ def _outputs(case, preprocessed_folder):
 
 
 def _code_digest():
-    """Changes with the modules that decide what preprocessed voxels are."""
-    return _digest(b"".join(Path(module.__file__).read_bytes() for module in (disk, invalid, preprocessing, roi)))
+    """Changes with the modules that decide what preprocessed voxels are and where they lie."""
+    return _digest(
+        b"".join(Path(module.__file__).read_bytes() for module in (disk, geometry, invalid, preprocessing, roi))
+    )
 
 
 def _digest(content):
