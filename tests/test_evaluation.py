@@ -169,7 +169,8 @@ def test_a_prediction_without_direction_and_origin_is_taken_in_the_order_of_its_
     """A tool that keeps voxels and spacing alone; nibabel's plain affine counts to the right and the front."""
     placed = image_of(labels, (1, 0, 0, 0, 0, 1, 0, -1, 0), (10, 20, 30))
     assert score(tmp_path / "plain", image_of(labels), placed)[:2] == (1, [])
-    assert "note: Cirrus A: prediction: direction and origin are missing in one file" in capsys.readouterr().out
+    assert "note: Cirrus A: prediction: states no direction and origin" in capsys.readouterr().out
+    assert score(tmp_path / "elsewhere", placed, image_of(labels))[0] is None  # this one says that it lies elsewhere
     write(tmp_path / "nibabel" / "reference" / "Cirrus_A.mhd", labels)
     plain = nibabel.Nifti1Image(labels.transpose(2, 1, 0), np.diag([*SPACING_MM, 1]))
     (tmp_path / "nibabel" / "predictions").mkdir()

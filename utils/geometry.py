@@ -86,15 +86,16 @@ def find_reordering(grid, onto):
     Both have `shape` (slices, rows, columns), `spacing_mm` (x, y, z) and `placement`; spacings are not compared. They
     are the same grid where, in the world, no corner is half a voxel of `onto` or more from its counterpart.
 
-    Some programs keep voxels and spacing, and drop direction and origin. A volume of equal size that states none is
-    therefore taken for the same grid, with a note. It is not where the other one's direction would mirror or exchange
-    axes of equal length: then nothing tells which is right.
+    Some programs keep voxels and spacing, and drop direction and origin. Where `grid` states none and has the size of
+    `onto`, it is therefore taken for the same grid, with a note; but not where the direction of `onto` would mirror
+    axes or exchange some of equal length: then nothing tells which is right. A `grid` that states another place is
+    never taken for the same, even where `onto` states none.
     """
     for axes, mirrored in _orders():
         if _reordered(grid.shape, axes) == tuple(onto.shape) and _coincide(grid, onto, axes, mirrored):
             return Reordering(axes, mirrored, _note(axes, mirrored))
     if tuple(grid.shape) == tuple(onto.shape) and _may_have_dropped_it(grid, onto):
-        return Reordering(note="direction and origin are missing in one file; its voxels are taken in their order")
+        return Reordering(note="states no direction and origin; its voxels are taken in the order they have")
     return None
 
 
@@ -123,16 +124,15 @@ def _coincide(grid, onto, axes, mirrored):
 
 
 def _may_have_dropped_it(grid, onto):
-    """Whether a file without direction and origin can be meant to lie where the other one does, voxel by voxel."""
-    if grid.placement.stated and onto.placement.stated:
+    """Whether `grid`, of equal size, can be meant to lie where `onto` does, voxel by voxel."""
+    if grid.placement.stated:
         return False
-    if not (grid.placement.stated or onto.placement.stated):
+    if not onto.placement.stated:
         return True
-    stated, other = (grid, onto) if grid.placement.stated else (onto, grid)
     # The program wrote a default: its format's, or the identity in its voxels' own order.
     return any(
-        not _turns_onto_itself(stated.shape, default.T @ stated.placement.matrix)
-        for default in (other.placement.matrix, np.eye(3))
+        not _turns_onto_itself(onto.shape, default.T @ onto.placement.matrix)
+        for default in (grid.placement.matrix, np.eye(3))
     )
 
 
