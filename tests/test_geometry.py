@@ -9,7 +9,15 @@ import SimpleITK
 
 from utils.errors import InputError
 from utils.geometry import NOT_STATED, Placement, Reordering, find_reordering, placement_of_planes
-from utils.mhd import VolumeHeader, read_header, read_volume_onto, reordering_onto, volume_writer, write_volume
+from utils.mhd import (
+    VolumeHeader,
+    read_header,
+    read_volume,
+    read_volume_onto,
+    reordering_onto,
+    volume_writer,
+    write_volume,
+)
 
 SPACING_MM = (0.5, 0.25, 2.0)
 VOXELS = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
@@ -82,6 +90,8 @@ def test_what_programs_write_that_know_of_no_place_is_not_stated(tmp_path):
     text = (tmp_path / "zeros.mhd").read_text()
     (tmp_path / "zeros.mhd").write_text(text.replace("1 0 0 0 1 0 0 0 1", "0 0 0 0 0 0 0 0 0"))
     assert read_header(tmp_path / "zeros.mhd").placement == NOT_STATED
+    with pytest.raises(InputError, match=r"zeros\.mhd: .*the axes of its direction are not three"):
+        read_volume(tmp_path / "zeros.mhd")
     flat = SimpleITK.Image([5, 4], SimpleITK.sitkUInt8)
     flat.SetOrigin((1, 2))
     flat.SetDirection((0, 1, -1, 0))

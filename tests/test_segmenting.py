@@ -16,10 +16,13 @@ import tifffile
 from PIL import Image
 from stand_in import bright_scan, export_brightness_model
 
+from utils.evaluation import Pair
+from utils.held_out import segment_and_score
 from utils.mhd import read_volume, write_volume
 from utils.phantom_varied import generate_varied
 from utils.scan_output import Job, segment_to_files
 from utils.scans import find_scans
+from utils.segmentation import load_network
 
 PROJECT = Path(__file__).parents[1]
 SPACING_MM = (0.0117, 0.003872, 0.12)
@@ -241,3 +244,22 @@ def test_labels_lie_on_the_scan(model, tmp_path):
             assert placed.TransformIndexToPhysicalPoint(index) == pytest.approx(expected)
             right, front, up = nibabel.affines.apply_affine(affine, index)
             assert nifti.TransformIndexToPhysicalPoint(index) == pytest.approx((-right, -front, up), abs=1e-5)
+
+
+def test_held_out_cases_are_scored_in_the_world_and_their_labels_lie_on_the_scan(model, tmp_path):
+    """The reference is the bright square itself, stored with other axes, which SimpleITK leaves where they are."""
+    image = SimpleITK.GetImageFromArray(bright_scan())
+    image.SetSpacing(SPACING_MM)
+    image.SetOrigin((10, 20, 30))
+    reference = SimpleITK.Flip(SimpleITK.PermuteAxes(image == 230, (1, 2, 0)), (True, True, False))
+    paths = [tmp_path / name for name in ("out/Spectralis_A.mhd", "reference.mha", "oct.mha")]
+    for path, volume in zip(paths[1:], (reference, image), strict=True):
+        SimpleITK.WriteImage(volume, str(path))
+    pair = Pair("Spectralis", "A", *paths)
+    table, complaints = segment_and_score(load_network(model), [pair], 0.5, workers=0)
+    assert complaints == []
+    irf = table.set_index("fluid").loc["IRF"]
+    assert (irf.dice, irf.average_precision) == (1, pytest.approx(1))
+    labels = SimpleITK.ReadImage(str(paths[0]))
+    for index in ((0, 0, 0), (139, 129, len(bright_scan()) - 1)):
+        assert labels.TransformIndexToPhysicalPoint(index) == pytest.approx(image.TransformIndexToPhysicalPoint(index))

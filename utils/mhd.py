@@ -200,7 +200,7 @@ def _as_text(numbers):
 
 
 def _for_the_eye(numbers, separator=" "):
-    return separator.join(f"{round(number, 6) + 0.0:.4g}" for number in numbers)
+    return separator.join(f"{round(number, 6) + 0.0:.6g}" for number in numbers)
 
 
 class VoxelFile:
@@ -287,4 +287,6 @@ def volume_files(path):
 
 def _unreadable(path, error):
     reason = str(error).strip().splitlines()[-1].strip()
+    if "Bad direction" in str(error):  # its last line is a row of the matrix
+        reason = "the axes of its direction are not three"
     return InputError(f"{path}: cannot be read as an image ({reason}); copy or export it again")
