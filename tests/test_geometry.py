@@ -148,6 +148,13 @@ def test_other_size_and_spacing_are_told_as_such(tmp_path):
         read_volume_onto(written(tmp_path, "a.mha", image_of(spacing_mm=(0.5, 0.25, 2.1))), onto)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_spacing_of_zero_is_no_other_place():
+    """The checks of spacings say what is wrong with it."""
+    header = VolumeHeader((3, 4, 5), (0.5, 0.0, 2.0), "uint8", Placement(OBLIQUE, ORIGIN_MM, stated=True))
+    assert find_reordering(header, header) == Reordering()
+
+
 @pytest.mark.parametrize(
     ("direction", "voxels", "is_taken"),
     [

@@ -11,7 +11,7 @@ import numpy as np
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 _SINGULAR = 1e-6  # a determinant below it; of unit vectors it is 1
-_MOST_VOXELS_APART = 0.5  # what lies less than half a voxel off has the same nearest voxel
+_MOST_VOXELS_APART = 0.49  # what lies less than half a voxel off has the same nearest voxel
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def _coincide(grid, onto, axes, mirrored):
     corners = np.array(list(itertools.product((0, 1), repeat=3))) * steps * onto.spacing_mm
     there = first + corners @ matrix.T
     here = np.array(onto.placement.origin_mm) + corners @ onto.placement.matrix.T
-    apart = (there - here) @ onto.placement.matrix / onto.spacing_mm
-    return bool((np.abs(apart) < _MOST_VOXELS_APART).all())
+    apart_mm = np.abs((there - here) @ onto.placement.matrix)
+    return bool((apart_mm <= _MOST_VOXELS_APART * np.abs(onto.spacing_mm)).all())
 
 
 def _may_have_dropped_it(grid, onto):
