@@ -30,6 +30,7 @@ from utils.checks import (
     check_facts,
     check_headers,
     findings_table,
+    notes_text,
     read_facts_or_finding,
     summary_text,
     vendor_summary,
@@ -87,6 +88,8 @@ def main(argv):
         create_test_train_set(facts, split)
         if n_done or not (folder / "overview.png").exists():
             save_overview(folder / "overview.png", facts, folder, reference_histogram)
+    if notes := notes_text({case.root: of_case.notes for case, of_case in facts.items()}):
+        print(notes)
     print(f"\n{summary_text(summary)}\n\n{split_text(facts, split)}")
     print(f"Look at {folder / 'overview.png'}; then: python model_training.py")
 
@@ -234,7 +237,7 @@ def read_known_facts():
     try:
         return {key: CaseFacts(**facts) for key, facts in json.loads(path.read_text("utf-8")).items()}
     except (ValueError, TypeError, AttributeError):
-        print(f"warning: {path} is damaged; checking all cases anew", file=sys.stderr)
+        print(f"warning: {path} is damaged or of another version; checking all cases anew", file=sys.stderr)
         return {}
 
 

@@ -370,7 +370,7 @@ def test_table():
 def facts_of(greys, label_counts, spacing_mm=(0.01, 0.002, 0.05)):
     """`CaseFacts` of two slices; a voxel is 1e-6 mm3 unless said otherwise."""
     counts = np.bincount(greys, minlength=256).tolist()
-    return CaseFacts([2, 1, 1], list(spacing_mm), "uint8", "", min(greys), max(greys), counts, label_counts, [])
+    return CaseFacts([2, 1, 1], list(spacing_mm), "uint8", "", min(greys), max(greys), counts, label_counts, [], [])
 
 
 def test_summary_by_hand():

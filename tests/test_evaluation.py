@@ -1,9 +1,12 @@
+import re
+
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
 
 from utils.errors import InputError
-from utils.evaluation import match_pairs, read_labels, score_pairs, typical_cases
+from utils.evaluation import fullest_b_scan, match_pairs, read_labels, score_pairs, typical_cases
 from utils.mhd import write_volume
 
 SPACING_MM = (0.01, 0.02, 0.1)
@@ -77,8 +80,8 @@ def test_pairs_that_cannot_be_scored_are_named_and_cost_no_other(tmp_path, label
     assert volumes.case.unique().tolist() == ["right"]
     assert len(complaints) == 4
     text = "\n".join(complaints)
-    assert "5 x 5 x 2 voxels, the reference has 5 x 6 x 2" in text
-    assert "spacing 0.01 x 0.02 x 0.2 mm, the reference has 0.01 x 0.02 x 0.1" in text
+    assert re.search(r"Cirrus_size.mhd has 5 x 5 x 2 voxels, expected 5 x 6 x 2 voxels as in \S*/Cirrus_size", text)
+    assert "has a spacing of 0.01 x 0.02 x 0.2 mm, expected 0.01 x 0.02 x 0.1 mm as in" in text
     assert "values from 0 to 255, expected labels 0 to 3" in text
     assert "not whole numbers" in text
 
@@ -101,3 +104,78 @@ def test_typical_cases_are_those_with_the_fluid_in_order_of_dice(tmp_path, label
     ]
     np.testing.assert_array_equal(overlays[0]["reference"], labels[0])
     assert read_labels(pairs[1].prediction_path)[0].sum() == overlays[2]["labels"].sum()
+
+
+# ---- Where they lie -------------------------------------------------------------------------------------------------
+def image_of(labels, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1), origin_mm=(0, 0, 0)):
+    image = SimpleITK.GetImageFromArray(labels)
+    image.SetSpacing(SPACING_MM)
+    image.SetDirection(direction)
+    image.SetOrigin(origin_mm)
+    return image
+
+
+def score(tmp_path, prediction, reference, scan=None):
+    """(Dice of IRF or None, complaints) of one case; the three are SimpleITK's images."""
+    files = {"predictions/Cirrus_A.mha": prediction, "reference/Cirrus/A/reference.mha": reference}
+    for name, image in (files | ({"reference/Cirrus/A/oct.mha": scan} if scan else {})).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        SimpleITK.WriteImage(image, str(tmp_path / name))
+    pairs, _ = match_pairs(tmp_path / "predictions", tmp_path / "reference")
+    volumes, complaints = score_pairs(pairs, workers=0)
+    return (None if volumes.empty else volumes.dice[0]), complaints, pairs
+
+
+@pytest.mark.parametrize("rotation", [(1, 0, 0, 0, 1, 0, 0, 0, 1), (0.6, 0, 0.8, 0, 1, 0, -0.8, 0, 0.6)])
+def test_volumes_equal_in_the_world_have_dice_1_however_they_are_stored(tmp_path, labels, rotation, capsys):
+    """SimpleITK's Flip and PermuteAxes keep each voxel in its place."""
+    reference = image_of(labels, rotation, (10, 20, 30))
+    assert score(tmp_path / "same", reference, reference)[:2] == (1, [])
+    assert capsys.readouterr().out == ""
+    assert score(tmp_path / "flipped", SimpleITK.Flip(reference, (False, True, True)), reference)[:2] == (1, [])
+    assert "note: Cirrus A: prediction: stored in another order by its direction" in capsys.readouterr().out
+    assert score(tmp_path / "permuted", SimpleITK.PermuteAxes(reference, (2, 0, 1)), reference)[:2] == (1, [])
+
+
+def test_pictures_are_in_the_order_of_the_scan(tmp_path, labels):
+    scan = image_of(np.arange(60, dtype=np.uint8).reshape(SHAPE), origin_mm=(10, 20, 30))
+    reference = image_of(labels, origin_mm=(10, 20, 30))
+    upside_down = SimpleITK.Flip(reference, (False, True, True))
+    dice, _, (pair,) = score(tmp_path, SimpleITK.Flip(reference, (True, False, False)), upside_down, scan)
+    assert dice == 1
+    title, grey, reference_slice, predicted_slice = fullest_b_scan(pair, [1])
+    assert title == "Cirrus A, slice 0"
+    np.testing.assert_array_equal(grey, np.arange(30).reshape(6, 5))
+    np.testing.assert_array_equal(reference_slice, labels[0])
+    np.testing.assert_array_equal(predicted_slice, labels[0])
+
+
+def test_volumes_that_lie_elsewhere_are_refused_in_one_line(tmp_path, labels):
+    reference = image_of(labels, origin_mm=(10, 20, 30))
+    elsewhere = {
+        "a_row_below": image_of(labels, origin_mm=(10, 20.02, 30)),
+        "turned": image_of(labels, (0.6, 0, 0.8, 0, 1, 0, -0.8, 0, 0.6), (10, 20, 30)),
+        "mirrored_about_its_first_row": image_of(labels, (1, 0, 0, 0, -1, 0, 0, 0, 1), (10, 20, 30)),
+    }
+    for name, prediction in elsewhere.items():
+        dice, (complaint,), _ = score(tmp_path / name, prediction, reference)
+        assert dice is None
+        assert complaint.count("\n") == 0
+        assert "Cirrus_A.mha has direction" in complaint
+        assert "reference.mha; resample it" in complaint
+
+
+def test_a_prediction_without_direction_and_origin_is_taken_in_the_order_of_its_voxels(tmp_path, labels, capsys):
+    """A tool that keeps voxels and spacing alone; nibabel's plain affine counts to the right and the front."""
+    placed = image_of(labels, (1, 0, 0, 0, 0, 1, 0, -1, 0), (10, 20, 30))
+    assert score(tmp_path / "plain", image_of(labels), placed)[:2] == (1, [])
+    assert "note: Cirrus A: prediction: states no direction and origin" in capsys.readouterr().out
+    assert score(tmp_path / "elsewhere", placed, image_of(labels))[0] is None  # this one says that it lies elsewhere
+    write(tmp_path / "nibabel" / "reference" / "Cirrus_A.mhd", labels)
+    plain = nibabel.Nifti1Image(labels.transpose(2, 1, 0), np.diag([*SPACING_MM, 1]))
+    (tmp_path / "nibabel" / "predictions").mkdir()
+    nibabel.save(plain, tmp_path / "nibabel" / "predictions" / "Cirrus_A.nii.gz")
+    pairs, _ = match_pairs(tmp_path / "nibabel" / "predictions", tmp_path / "nibabel" / "reference")
+    assert score_pairs(pairs, workers=0)[0].dice[0] == 1
+    mirrored = image_of(labels, (1, 0, 0, 0, -1, 0, 0, 0, 1), (10, 20, 30))  # is the prediction, too?
+    assert score(tmp_path / "mirrored", image_of(labels), mirrored)[0] is None

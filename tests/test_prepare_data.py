@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pandas
 import pytest
+import SimpleITK
 from PIL import Image
 from raw_cases import PROJECT, SLICES, prepare, read_csv, write_case
 
 from utils.errors import InputError
-from utils.mhd import VENDORS, open_volume, read_volume, write_volume
+from utils.mhd import VENDORS, open_volume, read_header, read_volume, write_volume
 from utils.preprocessing import preprocess_reference, preprocess_volume
 
 REAL_SCANS = PROJECT.parent / "shared" / "data" / "real_oct"
@@ -224,6 +225,59 @@ def test_cases_without_reference_are_taken_when_asked_for(tmp_path, prepare_here
     assert set(read_csv(tmp_path / "output" / "train_data.csv")["image_name"]) == {"TRAIN049"}
     assert (folder / "roi_masks" / "Topcon_TEST001.mhd").exists()
     assert not (folder / "oct_masks" / "Topcon_TEST001.mhd").exists()
+
+
+def store_upside_down(folder, origin_y_mm):
+    """The reference as a program stores it that counts rows from below, and says so in the header."""
+    image = SimpleITK.ReadImage(str(folder / "reference.mhd"))
+    image = SimpleITK.GetImageFromArray(SimpleITK.GetArrayFromImage(image)[::-1, ::-1])
+    image.SetSpacing(read_header(folder / "reference.mhd").spacing_mm)
+    image.SetDirection((1, 0, 0, 0, -1, 0, 0, 0, -1))
+    image.SetOrigin((0, origin_y_mm, 0.05 * (SLICES - 1)))
+    SimpleITK.WriteImage(image, str(folder / "reference.mhd"))
+
+
+def test_a_reference_stored_upside_down_that_says_so_is_put_right(tmp_path, prepare_here, capsys):
+    for name in ("upright", "turned"):
+        folder = write_case(tmp_path / name, "Topcon", "TRAIN049")
+        if name == "turned":
+            store_upside_down(folder, 0.0026 * 299)
+        prepare_here(tmp_path / name, tmp_path / f"{name} output")
+        noted = "reference.mhd: stored in another order by its direction; put right: y, z mirrored"
+        assert (noted in capsys.readouterr().out) == (name == "turned")
+    upright, turned = (tmp_path / f"{name} output" / "pre_processed" for name in ("upright", "turned"))
+    for file in ("oct_masks/Topcon_TRAIN049.raw", "roi_masks/Topcon_TRAIN049.raw", "slice_gt.csv", "overview.png"):
+        assert (turned / file).read_bytes() == (upright / file).read_bytes()
+
+
+@pytest.mark.parametrize("origin_y_mm", [0, 0.0026 * 300])  # where the first row of the scan is, and a row too far
+def test_a_reference_that_lies_elsewhere_is_listed(tmp_path, prepare_here, capsys, monkeypatch, origin_y_mm):
+    monkeypatch.setenv("COLUMNS", "600")
+    store_upside_down(write_case(tmp_path / "data", "Topcon", "TRAIN049"), origin_y_mm)
+    with pytest.raises(InputError, match="1 case below"):
+        prepare_here(tmp_path / "data", tmp_path / "output")
+    table = capsys.readouterr().err
+    assert "reference.mhd has direction 1 0 0 0 -1 0 0 0 -1 and origin 0" in table
+    assert "direction 1 0 0 0 1 0 0 0 1 and origin 0 0 0 mm as in oct.mhd" in table
+    assert "TransformMatrix and Offset" in table
+
+
+def test_prepared_volumes_lie_on_the_scan(tmp_path, prepare_here):
+    """The upper edge of the first row, half a row above its centre, is where that of the scan is."""
+    folder = write_case(tmp_path / "data", "Cirrus", "TRAIN001")
+    for name in ("oct", "reference"):
+        image = SimpleITK.ReadImage(str(folder / f"{name}.mhd"))
+        image.SetDirection((1, 0, 0, 0, 0, 1, 0, -1, 0))
+        image.SetOrigin((10, 20, 30))
+        SimpleITK.WriteImage(image, str(folder / f"{name}.mhd"))
+    prepare_here(tmp_path / "data", tmp_path / "output")
+    scan = SimpleITK.ReadImage(str(folder / "oct.mhd"))
+    for kind in ("oct_imgs", "oct_masks", "roi_masks"):
+        path = tmp_path / "output" / "pre_processed" / kind / "Cirrus_TRAIN001.mhd"
+        prepared = SimpleITK.ReadImage(str(path))
+        for x, z in ((0, 0), (139, SLICES - 1)):
+            edges = [image.TransformContinuousIndexToPhysicalPoint((x, -0.5, z)) for image in (prepared, scan)]
+            assert edges[0] == pytest.approx(edges[1], abs=1e-6)
 
 
 @pytest.mark.slow

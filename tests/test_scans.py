@@ -14,6 +14,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from utils.errors import InputError
+from utils.geometry import NOT_STATED
 from utils.mhd import VoxelFile, open_voxels, write_volume
 from utils.scan_formats import as_grey
 from utils.scans import find_scans, read_scan, usual_spacing_mm
@@ -264,3 +265,77 @@ def test_voxels_come_from_the_file_slice_by_slice(tmp_path):
     (tmp_path / "scan.raw").write_bytes(b"short")
     with pytest.raises(InputError, match="became shorter"):
         voxels[1]
+
+
+# ---- Where they lie ------------------------------------------------------------------------------------------------
+ORIENTATION, ORIGIN_MM = [1, 0, 0, 0, 0, -1], (10.0, 20.0, 30.0)  # DICOM's: columns to the left, rows down
+DOWN_AND_BACK = (1, 0, 0, 0, 0, 1, 0, -1, 0)  # as ITK has it: slices follow to the back
+
+
+def world_mm(placement, index):
+    """Where the voxel `index` (x, y, z) of a volume lies by SimpleITK."""
+    image = SimpleITK.Image([1, 1, 1], SimpleITK.sitkUInt8)
+    image.SetSpacing(SPACING_MM)
+    image.SetDirection(placement.direction)
+    image.SetOrigin(placement.origin_mm)
+    return image.TransformIndexToPhysicalPoint(index)
+
+
+@pytest.mark.parametrize("name", ["scan.mhd", "scan.mha", "scan.nrrd", "scan.nii.gz"])
+def test_direction_and_origin_of_simpleitks_formats(tmp_path, name):
+    image = SimpleITK.GetImageFromArray(VOXELS)
+    image.SetSpacing(SPACING_MM)
+    image.SetDirection(DOWN_AND_BACK)
+    image.SetOrigin(ORIGIN_MM)
+    SimpleITK.WriteImage(image, str(tmp_path / name))
+    placement = read(tmp_path / name).placement
+    for index in ((0, 0, 0), (29, 19, 3)):
+        assert world_mm(placement, index) == pytest.approx(image.TransformIndexToPhysicalPoint(index), abs=1e-5)
+
+
+def test_direction_and_origin_of_a_dicom_series(tmp_path):
+    """Each file says where its own first pixel is, in whatever order the files are read."""
+    for index, name in zip((2, 0, 3, 1), "abcd", strict=True):
+        data = dicom(VOXELS[index])
+        data.SeriesInstanceUID, data.PixelSpacing = "1.2.3", [SPACING_MM[1], SPACING_MM[0]]
+        data.ImageOrientationPatient = ORIENTATION
+        data.ImagePositionPatient = [ORIGIN_MM[0], ORIGIN_MM[1] + index * SPACING_MM[2], ORIGIN_MM[2]]
+        data.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+    scan = read(tmp_path)
+    for n, slice_ in enumerate(scan.voxels):
+        index = next(index for index, voxels in enumerate(VOXELS) if (voxels == slice_).all())
+        expected = (ORIGIN_MM[0], ORIGIN_MM[1] + index * SPACING_MM[2], ORIGIN_MM[2])
+        assert world_mm(scan.placement, (0, 0, n)) == pytest.approx(expected)
+        below = (ORIGIN_MM[0], expected[1], ORIGIN_MM[2] - 19 * SPACING_MM[1])
+        assert world_mm(scan.placement, (0, 19, n)) == pytest.approx(below)
+
+
+def test_direction_and_origin_of_dicom_of_several_frames(tmp_path):
+    """The frames follow from the back to the front, so z points there."""
+    data = dicom(VOXELS)
+    orientation, frames = Dataset(), []
+    orientation.ImageOrientationPatient = ORIENTATION
+    data.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence = pydicom.Sequence([orientation])
+    for index in range(len(VOXELS)):
+        position, frame = Dataset(), Dataset()
+        position.ImagePositionPatient = [ORIGIN_MM[0], ORIGIN_MM[1] - index * SPACING_MM[2], ORIGIN_MM[2]]
+        frame.PlanePositionSequence = pydicom.Sequence([position])
+        frames.append(frame)
+    data.PerFrameFunctionalGroupsSequence = pydicom.Sequence(frames)
+    data.save_as(tmp_path / "scan.dcm", enforce_file_format=True)
+    scan = read(tmp_path / "scan.dcm")
+    np.testing.assert_array_equal(scan.voxels, VOXELS)
+    last = (ORIGIN_MM[0], ORIGIN_MM[1] - 3 * SPACING_MM[2], ORIGIN_MM[2])
+    assert world_mm(scan.placement, (0, 0, 3)) == pytest.approx(last)
+    assert world_mm(scan.placement, (0, 0, 0)) == pytest.approx(ORIGIN_MM)
+
+
+def test_what_states_no_place_has_the_default(tmp_path):
+    dicom(VOXELS).save_as(tmp_path / "scan.dcm", enforce_file_format=True)
+    data, orientation = dicom(VOXELS), Dataset()
+    orientation.ImageOrientationPatient = [1, 0, 0]
+    data.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence = pydicom.Sequence([orientation])
+    data.save_as(tmp_path / "cut.dcm", enforce_file_format=True)
+    tifffile.imwrite(tmp_path / "stack.tif", VOXELS, photometric="minisblack")
+    for name in ("scan.dcm", "stack.tif", "cut.dcm"):
+        assert read(tmp_path / name).placement == NOT_STATED

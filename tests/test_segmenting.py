@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,10 +16,13 @@ import tifffile
 from PIL import Image
 from stand_in import bright_scan, export_brightness_model
 
+from utils.evaluation import Pair
+from utils.held_out import segment_and_score
 from utils.mhd import read_volume, write_volume
 from utils.phantom_varied import generate_varied
 from utils.scan_output import Job, segment_to_files
 from utils.scans import find_scans
+from utils.segmentation import load_network
 
 PROJECT = Path(__file__).parents[1]
 SPACING_MM = (0.0117, 0.003872, 0.12)
@@ -217,3 +221,45 @@ def test_a_full_disk_leaves_no_half_scan(model, tmp_path):
     assert [path.name for path in output.iterdir()] == [".lock"]
     run(*command)
     assert (output / "Cirrus_scan.mhd").exists()
+
+
+def test_labels_lie_on_the_scan(model, tmp_path):
+    """A scan with a direction and an origin by SimpleITK, and one by nibabel, which counts to the right and front."""
+    scans, output, voxels = tmp_path / "Spectralis", tmp_path / "out", bright_scan()
+    scans.mkdir()
+    image = SimpleITK.GetImageFromArray(voxels)
+    image.SetSpacing(SPACING_MM)
+    image.SetDirection((1, 0, 0, 0, 0, 1, 0, -1, 0))
+    image.SetOrigin((10, 20, 30))
+    SimpleITK.WriteImage(image, str(scans / "placed.mhd"))
+    affine = np.array([[0, 0, 0.12, 5], [0.0117, 0, 0, 6], [0, -0.003872, 0, 7], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(voxels.transpose(2, 1, 0), affine), scans / "nifti.nii.gz")
+    run(scans, "--output", output, "--model", model, "--probabilities", "--mirrored")
+    corners = [(0, 0, 0), (139, 0, 0), (0, 129, 0), (0, 0, len(voxels) - 1)]
+    for name in ("{}", "{}/probability_IRF", "{}/uncertainty"):
+        placed = SimpleITK.ReadImage(str(output / f"{name.format('Spectralis_placed')}.mhd"))
+        nifti = SimpleITK.ReadImage(str(output / f"{name.format('Spectralis_nifti')}.mhd"))
+        for index in corners:
+            expected = image.TransformIndexToPhysicalPoint(index)
+            assert placed.TransformIndexToPhysicalPoint(index) == pytest.approx(expected)
+            right, front, up = nibabel.affines.apply_affine(affine, index)
+            assert nifti.TransformIndexToPhysicalPoint(index) == pytest.approx((-right, -front, up), abs=1e-5)
+
+
+def test_held_out_cases_are_scored_in_the_world_and_their_labels_lie_on_the_scan(model, tmp_path):
+    """The reference is the bright square itself, stored with other axes, which SimpleITK leaves where they are."""
+    image = SimpleITK.GetImageFromArray(bright_scan())
+    image.SetSpacing(SPACING_MM)
+    image.SetOrigin((10, 20, 30))
+    reference = SimpleITK.Flip(SimpleITK.PermuteAxes(image == 230, (1, 2, 0)), (True, True, False))
+    paths = [tmp_path / name for name in ("out/Spectralis_A.mhd", "reference.mha", "oct.mha")]
+    for path, volume in zip(paths[1:], (reference, image), strict=True):
+        SimpleITK.WriteImage(volume, str(path))
+    pair = Pair("Spectralis", "A", *paths)
+    table, complaints = segment_and_score(load_network(model), [pair], 0.5, workers=0)
+    assert complaints == []
+    irf = table.set_index("fluid").loc["IRF"]
+    assert (irf.dice, irf.average_precision) == (1, pytest.approx(1))
+    labels = SimpleITK.ReadImage(str(paths[0]))
+    for index in ((0, 0, 0), (139, 129, len(bright_scan()) - 1)):
+        assert labels.TransformIndexToPhysicalPoint(index) == pytest.approx(image.TransformIndexToPhysicalPoint(index))

@@ -16,7 +16,7 @@ import pandas
 from utils.cases import Case, why_vendor_unknown
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES, FLUIDS
-from utils.mhd import VENDORS, read_header, read_volume, voxel_digest
+from utils.mhd import VENDORS, read_header, read_volume, reordering_onto, voxel_digest
 from utils.preprocessing import to_8_bit
 from utils.volume_checks import check_data_file
 
@@ -24,7 +24,6 @@ from utils.volume_checks import check_data_file
 # the A-scan: finer than any retinal device resolves, to coarser than any. z, between B-scans: up to line scans; a flat
 # image, which states none, has 1. RETOUCH has 0.011-0.012, 0.002-0.004, 0.047-0.129.
 PLAUSIBLE_SPACING_MM = {"x": (0.0005, 0.045), "y": (0.0005, 0.01), "z": (0.0005, 2.0)}
-_SPACING_TOLERANCE = 0.01  # share by which scan and reference may differ, as some programs round what they write
 _GREY_TYPES = ("uint8", "uint16")
 _DARK_BITS = 12  # 16-bit voxels that need no more than this stay below 16 of 255
 _BRIGHT_MEDIAN = 150  # of 255; real scans were seen to stay below 100, and exceed 155 once inverted
@@ -56,6 +55,7 @@ class CaseFacts:
     grey_counts: list  # how often each of the 256 grey values occurs, of the scan as 8 bit
     label_counts: list | None  # of each slice, the number of voxels with each label 0-3; None without reference
     other_labels: list  # up to 8 values of the reference that are no label, as text
+    notes: list  # what was assumed or put right, a sentence each
 
 
 def check_headers(cases, need_reference=True):
@@ -83,11 +83,17 @@ def read_facts(case):
     }
     del voxels  # one volume at a time in memory
     if case.reference_path is None:
-        return CaseFacts(**facts, label_counts=None, other_labels=[])
-    reference, _ = read_volume(case.reference_path)
+        return CaseFacts(**facts, label_counts=None, other_labels=[], notes=[])
+    reordering = reordering_onto(case.reference_path, case.oct_path)
+    reference = reordering.apply(read_volume(case.reference_path)[0])
     label_counts, others = zip(*(_count_labels(slice_) for slice_ in reference), strict=True)
     other_labels = np.unique(np.concatenate(others))[:_MOST_LISTED]
-    return CaseFacts(**facts, label_counts=list(label_counts), other_labels=[f"{value:g}" for value in other_labels])
+    return CaseFacts(
+        **facts,
+        label_counts=list(label_counts),
+        other_labels=[f"{value:g}" for value in other_labels],
+        notes=[] if reordering.note is None else [f"reference.mhd: {reordering.note}"],
+    )
 
 
 def read_facts_or_finding(case):
@@ -133,6 +139,15 @@ def vendor_summary(cases, facts):
     return pandas.DataFrame([{"vendor": name, **_summary(of_cases)} for name, of_cases in groups.items()])
 
 
+def notes_text(notes):
+    """`notes` ({name: list of sentences}) as text: a line for each sentence, with the first name and how many more."""
+    names = defaultdict(list)
+    for name, of_name in notes.items():
+        for note in of_name:
+            names[note].append(name)
+    return "\n".join(f"note: {_and_more(of_note)}: {note}" for note, of_note in names.items())
+
+
 def summary_text(summary):
     """`vendor_summary`'s table for the eye: a column for each vendor."""
     return summary.set_index("vendor").astype(object).T.rename_axis(columns=None).to_string(na_rep="-")
@@ -154,7 +169,10 @@ def _header_findings(case, need_reference):
     if scan is not None:
         yield from _scan_findings(case, scan)
     if scan is not None and reference is not None and min(scan.shape) > 0:
-        yield from _pair_findings(case, scan, reference)
+        try:
+            reordering_onto(case.reference_path, case.oct_path)
+        except InputError as error:
+            yield _as_finding(case, error)
 
 
 def _scan_findings(case, header):
@@ -165,20 +183,11 @@ def _scan_findings(case, header):
         remedy = "convert the grey values to the whole range of one of these"
         yield Finding(case, f"oct.mhd holds {header.element_type}", " or ".join(_GREY_TYPES), remedy)
     if min(header.shape) < 1:
-        yield Finding(case, f"oct.mhd has {_size(header)}", "at least one slice", "export the scan again")
+        yield Finding(case, f"oct.mhd has {header.size_text}", "at least one slice", "export the scan again")
     if not _is_plausible(header.spacing_mm):
         expected = ", ".join(f"{axis} {low:g} to {high:g}" for axis, (low, high) in PLAUSIBLE_SPACING_MM.items())
-        found = f"oct.mhd has a spacing of {_spacing(header)}"
+        found = f"oct.mhd has a spacing of {header.spacing_text}"
         yield Finding(case, found, f"{expected} mm", _spacing_remedy(header.spacing_mm))
-
-
-def _pair_findings(case, scan, reference):
-    if reference.shape != scan.shape:
-        expected = f"{_size(scan)} as in oct.mhd"
-        yield Finding(case, f"reference.mhd has {_size(reference)}", expected, "export both on one grid")
-    elif not np.allclose(reference.spacing_mm, scan.spacing_mm, rtol=_SPACING_TOLERANCE, atol=0):
-        found, expected = f"reference.mhd has a spacing of {_spacing(reference)}", f"{_spacing(scan)} as in oct.mhd"
-        yield Finding(case, found, expected, "give both headers the scan's ElementSpacing")
 
 
 def _voxel_findings(case, facts):
@@ -223,16 +232,11 @@ def _sharing(keys):
     for case, key in keys.items():
         others = [other.root for other in groups[key] if other != case]
         if others:
-            yield case, others[0] + f" (and {len(others) - 1} more)" * (len(others) > 1)
+            yield case, _and_more(others)
 
 
-def _size(header):
-    slices, rows, columns = header.shape
-    return f"{columns} x {rows} x {slices} voxels"
-
-
-def _spacing(header):
-    return f"{' x '.join(f'{value:.4g}' for value in header.spacing_mm)} mm"
+def _and_more(names):
+    return names[0] + f" (and {len(names) - 1} more)" * (len(names) > 1)
 
 
 def _is_plausible(spacing_mm):

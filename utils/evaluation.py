@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from utils.checks import notes_text
 from utils.errors import InputError
 from utils.labels import FLUIDS
-from utils.mhd import VENDORS, read_header, read_volume
+from utils.mhd import VENDORS, read_header, read_volume, read_volume_onto, reordering_onto
 from utils.parallel import map_unordered
 from utils.prepared import read_csv_data
 from utils.preprocessing import to_8_bit
 from utils.scores import score_volume
 
 SUFFIXES = (".mhd", ".mha", ".nii.gz", ".nii")
-_SPACING_TOLERANCE = 1e-3  # share by which two files' spacings may differ: formats round
 _RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}  # place among the cases in the order of Dice
 
 
@@ -106,15 +106,18 @@ def _reference_cases(folder):
 
 
 def score_pairs(pairs, workers):
-    """Score all pairs, one volume at a time in each of `workers` processes.
+    """Score all pairs, one volume at a time in each of `workers` processes; prints what was reordered.
 
     Returns (volumes, complaints): a DataFrame with vendor, case and the columns of `utils.scores.score_volume`, sorted,
     and a line for each pair that cannot be scored.
     """
-    rows, complaints = [], []
-    for pair, (scores, of_pair) in map_unordered(_score_pair, pairs, workers=workers):
+    rows, complaints, notes = [], [], {}
+    for pair, (scores, of_pair, on_pair) in map_unordered(_score_pair, pairs, workers=workers):
         rows += [{"vendor": pair.vendor, "case": pair.name, **row} for row in scores]
         complaints += of_pair
+        notes[f"{pair.vendor} {pair.name}"] = on_pair
+    if notes_on_all := notes_text(dict(sorted(notes.items()))):
+        print(notes_on_all)
     volumes = pd.DataFrame(rows)
     if rows:
         volumes = volumes.sort_values(["vendor", "case"], kind="stable", ignore_index=True)
@@ -122,28 +125,26 @@ def score_pairs(pairs, workers):
 
 
 def _score_pair(pair):
-    """(rows of scores, complaints) of one pair."""
+    """(rows of scores, complaints, notes) of one pair: both are put onto the scan's grid, or where there is none onto
+    the reference's.
+    """
+    grid = pair.oct_path or pair.reference_path
+    files = {"prediction": pair.prediction_path, "reference": pair.reference_path}
     try:
-        headers = [read_header(path) for path in (pair.prediction_path, pair.reference_path)]
-        predicted, true = headers
-        complaints = []
-        if predicted.shape != true.shape:
-            sizes = [" x ".join(map(str, header.shape[::-1])) for header in headers]
-            complaints.append(f"{pair.prediction_path}: {sizes[0]} voxels, the reference has {sizes[1]}")
-        if not np.allclose(predicted.spacing_mm, true.spacing_mm, rtol=_SPACING_TOLERANCE):
-            spacings = [" x ".join(f"{value:g}" for value in header.spacing_mm) for header in headers]
-            complaints.append(f"{pair.prediction_path}: spacing {spacings[0]} mm, the reference has {spacings[1]}")
-        if complaints:
-            return [], complaints
-        labels, reference = read_labels(pair.prediction_path), read_labels(pair.reference_path)
-        return score_volume(labels, reference, true.spacing_mm), []
+        notes = {what: reordering_onto(path, grid).note for what, path in files.items()}
+        labels, reference = (read_labels(path, grid) for path in files.values())
+        scores = score_volume(labels, reference, read_header(grid).spacing_mm)
     except InputError as error:
-        return [], list(error.messages)
+        return [], list(error.messages), []
+    return scores, [], [f"{what}: {note}" for what, note in notes.items() if note is not None]
 
 
-def read_labels(path):
-    """A label volume as uint8 (slices, rows, columns); `InputError` where it holds anything but 0, 1, 2 and 3."""
-    voxels, _ = read_volume(path)
+def read_labels(path, onto=None):
+    """A label volume as uint8 (slices, rows, columns), in the order of the volume at `onto` where that is given.
+
+    Raises `InputError` where it holds anything but 0, 1, 2 and 3, or lies elsewhere.
+    """
+    voxels = read_volume(path)[0] if onto is None else read_volume_onto(path, onto)
     low, high = voxels.min(), voxels.max()
     labels = voxels.astype(np.uint8) if low >= 0 and high <= len(FLUIDS) else None
     if labels is None or (voxels.dtype.kind == "f" and (labels != voxels).any()):
@@ -178,8 +179,8 @@ def fullest_b_scan(pair, codes):
 
     The arrays are uint8 (rows, columns).
     """
-    reference = read_labels(pair.reference_path)
+    labels, reference = (read_labels(path, pair.oct_path) for path in (pair.prediction_path, pair.reference_path))
     index = int(np.isin(reference, codes).sum(axis=(1, 2)).argmax())
     voxels, _ = read_volume(pair.oct_path)
     grey = to_8_bit(voxels[index : index + 1])[0]
-    return f"{pair.vendor} {pair.name}, slice {index}", grey, reference[index], read_labels(pair.prediction_path)[index]
+    return f"{pair.vendor} {pair.name}, slice {index}", grey, reference[index], labels[index]

@@ -9,7 +9,7 @@ from utils.errors import InputError
 from utils.evaluation import read_labels, score_pairs
 from utils.files import write_json
 from utils.labels import FLUIDS
-from utils.mhd import read_volume, volume_files, write_volume
+from utils.mhd import read_header, read_volume, volume_files, write_volume
 
 
 def segment_and_score(network, pairs, threshold, workers):
@@ -52,7 +52,7 @@ def segment_case(network, pair, threshold):
             return _with_nan(record["rows"])
     record_path.unlink(missing_ok=True)
     voxels, spacing_mm = read_volume(pair.oct_path)
-    reference = read_labels(pair.reference_path)
+    reference = read_labels(pair.reference_path, pair.oct_path)
     precision = detection.VoxelPrecision()
     with tqdm(total=len(voxels), desc=f"{pair.vendor} {pair.name}", unit="B-scan", leave=False) as progress:
 
@@ -66,7 +66,7 @@ def segment_case(network, pair, threshold):
     columns = zip(FLUIDS, precision.values(), segmentation.presence.tolist(), volumes_mm3.tolist(), heads, strict=True)
     names = ("fluid", "average_precision", *detection.SCORES)
     rows = [{"vendor": pair.vendor, "case": pair.name, **dict(zip(names, values, strict=True))} for values in columns]
-    write_volume(pair.prediction_path, segmentation.labels, spacing_mm)
+    write_volume(pair.prediction_path, segmentation.labels, spacing_mm, read_header(pair.oct_path).placement)
     rows = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # JSON has no nan
     write_json(record_path, {"made_from": made_from, "rows": rows})
     return _with_nan(rows)

@@ -9,6 +9,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.files import written_whole
+from utils.geometry import IDENTITY, NOT_STATED, Placement, find_reordering, stated_placement
 from utils.volume_checks import check_counts, check_data_file, check_size, metaimage_fields
 
 
@@ -38,6 +39,9 @@ _PIXEL_TYPES = {f"{bits}-bit signed integer": f"int{bits}" for bits in (8, 16, 3
 _PIXEL_TYPES |= {f"{bits}-bit unsigned integer": f"uint{bits}" for bits in (8, 16, 32, 64)}
 _PIXEL_TYPES |= {"32-bit float": "float32", "64-bit float": "float64"}
 
+_SPACING_TOLERANCE = 0.01  # share by which a scan's and its labels' may differ, as some programs round what they write
+_NIFTI_DEFAULT = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)  # NIfTI's identity counts to the right and the front
+
 
 @dataclass(frozen=True)
 class VolumeHeader:
@@ -46,23 +50,41 @@ class VolumeHeader:
     shape: tuple  # (slices, rows, columns)
     spacing_mm: tuple  # (x, y, z)
     element_type: str  # numpy dtype name
+    placement: Placement = NOT_STATED
+
+    @property
+    def size_text(self):
+        """Columns, rows and slices for the eye."""
+        slices, rows, columns = self.shape
+        return f"{columns} x {rows} x {slices} voxels"
+
+    @property
+    def spacing_text(self):
+        """The spacing for the eye."""
+        return f"{_for_the_eye(self.spacing_mm, ' x ')} mm"
+
+    @property
+    def placement_text(self):
+        """Direction, as MetaImage has it in TransformMatrix, and origin for the eye."""
+        matrix, origin = _transform_matrix(self.placement), _for_the_eye(self.placement.origin_mm)
+        return f"direction {_for_the_eye(matrix)} and origin {origin} mm"
 
 
-def write_volume(path, voxels, spacing_mm):
+def write_volume(path, voxels, spacing_mm, placement=NOT_STATED):
     """Write `voxels` (slices, rows, columns; uint8, uint16 or float32) as uncompressed MetaImage.
 
     `path` ends in ``.mhd``; the voxels go into the ``.raw`` beside it, which is complete before the header appears.
-    `spacing_mm` is (x, y, z) = (column, row, slice) spacing in mm.
+    `spacing_mm` is (x, y, z) = (column, row, slice) spacing in mm; `placement` says where the grid lies.
     """
     if voxels.ndim != 3 or voxels.dtype.name not in _ELEMENT_TYPES:
         raise ValueError(f"expected a 3-D array of {', '.join(_ELEMENT_TYPES)}, got {voxels.ndim}-D {voxels.dtype}")
-    with volume_writer(path, voxels.shape, voxels.dtype, spacing_mm) as write_slice:
+    with volume_writer(path, voxels.shape, voxels.dtype, spacing_mm, placement) as write_slice:
         for slice_ in voxels:
             write_slice(slice_)
 
 
 @contextlib.contextmanager
-def volume_writer(path, shape, dtype, spacing_mm):
+def volume_writer(path, shape, dtype, spacing_mm, placement=NOT_STATED):
     """``with volume_writer(...) as write_slice``: what `write_volume` writes, slice by slice.
 
     `shape` is (slices, rows, columns); each slice (rows, columns) is given once, in order.
@@ -71,7 +93,8 @@ def volume_writer(path, shape, dtype, spacing_mm):
     slices, rows, columns = shape
     header = (
         "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = False\n"
-        "TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\nCenterOfRotation = 0 0 0\n"
+        f"TransformMatrix = {_as_text(_transform_matrix(placement))}\n"
+        f"Offset = {_as_text(placement.origin_mm)}\nCenterOfRotation = 0 0 0\n"
         f"ElementSpacing = {' '.join(f'{value:.10g}' for value in spacing_mm)}\n"
         f"DimSize = {columns} {rows} {slices}\n"
         f"ElementType = {_ELEMENT_TYPES[np.dtype(dtype).name]}\n"
@@ -101,6 +124,37 @@ def read_volume(path):
     return voxels.reshape(header.shape), header.spacing_mm
 
 
+def read_volume_onto(path, onto):
+    """Voxels of the volume at `path` in the order of the volume at `onto`. Errors as in `reordering_onto`."""
+    reordering = reordering_onto(path, onto)
+    return reordering.apply(read_volume(path)[0])
+
+
+def reordering_onto(path, onto):
+    """The `utils.geometry.Reordering` that brings the volume at `path` onto the grid of the one at `onto`.
+
+    Reads headers alone. Raises `InputError` where size, spacing or place in the world are others, and as `read_header`.
+    """
+    header, target = read_header(path), read_header(onto)
+    reordering = find_reordering(header, target)
+    if reordering is None and header.shape != target.shape:
+        raise InputError(
+            f"{path} has {header.size_text}, expected {target.size_text} as in {onto}; export both on one grid"
+        )
+    if reordering is None:
+        raise InputError(
+            f"{path} has {header.placement_text}, expected {target.placement_text} as in {onto}; resample it onto that "
+            "one, or, if their voxels are in the same order, give both headers the same TransformMatrix and Offset"
+        )
+    spacing_mm = np.array(header.spacing_mm)[list(reordering.axes)]
+    if not np.allclose(spacing_mm, target.spacing_mm, rtol=_SPACING_TOLERANCE, atol=0):
+        raise InputError(
+            f"{path} has a spacing of {header.spacing_text}, expected {target.spacing_text} as in {onto}; "
+            "give both headers the scan's ElementSpacing"
+        )
+    return reordering
+
+
 def read_header(path):
     """`VolumeHeader` of a volume in any format that SimpleITK reads; reads no voxels. Errors as in `read_volume`."""
     import SimpleITK
@@ -120,11 +174,34 @@ def read_header(path):
     element_type = _PIXEL_TYPES.get(SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()))
     if element_type is None:
         raise InputError(f"{path}: several values per pixel, expected one grey value; convert it to a grey image")
+    if len(size) not in (2, 3):
+        raise InputError(f"{path}: {len(size)} dimensions, expected 3 (columns, rows, slices)")
+    placement = _placement(path, reader.GetDirection(), reader.GetOrigin())
     if len(size) == 2:
         size, spacing_mm = (*size, 1), (*spacing_mm, 1.0)
-    if len(size) != 3:
-        raise InputError(f"{path}: {len(size)} dimensions, expected 3 (columns, rows, slices)")
-    return VolumeHeader(tuple(size[::-1]), tuple(spacing_mm), element_type)
+    return VolumeHeader(tuple(size[::-1]), tuple(spacing_mm), element_type, placement)
+
+
+def _placement(path, direction, origin_mm):
+    """The `Placement` that a file states, in two or three dimensions."""
+    if len(origin_mm) == 2:
+        (xx, yx, xy, yy), origin_mm = direction, (*origin_mm, 0.0)
+        direction = (xx, yx, 0.0, xy, yy, 0.0, 0.0, 0.0, 1.0)
+    defaults = [IDENTITY, _NIFTI_DEFAULT] if path.name.lower().endswith((".nii", ".nii.gz")) else [IDENTITY]
+    return stated_placement(direction, origin_mm, defaults)
+
+
+def _transform_matrix(placement):
+    """The nine numbers of MetaImage's TransformMatrix: the unit vectors of x, y and z."""
+    return placement.matrix.T.ravel()
+
+
+def _as_text(numbers):
+    return " ".join(f"{number + 0.0:.12g}" for number in numbers)  # no minus before 0
+
+
+def _for_the_eye(numbers, separator=" "):
+    return separator.join(f"{round(number, 6) + 0.0:.6g}" for number in numbers)
 
 
 class VoxelFile:
@@ -218,4 +295,6 @@ def volume_files(path):
 
 def _unreadable(path, error):
     reason = str(error).strip().splitlines()[-1].strip()
+    if "Bad direction" in str(error):  # its last line is a row of the matrix
+        reason = "the axes of its direction are not three"
     return InputError(f"{path}: cannot be read as an image ({reason}); copy or export it again")

@@ -4,7 +4,7 @@ import numpy as np
 
 from utils.files import written_whole
 from utils.labels import CLASS_NAMES, FLUIDS
-from utils.mhd import open_volume, read_volume
+from utils.mhd import open_volume, read_volume, read_volume_onto
 from utils.plots import CLASS_COLOURS
 from utils.prepared import volume_paths
 from utils.preprocessing import VENDOR_RULES, histogram_matching_table, to_8_bit
@@ -60,7 +60,7 @@ def _slice_to_show(facts):
 def _exported(case, slice_index):
     """Grey values, labels (or None) and the height of a pixel in its widths, of a B-scan as it was exported."""
     voxels, spacing_mm = read_volume(case.oct_path)
-    labels = None if case.reference_path is None else read_volume(case.reference_path)[0][slice_index]
+    labels = None if case.reference_path is None else read_volume_onto(case.reference_path, case.oct_path)[slice_index]
     return to_8_bit(voxels[slice_index]), labels, spacing_mm[1] / spacing_mm[0]
 
 

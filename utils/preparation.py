@@ -11,10 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils import disk, invalid, preprocessing, roi
+from utils import disk, geometry, invalid, preprocessing, roi
 from utils.errors import InputError
 from utils.files import code_digest, write_json
-from utils.mhd import open_volume, read_volume, volume_files, volume_writer, voxel_digest, write_volume
+from utils.mhd import (
+    open_volume,
+    read_header,
+    read_volume,
+    read_volume_onto,
+    volume_files,
+    volume_writer,
+    voxel_digest,
+    write_volume,
+)
 from utils.prepared import record_path, volume_paths
 from utils.preprocessing import VENDOR_RULES, preprocess_reference, preprocess_volume
 from utils.reference_histogram import digest_of
@@ -46,12 +55,13 @@ def preprocess_case(case, preprocessed_folder, preparation):
     )
     del voxels
     written_spacing_mm = (spacing_mm[0], axial_spacing_mm, spacing_mm[2])
-    write_volume(oct_path, volume, written_spacing_mm)
+    placement = read_header(case.oct_path).placement.with_row_spacing(spacing_mm[1], axial_spacing_mm)
+    write_volume(oct_path, volume, written_spacing_mm, placement)
     del volume
     if case.reference_path is not None:
-        reference, _ = read_volume(case.reference_path)
+        reference = read_volume_onto(case.reference_path, case.oct_path)
         reference = preprocess_reference(reference, spacing_mm, axial_spacing_mm=axial_spacing_mm)
-        write_volume(mask_path, reference, written_spacing_mm)
+        write_volume(mask_path, reference, written_spacing_mm, placement)
     write_json(record_path(preprocessed_folder, case.vendor, case.name, "images"), record)
 
 
@@ -70,7 +80,7 @@ def images_record(case, preparation):
         "AXIAL_SPACING_MM": preparation.axial_spacing_mm,
         "matched": matched,
         "reference histogram": digest_of(preparation.reference_histogram) if matched else None,
-        "preprocessing code": code_digest(invalid, preprocessing),
+        "preprocessing code": code_digest(geometry, invalid, preprocessing),
     }
 
 
@@ -81,7 +91,8 @@ def create_roi_mask(case, preprocessed_folder):
     record = roi_record(case, preprocessed_folder)
     volume, spacing_mm = open_volume(oct_path)
     references = [None] * len(volume) if case.reference_path is None else open_volume(mask_path)[0]
-    with volume_writer(roi_path, volume.shape, np.uint8, spacing_mm) as write_slice:
+    placement = read_header(oct_path).placement
+    with volume_writer(roi_path, volume.shape, np.uint8, spacing_mm, placement) as write_slice:
         for slice_, reference in zip(volume, references, strict=True):
             write_slice(roi_mask(slice_, reference))
     write_json(record_path(preprocessed_folder, case.vendor, case.name, "roi"), record)

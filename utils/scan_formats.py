@@ -7,13 +7,15 @@ then makes 8- or 16-bit grey values of them.
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from utils.errors import InputError
-from utils.mhd import open_voxels, read_volume
+from utils.geometry import NOT_STATED, Placement, placement_of_planes
+from utils.mhd import open_voxels, read_header, read_volume
 
 VOLUMES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")  # what SimpleITK reads
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -34,6 +36,7 @@ class Content:
     scan_date: str | None = None  # YYYY-MM-DD
     bits: int | None = None  # that the voxels' type uses, where the file says so
     notes: list = field(default_factory=list)
+    placement: Placement = NOT_STATED
 
 
 def suffix_of(path):
@@ -70,7 +73,7 @@ def read_content(paths):
     except OSError as error:
         raise InputError(f"{first}: cannot be read ({error.strerror or error})") from error
     opened = open_voxels(first) if suffix == ".mhd" else None  # of which only what is needed comes into memory
-    return Content(*(opened or read_volume(first)))
+    return Content(*(opened or read_volume(first)), placement=read_header(first).placement)
 
 
 # ---- Pictures ------------------------------------------------------------------------------------------------------
@@ -140,7 +143,7 @@ def _read_dicom(paths):
     """A multi-frame file, or a series of files in the order of their slices."""
     import pydicom
 
-    slices, places = [], []
+    slices, places, planes = [], [], []
     for path in paths:
         try:
             header = pydicom.dcmread(path)
@@ -157,6 +160,7 @@ def _read_dicom(paths):
             raise InputError(f"{path}: another size than the files before it in the same series")
         slices.append(frames)
         places.append(_place(header))
+        planes += _planes(header)
     manufacturer = str(header.get("Manufacturer", "")).lower()
     return Content(
         np.concatenate(slices),
@@ -165,7 +169,24 @@ def _read_dicom(paths):
         laterality={"R": "OD", "L": "OS"}.get(str(_first(header, "ImageLaterality", "Laterality", "FrameLaterality"))),
         scan_date=_iso_date(_first(header, "AcquisitionDateTime", "AcquisitionDate", "ContentDate", "StudyDate")),
         bits=int(header.BitsStored),
+        placement=placement_of_planes(planes),
     )
+
+
+def _planes(header):
+    """(ImageOrientationPatient, ImagePositionPatient) of each frame, for `placement_of_planes`."""
+    frames = header.get("PerFrameFunctionalGroupsSequence") or [header]
+    orientation = _numbers(header, "ImageOrientationPatient", 6)  # where frames do not state their own
+    return [
+        (_numbers(frame, "ImageOrientationPatient", 6) or orientation, _numbers(frame, "ImagePositionPatient", 3))
+        for frame in frames
+    ]
+
+
+def _numbers(dataset, name, count):
+    """The attribute `name` in `dataset` as a list of floats; None where it does not have so many."""
+    value = _first(dataset, name)
+    return [float(number) for number in value] if isinstance(value, Sequence) and len(value) == count else None
 
 
 def _dicom_spacing(header, places):

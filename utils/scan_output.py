@@ -208,7 +208,9 @@ def _write_slices(scan, network, job, folder, on_slice):
     with contextlib.ExitStack() as stack:
 
         def writer(path):
-            return stack.enter_context(volume_writer(path, scan.voxels.shape, np.uint8, scan.spacing_mm))
+            return stack.enter_context(
+                volume_writer(path, scan.voxels.shape, np.uint8, scan.spacing_mm, scan.placement)
+            )
 
         write_labels = writer(folder.with_name(f"{folder.name}.mhd"))
         writers = {channel: writer(folder / f"{name}.mhd") for name, channel in volumes.items()}

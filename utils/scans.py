@@ -10,6 +10,7 @@ import numpy as np
 
 from utils.cases import vendor_by_size, vendor_in
 from utils.errors import InputError
+from utils.geometry import NOT_STATED, Placement
 from utils.mhd import VENDORS
 from utils.scan_formats import DICOM, PICTURES, VENDORS_OWN, VOLUMES, as_grey, dicom_series, is_dicom, read_content
 from utils.scan_formats import suffix_of as _suffix
@@ -43,6 +44,7 @@ class Scan:
     laterality: str | None  # "OD" (right) or "OS" (left)
     scan_date: str | None  # YYYY-MM-DD
     notes: tuple  # what was assumed, a sentence each
+    placement: Placement = NOT_STATED  # as far as the file states it
 
 
 # ---- Finding -------------------------------------------------------------------------------------------------------
@@ -172,6 +174,7 @@ def read_scan(files, vendor=None, spacing_mm=None):
         content.laterality,
         content.scan_date,
         tuple(notes),
+        content.placement,
     )
 
 

@@ -1,0 +1,155 @@
+"""Where volumes lie in the world, and which reordering of axes brings one onto another's grid.
+
+World coordinates are millimetres, as ITK and DICOM count them: to the patient's left, back and head. Axes are counted
+as in ITK: 0 is x (columns), 1 is y (rows), 2 is z (slices); a voxel array has them the other way round.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+_SINGULAR = 1e-6  # a determinant below it; of unit vectors it is 1
+_MOST_VOXELS_APART = 0.49  # what lies less than half a voxel off has the same nearest voxel
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the grid of a volume lies. A file that does not say it has the default, and `stated` is False."""
+
+    direction: tuple = IDENTITY  # nine numbers, row by row, of the matrix whose columns are the unit vectors of x, y, z
+    origin_mm: tuple = (0.0, 0.0, 0.0)  # centre of the first voxel
+    stated: bool = False
+
+    @property
+    def matrix(self):
+        """The direction as float64 (3, 3)."""
+        return np.reshape(np.array(self.direction, float), (3, 3))
+
+    def with_row_spacing(self, old_mm, new_mm):
+        """The `Placement` after rows of `old_mm` became rows of `new_mm`: the first row's upper edge stays in place."""
+        origin = np.array(self.origin_mm) + self.matrix[:, 1] * (new_mm - old_mm) / 2
+        return Placement(self.direction, tuple(origin.tolist()), self.stated)
+
+
+NOT_STATED = Placement()
+
+
+@dataclass(frozen=True)
+class Reordering:
+    """How the voxels of one volume come into the order of another's."""
+
+    axes: tuple = (0, 1, 2)  # axis n of the result (x, y, z) was axis ``axes[n]``
+    mirrored: tuple = (False, False, False)  # whether axis n of the result is reversed
+    note: str | None = None  # what a user should know of it
+
+    def apply(self, voxels):
+        """`voxels` (slices, rows, columns) in the new order, contiguous."""
+        transposed = np.transpose(voxels, [2 - axis for axis in reversed(self.axes)])
+        return np.ascontiguousarray(np.flip(transposed, [2 - axis for axis in range(3) if self.mirrored[axis]]))
+
+
+def stated_placement(direction, origin_mm, defaults=()):
+    """The `Placement` that a file gives: a direction of nine numbers, and three of the origin.
+
+    With origin 0, the directions `defaults` are what programs write that know of none. A singular direction, as nine
+    zeros are, is none either, and then the origin is left out too.
+    """
+    if abs(np.linalg.det(np.reshape(direction, (3, 3)))) < _SINGULAR:
+        return NOT_STATED
+    stated = any(origin_mm) or not any(np.allclose(direction, default, atol=1e-6) for default in defaults)
+    return Placement(tuple(map(float, direction)), tuple(map(float, origin_mm)), stated)
+
+
+def placement_of_planes(planes):
+    """`Placement` of slices, in their order, of which DICOM's plane attributes are given.
+
+    `planes` has an (ImageOrientationPatient, ImagePositionPatient) for each slice: lists of six and of three numbers,
+    None where one is not stated. Slices are taken to be parallel; z points along their normal, to the side on which the
+    last slice lies. Without orientation nothing is known; without position the origin is 0.
+    """
+    orientation, first = planes[0]
+    if orientation is None:
+        return NOT_STATED
+    along_x, along_y = np.reshape(np.array(orientation, float), (2, 3))
+    along_z = np.cross(along_x, along_y)
+    if first is not None and planes[-1][1] is not None:
+        way = np.dot(along_z, np.array(planes[-1][1], float) - np.array(first, float))
+        along_z = -along_z if way < 0 else along_z
+    return stated_placement(np.stack([along_x, along_y, along_z], axis=1).ravel(), first or (0, 0, 0))
+
+
+def find_reordering(grid, onto):
+    """The `Reordering` that brings the voxels of `grid` onto `onto`; None where it lies elsewhere.
+
+    Both have `shape` (slices, rows, columns), `spacing_mm` (x, y, z) and `placement`; spacings are not compared. They
+    are the same grid where, in the world, no corner is half a voxel of `onto` or more from its counterpart.
+
+    Some programs keep voxels and spacing, and drop direction and origin. Where `grid` states none and has the size of
+    `onto`, it is therefore taken for the same grid, with a note; but not where the direction of `onto` would mirror
+    axes or exchange some of equal length: then nothing tells which is right. A `grid` that states another place is
+    never taken for the same, even where `onto` states none.
+    """
+    for axes, mirrored in _orders():
+        if _reordered(grid.shape, axes) == tuple(onto.shape) and _coincide(grid, onto, axes, mirrored):
+            return Reordering(axes, mirrored, _note(axes, mirrored))
+    if tuple(grid.shape) == tuple(onto.shape) and _may_have_dropped_it(grid, onto):
+        return Reordering(note="states no direction and origin; its voxels are taken in the order they have")
+    return None
+
+
+def _orders():
+    """Every (axes, mirrored); the one that changes nothing first."""
+    return itertools.product(itertools.permutations(range(3)), itertools.product((False, True), repeat=3))
+
+
+def _reordered(shape, axes):
+    """A shape (slices, rows, columns) after its axes have been exchanged."""
+    return tuple(shape[2 - axis] for axis in reversed(axes))
+
+
+def _coincide(grid, onto, axes, mirrored):
+    """Whether the corners of `grid`, reordered, are those of `onto`."""
+    steps = np.array(onto.shape[::-1]) - 1
+    matrix = grid.placement.matrix[:, axes]
+    extent_mm = np.array(grid.spacing_mm)[list(axes)] * steps
+    first = np.array(grid.placement.origin_mm) + matrix @ (extent_mm * mirrored)
+    matrix = matrix * np.where(mirrored, -1, 1)
+    corners = np.array(list(itertools.product((0, 1), repeat=3))) * steps * onto.spacing_mm
+    there = first + corners @ matrix.T
+    here = np.array(onto.placement.origin_mm) + corners @ onto.placement.matrix.T
+    apart_mm = np.abs((there - here) @ onto.placement.matrix)
+    return bool((apart_mm <= _MOST_VOXELS_APART * np.abs(onto.spacing_mm)).all())
+
+
+def _may_have_dropped_it(grid, onto):
+    """Whether `grid`, of equal size, can be meant to lie where `onto` does, voxel by voxel."""
+    if grid.placement.stated:
+        return False
+    if not onto.placement.stated:
+        return True
+    # The program wrote a default: its format's, or the identity in its voxels' own order.
+    return any(
+        not _turns_onto_itself(onto.shape, default.T @ onto.placement.matrix)
+        for default in (grid.placement.matrix, np.eye(3))
+    )
+
+
+def _turns_onto_itself(shape, rotation):
+    """Whether `rotation` exchanges or mirrors axes so that a grid of this shape changes, and keeps its shape."""
+    axes = tuple(np.abs(rotation).argmax(axis=0).tolist())
+    if sorted(axes) != [0, 1, 2] or _reordered(shape, axes) != tuple(shape):
+        return False
+    backwards = [rotation[axis, n] < 0 and shape[2 - n] > 1 for n, axis in enumerate(axes)]
+    return any(backwards) or axes != (0, 1, 2)
+
+
+def _note(axes, mirrored):
+    """What was done to the voxels; None where it is nothing."""
+    done = []
+    if axes != (0, 1, 2):
+        done.append(f"axes x, y, z taken from {', '.join('xyz'[axis] for axis in axes)}")
+    if any(mirrored):
+        done.append(f"{', '.join('xyz'[axis] for axis in range(3) if mirrored[axis])} mirrored")
+    return f"stored in another order by its direction; put right: {'; '.join(done)}" if done else None
