@@ -14,8 +14,8 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from utils.errors import InputError
+from utils.grey_values import as_grey
 from utils.mhd import VoxelFile, open_voxels, write_volume
-from utils.scan_formats import as_grey
 from utils.scans import find_scans, read_scan, usual_spacing_mm
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
@@ -225,7 +225,11 @@ def test_vendor_unknown_and_usual_spacings(tmp_path):
     ("voxels", "expected", "note"),
     [
         (np.array([[[0, 0.5, 1.0]]]), [0, 32768, 65535], "range of 0 to 1"),
-        (np.array([[[0, 128.25, 255.0]]], np.float32), [0, 32960, 65535], "range of 0 to 255"),
+        (
+            np.array([[[0, 128.25, 255.0]]], np.float32),
+            [0, 32960, 65535],
+            "values up to 255 in float32 taken for 8 bits",
+        ),
         (np.array([[[np.nan, np.inf, 1.0]]]), [0, 0, 65535], "2 values that are not finite"),
         (np.array([[[0, 4095]]], np.int16), [0, 65535], "taken for 12 bits"),
         (np.array([[[0, 255]]], np.uint16), [0, 65535], "taken for 8 bits"),
@@ -245,7 +249,7 @@ def test_grey_values_of_other_types(voxels, expected, note):
     [
         (np.array([[[-1, 5]]]), "values from -1 to 5"),
         (np.array([[[0, 70000]]]), "0 to 70000"),
-        (np.array([[[0.0, 1e4]]]), "whose range is not known"),
+        (np.array([[[0.0, 1e5]]]), "from 0 to 100000, expected 0 to 65535"),
         (np.zeros((1, 0, 5), np.uint8), "holds no pixels"),
         (np.zeros((1, 2, 2), complex), "complex128"),
     ],
