@@ -34,6 +34,8 @@ def read_pictures(paths):
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
         except Exception as error:  # the parsers raise whatever a damaged file leads to
             raise InputError(f"{path}: not a readable picture ({error})") from error
+        if not of_path:
+            raise InputError(f"{path}: holds no picture")
         slices += of_path
         inverted.add(is_inverted)
         notes += of_path_notes
@@ -134,9 +136,9 @@ def _read_tiff(path):
             slices += list(pixels)
             inverted.add(is_inverted)
             notes += of_channels
-    if len(inverted) != 1:
+    if len(inverted) > 1:
         raise InputError(f"{path}: some pages store white as 0, others black; expected pages of one kind")
-    return slices, inverted.pop(), notes
+    return slices, True in inverted, notes
 
 
 def _check_complete(tiff, path):
