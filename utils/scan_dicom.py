@@ -38,7 +38,8 @@ _MOST_FRAMES = 100_000  # of a file; more is a damaged header
 class _Frame:
     path: str
     index: int  # in its file
-    kind: tuple  # what always tells scans apart: file or concatenation, size, eye
+    kind: tuple  # what always tells scans apart: file or concatenation, size
+    eye: str | None
     of_a_volume: tuple  # the values of `_OF_A_VOLUME`
     position_mm: tuple | None  # (x, y, z)
     orientation: tuple | None  # of rows and columns, six numbers
@@ -82,7 +83,11 @@ def _header(path):
     import pydicom
 
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        _sop_class(header)  # values are converted, and found to be damaged, where they are asked for
+        for name in ("Modality", "SeriesInstanceUID", "SOPInstanceUID", "InstanceNumber"):
+            header.get(name)
+        return header
     except Exception:  # pydicom raises many kinds; whoever reads the file says what is wrong
         return None
 
@@ -107,15 +112,15 @@ def _why_not_a_scan(header):
 
 
 def _is_tomography(header):
-    return header is not None and (_sop_class(header) == _TOMOGRAPHY or header.get("Modality") == "OPT")
+    if header is None or _sop_class(header) in _PHOTOGRAPHY:
+        return False
+    return _sop_class(header) == _TOMOGRAPHY or header.get("Modality") == "OPT"
 
 
 def _is_photograph(header):
-    return (
-        header is not None
-        and not _is_tomography(header)
-        and (_sop_class(header) in _PHOTOGRAPHY or header.get("Modality") == "OP")
-    )
+    if header is None or _sop_class(header) == _TOMOGRAPHY:
+        return False
+    return _sop_class(header) in _PHOTOGRAPHY or header.get("Modality") == "OP"
 
 
 def _series(header, path):
@@ -128,6 +133,7 @@ def _grouped(files):
     copies = _copies(files)
     frames = [frame for path in files if path not in copies for frame in _frames(path, files[path])]
     groups = _split(frames, [frame.kind for frame in frames])
+    groups = [part for group in groups for part in _split_known(group, [frame.eye for frame in group])]
     for index in range(len(_OF_A_VOLUME)):
         groups = [part for group in groups for part in _split_repeated(group, [f.of_a_volume[index] for f in group])]
     groups = [part for group in groups for part in _split_repeated(group, _directions(group))]
@@ -161,7 +167,7 @@ def _frames(path, header):
     try:
         return _frames_of(path, header)
     except Exception:  # values that pydicom cannot convert, or of a number that cannot be, or no header
-        return [_Frame(path, 0, (path,), (None,) * len(_OF_A_VOLUME), None, None, (0, 0))]
+        return [_Frame(path, 0, (path,), None, (None,) * len(_OF_A_VOLUME), None, None, (0, 0))]
 
 
 def _frames_of(path, header):
@@ -182,9 +188,10 @@ def _frames_of(path, header):
             _Frame(
                 path,
                 index,
-                (file, header.get("Rows"), header.get("Columns"), eye),
+                (file, header.get("Rows"), header.get("Columns")),
+                eye,
                 tuple(None if (told := value(name)) is None else str(told) for name in _OF_A_VOLUME),
-                _numbers(value("ImagePositionPatient"), 3),
+                _position_mm(value("ImagePositionPatient"), value("SliceLocation")),
                 _numbers(value("ImageOrientationPatient"), 6),
                 (int(header.get("InConcatenationNumber") or 0), int(number or index)),
             )
@@ -200,6 +207,11 @@ def _of_frame(header, groups, index, name):
         if found is not None:
             return found
     return header.get(name) or None
+
+
+def _position_mm(position, location):
+    """A frame's position, or where only its place along the volume is stated, one on a line; None without either."""
+    return _numbers(position, 3) or (None if location is None else (0.0, 0.0, float(location)))
 
 
 def _numbers(values, count):
@@ -227,9 +239,14 @@ def _split(frames, values):
     return list(groups.values())
 
 
+def _split_known(frames, values):
+    """The frames by value, or all together where those that have one have the same."""
+    return _split(frames, values) if len(set(values) - {None}) > 1 else [frames]
+
+
 def _split_repeated(frames, values):
-    """The frames by value, or all together where no two share one."""
-    groups = _split(frames, values)
+    """As `_split_known`, and all together where no two share a value."""
+    groups = _split_known(frames, values)
     return groups if len(groups) < len(frames) else [frames]
 
 
@@ -347,7 +364,9 @@ def read_dicom(paths, part=None):
     y, x = _numbers(first_value(header, "PixelSpacing"), 2) or (None, None)
     z = spacing_z_mm or first_value(header, "SpacingBetweenSlices", "SliceThickness")
     manufacturer = str(header.get("Manufacturer", "")).lower()
-    eye = frames[0].kind[-1] or first_value(header, "ImageLaterality", "Laterality", "FrameLaterality")
+    eye = next((frame.eye for frame in frames if frame.eye), None) or first_value(
+        header, "ImageLaterality", "Laterality", "FrameLaterality"
+    )
     return Content(
         np.stack([by_path[frame.path].pixels.pop(frame.index) for frame in frames]),
         spacing_mm=(x, y, None if z is None else float(z)),
@@ -472,7 +491,8 @@ def _why_unreadable(path, error):
         decoder = get_decoder(syntax)
     except Exception:  # no header, or a kind of pixels that pydicom does not know
         decoder = None
-    if decoder is not None and isinstance(error, RuntimeError) and not decoder.is_available:
+    lacks_decoder = decoder is not None and isinstance(error, RuntimeError) and decoder.missing_dependencies
+    if lacks_decoder and (not decoder.is_available or "not support" in str(error)):
         needs = [needed.split(" requires ")[-1] for needed in decoder.missing_dependencies if "gdcm" not in needed]
         packages = re.findall(r"py[\w-]+", needs[0]) if needs else ["gdcm"]
         return f"its pixels are stored as {syntax.name}, which needs a decoder; pip install {' '.join(packages)}"

@@ -24,7 +24,7 @@ def read_pictures(paths):
     A fundus image at the left of the B-scans is cut off. Raises `InputError`, which names the file, for one that is
     damaged, in colour, or of another size than those before it.
     """
-    slices, inverted, notes = [], set(), []
+    stacks, inverted, notes = [], set(), []
     for path in paths:
         try:
             of_path, is_inverted, of_path_notes = _read_picture(path)
@@ -34,20 +34,13 @@ def read_pictures(paths):
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
         except Exception as error:  # the parsers raise whatever a damaged file leads to
             raise InputError(f"{path}: not a readable picture ({error})") from error
-        if not of_path:
-            raise InputError(f"{path}: holds no picture")
-        slices += of_path
+        stacks.append(of_path)
         inverted.add(is_inverted)
         notes += of_path_notes
-        for one in of_path:
-            if one.shape != slices[0].shape or one.dtype != slices[0].dtype:
-                sizes = " and ".join(f"{a.shape[1]} x {a.shape[0]} {a.dtype}" for a in (slices[0], one))
-                raise InputError(
-                    f"{path}: {sizes} pixels in one scan, expected B-scans of one size; name them one by one"
-                )
+        _check_alike(path, stacks[0], of_path)
     if len(inverted) > 1:
         raise InputError(f"{paths[0]}: some pictures of this scan store white as 0, others black; name them one by one")
-    voxels = np.stack(slices)
+    voxels = stacks[0] if len(stacks) == 1 else np.concatenate(stacks)
     columns = fundus_columns(voxels)
     if columns:
         notes.append(f"a fundus image in the left {columns} of {voxels.shape[2]} columns is cut off")
@@ -55,8 +48,15 @@ def read_pictures(paths):
     return Content(voxels, inverted=inverted.pop(), notes=list(dict.fromkeys(notes)))
 
 
+def _check_alike(path, first, other):
+    """Raise `InputError` where two stacks (slices, rows, columns) cannot be parts of one scan."""
+    if first.shape[1:] != other.shape[1:] or first.dtype != other.dtype:
+        sizes = " and ".join(f"{one.shape[2]} x {one.shape[1]} {one.dtype}" for one in (first, other))
+        raise InputError(f"{path}: {sizes} pixels in one scan, expected B-scans of one size; name them one by one")
+
+
 def _read_picture(path):
-    """([B-scans (rows, columns)], whether 0 is white, notes)."""
+    """(B-scans (slices, rows, columns), whether 0 is white, notes)."""
     from PIL import Image, ImageSequence
 
     if str(path).lower().endswith(TIFF):
@@ -67,9 +67,9 @@ def _read_picture(path):
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None:
             raise OSError("the image is damaged")
-        return [pixels if pixels.ndim == 2 else grey_channel(pixels, path)], False, []
+        return grey_channel(pixels, path)[np.newaxis], False, []
     with Image.open(path) as image:
-        return [_grey_page(page, path) for page in ImageSequence.Iterator(image)], False, []
+        return np.stack([_grey_page(page, path) for page in ImageSequence.Iterator(image)]), False, []
 
 
 def _is_png_of_16_bit_channels(path):
@@ -106,6 +106,7 @@ def _silence_tifffile():
 
 def _scan_series(tiff):
     """The file's series without the smaller copies that it may hold of its pages."""
+    len(tiff.pages)  # ends a list of pages that leads back to an earlier one, in which tifffile would go on for ever
     return [series for series in tiff.series if not series.keyframe.is_reduced] or list(tiff.series)
 
 
@@ -119,26 +120,24 @@ def _read_tiff(path):
 
     _silence_tifffile()
     with tifffile.TiffFile(path) as tiff:
-        found, slices, inverted, notes = _scan_series(tiff), [], set(), []
+        found, stacks, inverted, notes = _scan_series(tiff), [], set(), []
         _check_complete(tiff, path)
         if len(found) < len(tiff.series):
             notes.append("smaller copies of the pages are left out")
         for series in found:
             if series.nbytes > _LARGEST_RATIO * tiff.filehandle.size:
                 raise InputError(f"{path}: {series.shape} pixels stated in a file of {tiff.filehandle.size} bytes")
-            try:
-                pixels, is_inverted = _series_pixels(series, path)
-            except (KeyError, ValueError) as error:
-                if "imagecodecs" not in str(error):
-                    raise
-                pixels, is_inverted = _pillow_pixels(series, path)
+            pixels, is_inverted = _series_pixels(series, path)
             pixels, of_channels = _first_channel(pixels, series)
-            slices += list(pixels)
+            stacks.append(pixels)
+            _check_alike(path, stacks[0], pixels)
             inverted.add(is_inverted)
             notes += of_channels
     if len(inverted) > 1:
         raise InputError(f"{path}: some pages store white as 0, others black; expected pages of one kind")
-    return slices, True in inverted, notes
+    if not stacks:
+        raise InputError(f"{path}: holds no picture")
+    return stacks[0] if len(stacks) == 1 else np.concatenate(stacks), inverted.pop(), notes
 
 
 def _check_complete(tiff, path):
@@ -152,9 +151,15 @@ def _series_pixels(series, path):
     """(pixels (..., rows, columns), whether 0 is white) of a series."""
     from tifffile import PHOTOMETRIC
 
-    page = series.keyframe
-    pixels = series.asarray()
-    axes = series.axes
+    page, axes = series.keyframe, series.axes
+    if page.photometric in (PHOTOMETRIC.YCBCR, PHOTOMETRIC.CIELAB):
+        return _pillow_pixels(series, path)
+    try:
+        pixels = series.asarray()
+    except (KeyError, ValueError) as error:
+        if "imagecodecs" not in str(error):
+            raise
+        return _pillow_pixels(series, path)
     if "S" in axes:
         pixels = np.moveaxis(pixels, axes.index("S"), -1)
     if page.photometric == PHOTOMETRIC.PALETTE:
@@ -171,19 +176,22 @@ def _series_pixels(series, path):
 
 
 def _pillow_pixels(series, path):
-    """As `_series_pixels`, for compressions that tifffile does not know by itself: a page is a B-scan."""
+    """As `_series_pixels`, for compressions and colours that tifffile does not know by itself: a page is a B-scan."""
     from PIL import Image
     from tifffile import PHOTOMETRIC
 
-    pages = []
-    with Image.open(path) as image:
-        for page in series.pages:
-            image.seek(page.index)
-            pages.append(_grey_page(image, path))
-    if len(pages) != np.prod(_stack_shape(series)):
+    pages, compression = [], series.keyframe.compression.name
+    try:
+        with Image.open(path) as image:
+            for page in series.pages:
+                image.seek(page.index)
+                pages.append(_grey_page(image, path))
+        if len(pages) != np.prod(_stack_shape(series)):
+            raise OSError("several B-scans on a page")
+    except OSError as error:
         raise InputError(
-            f"{path}: its pixels are {series.keyframe.compression.name} compressed; pip install imagecodecs to read it"
-        )
+            f"{path}: cannot be read ({error}); for {compression} compression, pip install imagecodecs may help"
+        ) from error
     inverted = series.keyframe.photometric == PHOTOMETRIC.MINISWHITE and pages[0].dtype != np.uint8
     return np.stack(pages).reshape(*_stack_shape(series), *pages[0].shape), inverted
 
