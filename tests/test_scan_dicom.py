@@ -70,6 +70,12 @@ def test_b_scans_of_another_size_are_another_scan(tmp_path):
     assert [scan.voxels.shape for scan in read(tmp_path)] == [(2, 20, 30), (2, 10, 30)]
 
 
+def test_an_eye_that_some_files_do_not_state_does_not_split_a_volume(tmp_path):
+    save_series(tmp_path, VOXELS[:3], ImageLaterality=["", "R", "R"])
+    (scan,) = read(tmp_path)
+    assert (len(scan.voxels), scan.laterality) == (3, "OD")
+
+
 def test_an_acquisition_for_every_b_scan_does_not_split_a_volume(tmp_path):
     save_series(tmp_path, VOXELS[:3], AcquisitionNumber=[1, 2, 3], FrameOfReferenceUID=["1.5", "1.6", "1.7"])
     (scan,) = read(tmp_path)
@@ -124,6 +130,13 @@ def test_frames_follow_their_positions(tmp_path):
     assert "stored in another order" in scan.notes[0]
 
 
+def test_the_place_along_the_volume_is_a_position(tmp_path):
+    save_series(tmp_path, VOXELS[:3], InstanceNumber=[1, 2, 3], SliceLocation=[2 * Z, 0, Z])
+    (scan,) = read(tmp_path)
+    np.testing.assert_array_equal(scan.voxels, VOXELS[[1, 2, 0]])
+    assert scan.spacing_mm == pytest.approx(SPACING_MM)
+
+
 @pytest.mark.parametrize(
     ("names", "of_each"),
     [
@@ -171,7 +184,7 @@ def test_documents_and_photographs_beside_a_scan_are_left_out(tmp_path):
     save_series(tmp_path, VOXELS[:3], ImagePositionPatient=positions(0, 1, 2))
     save(document("1.2.840.10008.5.1.4.1.1.88.11"), tmp_path / "report.dcm")
     save(document("1.2.840.10008.5.1.4.1.1.104.1"), tmp_path / "letter.dcm")
-    photograph = dicom(VOXELS[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.5.1")
+    photograph = dicom(VOXELS[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.5.1", Modality="OPT")
     save(photograph, tmp_path / "slo.dcm")
     left_out = []
     (scan,) = read(tmp_path, left_out)
@@ -206,6 +219,15 @@ def test_the_damaged_file_of_a_series_is_named(tmp_path):
         read(tmp_path)
 
 
+def test_a_damaged_value_in_a_header_is_one_line(tmp_path):
+    data = dicom(VOXELS[0], SpacingBetweenSlices="0.12")
+    save(data, tmp_path / "a.dcm")
+    content = (tmp_path / "a.dcm").read_bytes()
+    (tmp_path / "a.dcm").write_bytes(content.replace(b"0.12", b"much"))
+    with pytest.raises(InputError, match=r"a\.dcm: not a readable DICOM image"):
+        read(tmp_path)
+
+
 @pytest.mark.skipif(get_decoder(pydicom.uid.JPEGLSLossless).is_available, reason="a JPEG-LS decoder is installed")
 def test_a_missing_decoder_is_named_with_its_package(tmp_path):
     data = dicom(VOXELS[0])
@@ -214,6 +236,16 @@ def test_a_missing_decoder_is_named_with_its_package(tmp_path):
     data["PixelData"].is_undefined_length = True
     save(data, tmp_path / "a.dcm")
     with pytest.raises(InputError, match=r"a\.dcm: .*JPEG-LS.*pip install pylibjpeg pylibjpeg-libjpeg$"):
+        read(tmp_path)
+
+
+def test_a_decoder_that_is_not_up_to_the_pixels_is_told_from_a_damaged_file(tmp_path):
+    data = dicom(VOXELS[0], bits=12)
+    data.file_meta.TransferSyntaxUID = pydicom.uid.JPEGExtended12Bit
+    data.PixelData = encapsulate([b"\xff\xd8\xff\xc1" + bytes(20)])
+    data["PixelData"].is_undefined_length = True
+    save(data, tmp_path / "a.dcm")
+    with pytest.raises(InputError, match=r"a\.dcm: .*JPEG Extended.*pip install pylibjpeg pylibjpeg-libjpeg$"):
         read(tmp_path)
 
 

@@ -50,6 +50,34 @@ def test_pages_that_pillow_compresses(tmp_path, compression):
     np.testing.assert_array_equal(read(tmp_path).voxels, VOXELS)
 
 
+def test_luminance_and_colour_differences(tmp_path):
+    luminance = np.stack([VOXELS[0], *[np.full_like(VOXELS[0], 128)] * 2], axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", luminance, photometric="ycbcr")
+    np.testing.assert_allclose(read(tmp_path).voxels[0], VOXELS[0], atol=2)
+
+
+def test_a_compression_that_nothing_here_reads_names_the_package(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, VOXELS, photometric="minisblack", compression="zlib")
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for page in tiff.pages:
+            page.tags["Compression"].overwrite(50002)  # JPEG XL
+    with pytest.raises(InputError, match=r"a\.tif: cannot be read .*pip install imagecodecs"):
+        read(path)
+
+
+def test_pages_that_lead_back_to_an_earlier_one_have_an_end(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, VOXELS[:2], photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as tiff:
+        tags, first = len(tiff.pages[1].tags), tiff.pages[0].offset
+        end = tiff.pages[1].offset + 2 + 12 * tags
+    content = bytearray(path.read_bytes())
+    content[end : end + 4] = first.to_bytes(4, "little")
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read(path).voxels[:2], VOXELS[:2])
+
+
 def test_thumbnails_and_second_channels_of_a_stack_are_left_out_with_a_note(tmp_path):
     with tifffile.TiffWriter(tmp_path / "small.tif") as tiff:
         tiff.write(VOXELS, photometric="minisblack")
