@@ -137,6 +137,14 @@ def test_the_place_along_the_volume_is_a_position(tmp_path):
     assert scan.spacing_mm == pytest.approx(SPACING_MM)
 
 
+def test_frames_in_the_opposite_order_stay_as_they_are_stored(tmp_path):
+    groups = groups_of_frames(*({"ImagePositionPatient": place} for place in positions(3, 2, 1, 0)))
+    save(dicom(VOXELS[:4], PerFrameFunctionalGroupsSequence=groups), tmp_path / "a.dcm")
+    (scan,) = read(tmp_path)
+    np.testing.assert_array_equal(scan.voxels, VOXELS[:4])
+    assert (scan.spacing_mm, scan.notes) == (pytest.approx(SPACING_MM), ())
+
+
 @pytest.mark.parametrize(
     ("names", "of_each"),
     [

@@ -25,6 +25,7 @@ class Frame:
     eye: str | None
     of_a_volume: tuple  # the values of `_OF_A_VOLUME`
     position_mm: tuple | None  # (x, y, z)
+    location_mm: float | None  # along the volume, where only that is stated
     orientation: tuple | None  # of rows and columns, six numbers
     number: tuple  # that orders the frames where positions do not
 
@@ -89,7 +90,7 @@ def _frames(path, header):
     try:
         return _frames_of(path, header)
     except Exception:  # values that pydicom cannot convert, or of a number that cannot be, or no header
-        return [Frame(path, 0, (path,), None, (None,) * len(_OF_A_VOLUME), None, None, (0, 0))]
+        return [Frame(path, 0, (path,), None, (None,) * len(_OF_A_VOLUME), None, None, None, (0, 0))]
 
 
 def _frames_of(path, header):
@@ -104,6 +105,7 @@ def _frames_of(path, header):
         def value(name, index=index):
             return of_frame(header, groups, index, name)
 
+        location = value("SliceLocation")
         eye = value("FrameLaterality") or value("ImageLaterality") or value("Laterality")
         number = value("InStackPositionNumber") if count > 1 else value("InstanceNumber")
         frames.append(
@@ -113,7 +115,8 @@ def _frames_of(path, header):
                 (file, header.get("Rows"), header.get("Columns")),
                 eye,
                 tuple(None if (told := value(name)) is None else str(told) for name in _OF_A_VOLUME),
-                _position_mm(value("ImagePositionPatient"), value("SliceLocation")),
+                numbers_of(value("ImagePositionPatient"), 3),
+                None if location is None else float(location),
                 numbers_of(value("ImageOrientationPatient"), 6),
                 (int(header.get("InConcatenationNumber") or 0), int(number or index)),
             )
@@ -132,12 +135,8 @@ def of_frame(header, groups, index, name):
     return None if found in (None, "") else found
 
 
-def _position_mm(position, location):
-    """A frame's position, or where only its place along the volume is stated, one on a line; None without either."""
-    return numbers_of(position, 3) or (None if location is None else (0.0, 0.0, float(location)))
-
-
 def numbers_of(values, count):
+    """`values` as floats; None where they are not `count` finite numbers."""
     if values is None or len(values) != count or not np.isfinite(np.array(values, float)).all():
         return None
     return tuple(float(value) for value in values)
@@ -193,11 +192,12 @@ def _parallel(orientation, other):
 def _split_passes(frames):
     """The frames by pass, where a volume was scanned several times: each place occurs as often."""
     frames = sorted(frames, key=_by_number)
-    if any(frame.position_mm is None for frame in frames):
+    places_mm = [frame.position_mm or frame.location_mm for frame in frames]
+    if None in places_mm:
         return [frames]
     seen, passes = {}, []
-    for frame in frames:
-        place = tuple(np.rint(np.divide(frame.position_mm, _SAME_PLACE_MM)).astype(np.int64))
+    for place_mm in places_mm:
+        place = tuple(np.rint(np.atleast_1d(place_mm) / _SAME_PLACE_MM))
         passes.append(seen.get(place, 0))
         seen[place] = passes[-1] + 1
     all_as_often = len(set(seen.values())) == 1 and len(seen) > 1
@@ -210,7 +210,10 @@ def _by_number(frame):
 
 # ---- In which order ------------------------------------------------------------------------------------------------
 def ordered(frames):
-    """(frames in the order of their places, slice spacing in mm or None, notes)."""
+    """(frames in the order of their places, slice spacing in mm or None, notes).
+
+    Frames of one file that lie in exactly the opposite order stay as they are stored: that is a direction.
+    """
     along_mm = _along(frames)
     if along_mm is None:
         frames = sorted(frames, key=_by_number)
@@ -218,15 +221,18 @@ def ordered(frames):
     order = sorted(range(len(frames)), key=lambda index: (along_mm[index], *_by_number(frames[index])))
     notes = []
     stored = [frames[index].index for index in order]
-    if len({frame.path for frame in frames}) == 1 and stored not in (sorted(stored), sorted(stored)[::-1]):
-        notes.append("frames are stored in another order than their positions, which the B-scans follow")
+    if len({frame.path for frame in frames}) == 1 and stored != sorted(stored):
+        if stored == sorted(stored, reverse=True):
+            order.reverse()
+        else:
+            notes.append("frames are stored in another order than their positions, which the B-scans follow")
     steps_mm = np.diff(np.sort(along_mm))
     shared = np.count_nonzero(steps_mm <= _SAME_PLACE_MM)
     if shared:
         notes.append(f"{shared} B-scans lie at the same place as another")
     steps_mm = steps_mm[steps_mm > _SAME_PLACE_MM]
-    spacing_mm = float(np.median(steps_mm))
-    if np.abs(steps_mm / spacing_mm - 1).max() > _EVEN:
+    spacing_mm = float(np.median(steps_mm)) if steps_mm.size else None
+    if spacing_mm and np.abs(steps_mm / spacing_mm - 1).max() > _EVEN:
         missing = int(np.rint(steps_mm / spacing_mm - 1).clip(0).sum())
         notes.append(
             f"B-scans lie {steps_mm.min():g} to {steps_mm.max():g} mm apart, {spacing_mm:g} mm taken for all"
@@ -237,8 +243,11 @@ def ordered(frames):
 
 def _along(frames):
     """Where the frames lie along the volume, in mm; None where their positions do not tell."""
-    if len(frames) < 2 or any(frame.position_mm is None for frame in frames) or len(set(directions(frames))) > 1:
+    if len(frames) < 2 or len(set(directions(frames))) > 1:
         return None
+    if any(frame.position_mm is None for frame in frames):
+        locations_mm = [frame.location_mm for frame in frames]
+        return None if None in locations_mm or np.ptp(locations_mm) <= _SAME_PLACE_MM else np.array(locations_mm)
     positions_mm = np.array([frame.position_mm for frame in frames])
     if frames[0].orientation is not None:
         along_mm = positions_mm @ np.cross(frames[0].orientation[:3], frames[0].orientation[3:])
