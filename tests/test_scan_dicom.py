@@ -194,11 +194,13 @@ def test_documents_and_photographs_beside_a_scan_are_left_out(tmp_path):
     save(document("1.2.840.10008.5.1.4.1.1.104.1"), tmp_path / "letter.dcm")
     photograph = dicom(VOXELS[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.5.1", Modality="OPT")
     save(photograph, tmp_path / "slo.dcm")
+    capture = dicom(VOXELS[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="OT")
+    save(capture, tmp_path / "screen.dcm")
     left_out = []
     (scan,) = read(tmp_path, left_out)
     np.testing.assert_array_equal(scan.voxels, VOXELS[:3])
     reasons = {path.rsplit("/", 1)[-1]: reason for path, reason in left_out}
-    assert sorted(reasons) == ["letter.dcm", "report.dcm", "slo.dcm"]
+    assert sorted(reasons) == ["letter.dcm", "report.dcm", "screen.dcm", "slo.dcm"]
     assert "Encapsulated PDF" in reasons["letter.dcm"]
     with pytest.raises(InputError, match=r"report\.dcm: a DICOM file of the kind Basic Text SR"):
         find_scans([tmp_path / "report.dcm"])

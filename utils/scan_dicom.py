@@ -35,16 +35,13 @@ def scans_in_dicom(paths):
     own: who reads it is told what is wrong.
     """
     headers = {str(path): read_header(path) for path in paths}
-    left_out = [(path, reason) for path, header in headers.items() if (reason := _why_not_a_scan(header))]
-    if any(_is_tomography(header) for header in headers.values()):
-        left_out += [
-            (path, "an ophthalmic photograph beside tomographies")
-            for path, header in headers.items()
-            if _is_photograph(header)
-        ]
-    scans, series, no_scans = [], {}, {path for path, _ in left_out}
+    left_out = {path: reason for path, header in headers.items() if (reason := _why_not_a_scan(header))}
+    if any(_is_tomography(header) for path, header in headers.items() if path not in left_out):
+        others = [path for path, header in headers.items() if header is not None and not _is_tomography(header)]
+        left_out = dict.fromkeys(others, "a photograph or screen capture beside tomographies") | left_out
+    scans, series = [], {}
     for path, header in headers.items():
-        if path not in no_scans:
+        if path not in left_out:
             series.setdefault(_series(header, path), {})[path] = header
     for files in series.values():
         groups, copies = grouped(files)
@@ -54,7 +51,7 @@ def scans_in_dicom(paths):
                 scans.append((list(files), groups.index(group)))
             else:
                 scans.append((of_group + [copy for copy, original in copies.items() if original in of_group], None))
-    return scans, left_out
+    return scans, list(left_out.items())
 
 
 def _why_not_a_scan(header):
@@ -73,15 +70,11 @@ def _why_not_a_scan(header):
 
 
 def _is_tomography(header):
-    if header is None or sop_class(header) in _PHOTOGRAPHY:
-        return False
-    return sop_class(header) == _TOMOGRAPHY or header.get("Modality") == "OPT"
-
-
-def _is_photograph(header):
+    """Whether a file says that it is one; without any that does, every image may be a B-scan."""
     if header is None or sop_class(header) == _TOMOGRAPHY:
-        return False
-    return sop_class(header) in _PHOTOGRAPHY or header.get("Modality") == "OP"
+        return header is not None
+    is_grey = header.get("SamplesPerPixel") != 3
+    return header.get("Modality") == "OPT" and sop_class(header) not in _PHOTOGRAPHY and is_grey
 
 
 def _series(header, path):
