@@ -66,7 +66,8 @@ def main(argv):
         raise InputError(f"--spacing-mm {' '.join(map(str, arguments.spacing_mm))}: expected three numbers above 0")
     if arguments.dropout_samples < 0:
         raise InputError(f"--dropout-samples {arguments.dropout_samples}: expected 0 or more")
-    scans = find_scans(arguments.inputs, leave_out=arguments.output)
+    left_out = []
+    scans = find_scans(arguments.inputs, leave_out=arguments.output, left_out=left_out)
     check_names(scans, arguments.vendor)
     if arguments.fovea and len(scans) > 1:
         raise InputError(f"--fovea: {len(scans)} scans found, and each has its own; name one scan")
@@ -77,6 +78,8 @@ def main(argv):
     if not (arguments.model or own_model):
         print(f"no model in {config.run_folder('segmentation')}: this is {PHANTOM_MODEL}, {PHANTOM_MODEL_IS}")
     print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}); {len(scans)} scans")
+    for path, reason in left_out:
+        print(f"left out: {path}: {reason}")
     job = Job(
         output=os.path.abspath(arguments.output),
         model_path=os.path.abspath(model_path),

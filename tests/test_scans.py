@@ -10,13 +10,14 @@ import pydicom
 import pytest
 import SimpleITK
 import tifffile
+from dicoms import dicom
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 
 from utils.errors import InputError
 from utils.geometry import NOT_STATED
+from utils.grey_values import as_grey
 from utils.mhd import VoxelFile, open_voxels, write_volume
-from utils.scan_formats import as_grey
 from utils.scans import find_scans, read_scan, usual_spacing_mm
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
@@ -27,28 +28,6 @@ VOXELS = RNG.integers(0, 256, (4, 20, 30)).astype(np.uint8)
 def read(path, vendor="Spectralis", spacing_mm=None):
     (files,) = find_scans([path])
     return read_scan(files, vendor, spacing_mm)
-
-
-def dicom(frames, bits=8):
-    """A DICOM data set with these frames (n, rows, columns), or one (rows, columns)."""
-    data = Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = pydicom.uid.generate_uid()
-    data.Manufacturer, data.ImageLaterality, data.StudyDate = "Heidelberg Engineering", "L", "20260131"
-    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
-    data.BitsAllocated = 8 if bits == 8 else 16
-    data.BitsStored, data.HighBit = bits, bits - 1
-    data.Rows, data.Columns = frames.shape[-2:]
-    if frames.ndim == 3:
-        data.NumberOfFrames = len(frames)
-        measures, shared = Dataset(), Dataset()
-        measures.PixelSpacing, measures.SliceThickness = [SPACING_MM[1], SPACING_MM[0]], SPACING_MM[2]
-        shared.PixelMeasuresSequence = pydicom.Sequence([measures])
-        data.SharedFunctionalGroupsSequence = pydicom.Sequence([shared])
-    data.PixelData = frames.astype(np.uint8 if bits == 8 else "<u2").tobytes()
-    return data
 
 
 # ---- Formats -------------------------------------------------------------------------------------------------------
@@ -168,6 +147,17 @@ def test_what_is_not_what_its_name_says_is_one_line(tmp_path, name):
     assert name in raised.value.messages[0]
 
 
+def test_the_sign_of_a_spacing_is_a_direction(tmp_path):
+    header = "NDims = 3\nDimSize = 30 20 4\nElementSpacing = 0.0117 0.003872 -0.12\nElementType = MET_UCHAR\n"
+    (tmp_path / "scan.mhd").write_text(f"ObjectType = Image\n{header}ElementDataFile = scan.raw\n")
+    (tmp_path / "scan.raw").write_bytes(VOXELS.tobytes())
+    affine = np.diag([SPACING_MM[0], -SPACING_MM[1], -SPACING_MM[2], 1])
+    nibabel.save(nibabel.Nifti1Image(VOXELS.transpose(2, 1, 0), affine), tmp_path / "scan.nii")
+    for name in ("scan.mhd", "scan.nii"):
+        scan = read(tmp_path / name)
+        assert (scan.spacing_mm, scan.notes) == (pytest.approx(SPACING_MM), ())
+
+
 # ---- Finding -------------------------------------------------------------------------------------------------------
 def test_scans_from_file_case_folder_folder_of_cases_and_pattern(tmp_path):
     folder = tmp_path / "RETOUCH-TestSet-Topcon"
@@ -226,11 +216,18 @@ def test_vendor_unknown_and_usual_spacings(tmp_path):
     ("voxels", "expected", "note"),
     [
         (np.array([[[0, 0.5, 1.0]]]), [0, 32768, 65535], "range of 0 to 1"),
-        (np.array([[[0, 128.25, 255.0]]], np.float32), [0, 32960, 65535], "range of 0 to 255"),
+        (
+            np.array([[[0, 128.25, 255.0]]], np.float32),
+            [0, 32960, 65535],
+            "values up to 255 in float32 taken for 8 bits",
+        ),
         (np.array([[[np.nan, np.inf, 1.0]]]), [0, 0, 65535], "2 values that are not finite"),
         (np.array([[[0, 4095]]], np.int16), [0, 65535], "taken for 12 bits"),
         (np.array([[[0, 255]]], np.uint16), [0, 65535], "taken for 8 bits"),
         (np.array([[[0, 40000]]], np.int64), [0, 40000], None),
+        (np.array([[[297, 65535]]], np.float32), [297, 65535], "up to 65535 in float32 taken for 16 bits"),
+        (np.array([[[0, 2048, 4095]]], np.float64), [0, 32775, 65535], "up to 4095 in float64 taken for 12 bits"),
+        (np.array([[[0.5, 65535]]]), [0, 65535], "up to 65535 in float64 taken for 16 bits"),
         (np.array([[[7, 7]]], np.uint8), [7, 7], None),
     ],
 )
@@ -246,7 +243,7 @@ def test_grey_values_of_other_types(voxels, expected, note):
     [
         (np.array([[[-1, 5]]]), "values from -1 to 5"),
         (np.array([[[0, 70000]]]), "0 to 70000"),
-        (np.array([[[0.0, 1e4]]]), "whose range is not known"),
+        (np.array([[[0.0, 1e5]]]), "from 0 to 100000, expected 0 to 65535"),
         (np.zeros((1, 0, 5), np.uint8), "holds no pixels"),
         (np.zeros((1, 2, 2), complex), "complex128"),
     ],

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -37,6 +38,12 @@ def written_whole(path):
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def natural_order(path):
+    """Sorts ``b2`` before ``b10``."""
+    parts = re.split("([0-9]+)", str(path))
+    return [int(part) if index % 2 else part.lower() for index, part in enumerate(parts)]
 
 
 def remove_unfinished(folder, below=True):

@@ -2,18 +2,22 @@
 
 import glob
 import os
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from utils.cases import vendor_by_size, vendor_in
 from utils.errors import InputError
+from utils.files import natural_order
 from utils.geometry import NOT_STATED, Placement
+from utils.grey_values import as_grey
 from utils.mhd import VENDORS
-from utils.scan_formats import DICOM, PICTURES, VENDORS_OWN, VOLUMES, as_grey, dicom_series, is_dicom, read_content
+from utils.scan_dicom import scans_in_dicom
+from utils.scan_formats import DICOM, VOLUMES, is_dicom, read_content, scans_in_file
 from utils.scan_formats import suffix_of as _suffix
+from utils.scan_pictures import PICTURES, TIFF, count_pages
+from utils.scan_vendors import VENDORS_OWN
 
 _LARGEST_MM = (0.2, 0.2, 3.0)  # of a spacing (x, y, z) in OCT; more is a file's way of stating none
 
@@ -25,6 +29,7 @@ class ScanFiles:
     name: str
     paths: tuple  # one file, or several with a slice each, as text
     folder_names: tuple  # from the nearest on, in which a vendor may be named
+    part: int | None = None  # which of the scans in these files; None where they hold no other
 
     @property
     def path(self):
@@ -48,36 +53,40 @@ class Scan:
 
 
 # ---- Finding -------------------------------------------------------------------------------------------------------
-def find_scans(inputs, leave_out=None):
+def find_scans(inputs, leave_out=None, left_out=None):
     """The scans, a list of `ScanFiles`, that `inputs` stand for: files, folders and patterns with ``*``.
 
     In a folder these are the ``oct.mhd`` at any depth; else, in it and each folder below: every volume file, every
     DICOM series, and all pictures together, in the order of the numbers in their names. The folder `leave_out` is not
-    searched. Raises `InputError` with a line for each of `inputs` that stands for none.
+    searched. What is no scan though its format is read is added to the list `left_out`, if given, as (path, reason).
+    Raises `InputError` with a line for each of `inputs` that stands for none.
     """
+    left_out = [] if left_out is None else left_out
     scans, complaints = [], []
     for given in inputs:
         try:
-            scans += _scans_of(str(given), leave_out and os.path.abspath(leave_out))
+            scans += _scans_of(str(given), leave_out and os.path.abspath(leave_out), left_out)
         except InputError as error:
             complaints += error.messages
     if complaints:
         raise InputError(*complaints)
-    return list({scan.paths: scan for scan in scans}.values())
+    if not scans:
+        raise InputError(*(f"{path}: {reason}" for path, reason in left_out))
+    return list({(scan.paths, scan.part): scan for scan in scans}.values())
 
 
-def _scans_of(given, leave_out):
+def _scans_of(given, leave_out, left_out):
     if not os.path.exists(given):
         matching = sorted(glob.glob(given, recursive=True))
         if not matching:
             raise InputError(f"{given}: no such file or folder")
-        return [scan for path in matching for scan in _scans_of(path, leave_out)]
+        return [scan for path in matching for scan in _scans_of(path, leave_out, left_out)]
     path = Path(os.path.abspath(given))
     if path.is_file():
         if not _is_known(path):
             raise InputError(f"{path}: not a scan: its name and content are of none of the formats that are read")
-        return [_scan_files([path])]
-    scans, walked = [], set()
+        return _scans_in_file(path, left_out)
+    scans, walked, left = [], set(), []
     for folder, below, names in os.walk(path, followlinks=True):
         if os.path.realpath(folder) in walked:  # a link to a folder above would be followed for ever
             below.clear()
@@ -85,59 +94,58 @@ def _scans_of(given, leave_out):
         walked.add(os.path.realpath(folder))
         below[:] = sorted(name for name in below if os.path.join(folder, name) != leave_out and name[0] != ".")
         if folder != leave_out:
-            scans += _scans_in(Path(folder), sorted(names, key=_natural))
+            scans += _scans_in(Path(folder), sorted(names, key=natural_order), left)
     cases = [scan for scan in scans if os.path.basename(scan.paths[0]) == "oct.mhd"]
     if not scans:
-        raise InputError(f"{path}: holds no scan: no volume file, no DICOM series, no pictures")
+        reasons = "".join(f"; {os.path.basename(path)} is {reason}" for path, reason in left)
+        raise InputError(f"{path}: holds no scan: no volume file, no DICOM series, no pictures{reasons}")
+    left_out += left
     return cases or scans
 
 
-def _scans_in(folder, names):
+def _scans_in(folder, names, left_out):
     """The scans among the files called `names` of one folder."""
     paths = [folder / name for name in names if name[0] != "." and not name.startswith("reference.")]
     exported = [path for path in paths if _suffix(path) == ".xml"]
     if exported:  # Heidelberg's: the pictures beside it belong to it
         return [_scan_files([path], name=folder.name) for path in exported]
-    scans = [_scan_files([path]) for path in paths if _suffix(path) in (*VOLUMES, *VENDORS_OWN)]
+    single = [path for path in paths if _suffix(path) in (*VOLUMES, *VENDORS_OWN)]
+    scans = [scan for path in single for scan in _scans_in_file(path, left_out)]
     pictures = [path for path in paths if _suffix(path) in PICTURES]
-    stacks = [path for path in pictures if _suffix(path) in (".tif", ".tiff") and _pages(path) > 1]
+    stacks = [path for path in pictures if _suffix(path) in TIFF and count_pages(path) > 1]
     scans += [_scan_files([path]) for path in stacks]
     pictures = [path for path in pictures if path not in stacks]
     if pictures:
         scans.append(_scan_files(pictures, name=folder.name if len(pictures) > 1 else None))
-    series = dicom_series([path for path in paths if _suffix(path) in (*DICOM, "") and is_dicom(path)])
-    for number, files in enumerate(series.values()):
+    series, left = scans_in_dicom([path for path in paths if _suffix(path) in (*DICOM, "") and is_dicom(path)])
+    left_out += left
+    for number, (files, part) in enumerate(series):
         name = folder.name if len(series) == 1 else f"{folder.name}_{number + 1}"
-        scans.append(_scan_files(files, name=name if len(files) > 1 else None))
+        scans.append(_scan_files(files, name=name if len(files) > 1 or part is not None else None, part=part))
     return scans
 
 
-def _scan_files(paths, name=None):
+def _scans_in_file(path, left_out):
+    """The scans that a file holds by itself, numbered where it holds several."""
+    found, left = scans_in_file(path)
+    left_out += left
+    scans = [_scan_files(paths, part=part) for paths, part in found]
+    if len(scans) > 1:
+        scans = [replace(scan, name=f"{scan.name}_{number}") for number, scan in enumerate(scans, 1)]
+    return scans
+
+
+def _scan_files(paths, name=None, part=None):
     first = Path(paths[0])
     folder = first.parent
     if name is None:
         name = folder.name if first.name == "oct.mhd" else first.name[: len(first.name) - len(_suffix(first))]
     above = (folder.name, folder.parent.name, folder.parent.parent.name)
-    return ScanFiles(name, tuple(map(str, paths)), (name, *above))
+    return ScanFiles(name, tuple(map(str, paths)), (name, *above), part)
 
 
 def _is_known(path):
     return _suffix(path) in (*VOLUMES, *PICTURES, *VENDORS_OWN) or is_dicom(path)
-
-
-def _pages(path):
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.n_frames
-    except Exception:  # Pillow's parsers raise whatever a damaged file leads to
-        return 1  # whoever reads it says what is wrong
-
-
-def _natural(name):
-    """Sorts ``b2`` before ``b10``."""
-    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", name)]
 
 
 # ---- Reading -------------------------------------------------------------------------------------------------------
@@ -148,8 +156,8 @@ def read_scan(files, vendor=None, spacing_mm=None):
     one whose exports have this size and spacing. A spacing that the file does not state, or that no OCT scan has, is
     that vendor's usual one. Raises `InputError` where the vendor is not known or the scan cannot be read.
     """
-    content = read_content(files.paths)
-    voxels, notes = as_grey(content.voxels, files.path, content.bits)
+    content = read_content(files.paths, files.part)
+    voxels, notes = as_grey(content.voxels, files.path, content.bits, content.inverted)
     notes = [*content.notes, *notes]
     known = content.vendor or vendor_in(files.folder_names)
     if known is None and _suffix(files.paths[0]) in VOLUMES:
