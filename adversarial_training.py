@@ -39,7 +39,7 @@ def main(argv):
     read_csv_data(config.split_csv("train"))
     b_scans = choose_b_scans(read_csv_data(config.split_csv("val")), config.VALIDATION_B_SCANS, config.SEED)
     check_monitor(config.MONITOR, b_scans, config.split_csv("val"))
-    start = runs.best_model_path(config.run_folder("segmentation"))
+    start = config.run_folder("segmentation") / "best.keras"
     start_details = runs.read_best(start)
     folder = config.run_folder("adversarial")
     with runs.only_writer(folder):
@@ -103,6 +103,7 @@ def fine_tune(folder, start, start_details, b_scans, state):
     def export(best):
         details = {**best, "step": "adversarial", **config.prediction_settings(), "config": config.values()}
         details["training_appearance"] = start_details.get("training_appearance")
+        details["made_from"] = start_details["sha256"]
         training.export_best(folder, inference, details, config.reference_histogram_csv())
 
     def validate(epoch):

@@ -1,7 +1,8 @@
 """Step 4: score the best model on the cases held out in test_data.csv, which no other step reads.
 
 Reads   OUTPUT_ROOT/test_data.csv and val_data.csv, OUTPUT_ROOT/pre_processed/, the raw scans and references under
-        DATA_ROOT, and the best model of the run (fine-tuned if there is one)
+        DATA_ROOT, and the best model of the run: the fine-tuned one where it was made from today's segmentation model,
+        else the latter
 Writes  OUTPUT_ROOT/runs/RUN_NAME/evaluation/: volumes.csv (a row for each case and fluid), summary.csv, detection.csv
         and summary.json, report.html and report.md, comparison.png, and the label volumes in predictions/ and
         validation/ (which detection's score and thresholds are chosen on)
@@ -79,10 +80,10 @@ def evaluate_model():
     missing = [path for path in missing if not path.exists()]
     if missing:
         raise InputError(*(f"{path}: not found; is DATA_ROOT the folder given to prepare_data.py?" for path in missing))
-    model_path = runs.best_model_path(config.run_folder("adversarial"), config.run_folder("segmentation"))
+    model_path, why = runs.best_model(config.run_folder("adversarial"), config.run_folder("segmentation"))
     details = runs.read_best(model_path)
     check_preparation(model_path, details)
-    print(f"model: {model_path} ({details['step']}, epoch {details['epoch']})")
+    print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}): {why}")
 
     from utils import training
     from utils.segmentation import load_network
@@ -103,7 +104,7 @@ def evaluate_model():
             table["threshold"] = table.fluid.map(detection.thresholds(tables["val"], score))
         write_csv(folder / "validation.csv", tables["val"])
         facts = {
-            "model": f"{model_path.as_posix()}, SHA-256 {details['sha256'][:12]}…",
+            "model": f"{model_path.as_posix()}, SHA-256 {details['sha256'][:12]}…: {why}",
             "chosen": f"epoch {details['epoch']} of the {details['step']} step, {details['metric']} "
             f"{details['value']:.4f} on validation cases",
             "probability threshold": f"{config.THRESHOLD:g}",

@@ -4,8 +4,9 @@
                    [--mirrored] [--dropout-samples N] [--probabilities] [--set NAME=VALUE ...]
 
 Each INPUT is a file, a folder or a pattern: MetaImage, NIfTI, DICOM, TIFF, PNG or JPEG B-scans (a folder of them is a
-scan), Heidelberg's .vol, .e2e and .xml, Topcon's .fda (these need the package eyepy). The model is the run's best,
-fine-tuned if there is one; where nothing was trained it is weights/phantom.keras, which knows synthetic scans alone.
+scan), Heidelberg's .vol, .e2e and .xml, Topcon's .fda (these need the package eyepy). The model is the run's best: the
+fine-tuned one where it was made from today's segmentation model, else the latter; where nothing was trained it is
+weights/phantom.keras, which knows synthetic scans alone.
 Vendor and spacing come from file and folder names, unless given; what had to be assumed is printed and kept.
 
 Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 background, 1 IRF, 2 SRF, 3 PED
@@ -70,19 +71,23 @@ def main(argv):
     check_names(scans, arguments.vendor)
     if arguments.fovea and len(scans) > 1:
         raise InputError(f"--fovea: {len(scans)} scans found, and each has its own; name one scan")
-    own_model = runs.find_best_model(config.run_folder("adversarial"), config.run_folder("segmentation"))
-    model_path = arguments.model or own_model or Path(__file__).parent / PHANTOM_MODEL
+    found = None
+    if arguments.model:
+        model_path, why = Path(arguments.model), "named with --model"
+    elif found := runs.find_best_model(config.run_folder("adversarial"), config.run_folder("segmentation")):
+        model_path, why = found
+    else:
+        print(f"no model in {config.run_folder('segmentation')}: this is {PHANTOM_MODEL}, {PHANTOM_MODEL_IS}")
+        model_path, why = Path(__file__).parent / PHANTOM_MODEL, "nothing was trained"
     details = runs.read_best(model_path)
     PredictionSettings.from_details(details)
-    if not (arguments.model or own_model):
-        print(f"no model in {config.run_folder('segmentation')}: this is {PHANTOM_MODEL}, {PHANTOM_MODEL_IS}")
-    print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}); {len(scans)} scans")
+    print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}): {why}; {len(scans)} scans")
     job = Job(
         output=os.path.abspath(arguments.output),
         model_path=os.path.abspath(model_path),
         model_sha256=details["sha256"],
         # The run's own model follows config; another's best.json says what it needs.
-        threshold=config.THRESHOLD if model_path == own_model else None,
+        threshold=config.THRESHOLD if found else None,
         vendor=arguments.vendor,
         spacing_mm=arguments.spacing_mm and tuple(arguments.spacing_mm),
         fovea=arguments.fovea and tuple(arguments.fovea),
