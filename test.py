@@ -35,10 +35,10 @@ from utils.files import locked, remove_unfinished, write_csv
 from utils.labels import FLUIDS
 from utils.mhd import VENDORS
 from utils.parallel import map_unordered
-from utils.scan_output import Job, output_name, segment_to_files, summary_table
+from utils.scan_output import Job, mixed_models, output_name, segment_to_files, summary_table
 from utils.scan_page import write_index
 from utils.scans import find_scans
-from utils.segmentation import PredictionSettings
+from utils.segmentation import PredictionSettings, prediction_digest
 
 PHANTOM_MODEL = Path("weights", "phantom.keras")
 PHANTOM_MODEL_IS = "trained on synthetic scans alone, for research and not for diagnosis"
@@ -85,7 +85,7 @@ def main(argv):
     job = Job(
         output=os.path.abspath(arguments.output),
         model_path=os.path.abspath(model_path),
-        model_sha256=details["sha256"],
+        prediction=prediction_digest(details),
         # The run's own model follows config; another's best.json says what it needs.
         threshold=config.THRESHOLD if found else None,
         vendor=arguments.vendor,
@@ -165,9 +165,14 @@ def write_summary(output):
     links = [f"{output_name(row.vendor, row.scan)}/report.html" for row in table.itertuples()]
     titles = {f"{fluid}_mm3": f"{fluid} (mm³)" for fluid in FLUIDS}
     titles |= {"laterality": "eye", "scan_date": "date", "b_scans": "B-scans"}
-    shown = table.drop(columns=["seconds", *(f"{fluid}_presence" for fluid in FLUIDS)]).rename(columns=titles)
-    write_index(output / "index.html", shown.astype(object).where(shown.notna(), "-"), links)
+    shown = table.assign(model=table.model + ", " + table.model_sha256.str[:8])
+    shown = shown.drop(columns=["seconds", "model_sha256", *(f"{fluid}_presence" for fluid in FLUIDS)])
+    shown = shown.rename(columns=titles).astype(object)
+    warning = mixed_models(table)
+    write_index(output / "index.html", shown.where(shown.notna(), "-"), links, warning)
     print(table[["scan", "vendor", "IRF_mm3", "SRF_mm3", "PED_mm3"]].to_string(index=False, float_format="%.3f"))
+    if warning:
+        print(f"warning: {warning}")
     print(f"{len(table)} scans: {output / 'index.html'}, summary.csv and the label volumes beside it")
 
 

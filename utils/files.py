@@ -1,10 +1,12 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import filelock
@@ -77,6 +79,19 @@ def write_csv(path, table):
     """Write a pandas DataFrame as CSV without its index; the file appears whole."""
     with written_whole(path) as temporary:
         table.to_csv(temporary, index=False)
+
+
+def digest(content):
+    """Sixteen hexadecimal digits that change with `content` (bytes)."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def code_digest(*names):
+    """A `digest` that changes with the source code of the modules of these `names`, which are not imported.
+
+    What they once wrote, they may write otherwise.
+    """
+    return digest(b"".join(Path(find_spec(name).origin).read_bytes() for name in names))
 
 
 def _umask():

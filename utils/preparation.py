@@ -1,18 +1,22 @@
 """A case's preprocessed files, and the record by which a later run knows that they are finished."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from utils import disk, invalid, preprocessing, roi
 from utils.custom_nuts import volume_paths
 from utils.errors import InputError
-from utils.files import write_json
+from utils.files import code_digest, digest, write_json
 from utils.mhd import open_volume, read_header, read_volume, volume_files, write_volume
-from utils.preprocessing import VENDOR_RULES, preprocess_reference, preprocess_volume, resampled_rows
+from utils.preprocessing import (
+    PREPROCESSING_CODE,
+    VENDOR_RULES,
+    preprocess_reference,
+    preprocess_volume,
+    resampled_rows,
+)
 from utils.roi import roi_mask
 
 
@@ -74,8 +78,8 @@ def expected_record(case, preparation):
         "source files": source_files(case),
         "AXIAL_SPACING_MM": preparation.axial_spacing_mm,
         "size": _prepared_size(case, preparation),
-        "reference histogram": _digest(preparation.reference_histogram.tobytes()) if matched else None,
-        "preprocessing code": _code_digest(),
+        "reference histogram": digest(preparation.reference_histogram.tobytes()) if matched else None,
+        "preprocessing code": code_digest(*PREPROCESSING_CODE),
     }
 
 
@@ -106,12 +110,3 @@ def _prepared_size(case, preparation):
 def _outputs(case, preprocessed_folder):
     oct_path, mask_path, roi_path = volume_paths(preprocessed_folder, case.vendor, case.name)
     return (oct_path, roi_path) if case.reference_path is None else (oct_path, mask_path, roi_path)
-
-
-def _code_digest():
-    """Changes with the modules that decide what preprocessed voxels are."""
-    return _digest(b"".join(Path(module.__file__).read_bytes() for module in (disk, invalid, preprocessing, roi)))
-
-
-def _digest(content):
-    return hashlib.sha256(content).hexdigest()[:16]

@@ -26,6 +26,9 @@ VENDOR_RULES = {
     "Topcon": VendorRule(match_histogram=True, slice_median=True, pixel_median=True),
 }
 
+# Modules that decide what preprocessed voxels and regions of interest are, for `utils.files.code_digest`.
+PREPROCESSING_CODE = ("utils.disk", "utils.invalid", "utils.preprocessing", "utils.roi")
+
 
 def preprocess_volume(
     voxels, spacing_mm, vendor, *, axial_spacing_mm, reference_histogram=None, minimum_shape=(256, 128)
