@@ -41,7 +41,7 @@ def main(argv):
     b_scans = choose_b_scans(rows["val"], config.VALIDATION_B_SCANS, config.SEED)
     check_monitor(config.MONITOR, b_scans, config.split_csv("val"))
     data = describe_data(rows, **config.preparation_settings())
-    start = runs.best_model_path(config.run_folder("segmentation"))
+    start = config.run_folder("segmentation") / "best.keras"
     start_details = runs.read_best(start)
     runs.check_input(start, start_details, config.prediction_settings(), "set it back, or train another RUN_NAME")
     runs.check_same_data(start, start_details.get("data"), data)
@@ -111,6 +111,7 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
     def export(best):
         details = {**best, "step": "adversarial", **config.prediction_settings(), "config": config.values()}
         details |= {"data": data, "training_appearance": start_details.get("training_appearance")}
+        details["made_from"] = start_details["sha256"]
         training.export_best(folder, inference, details, config.reference_histogram_csv())
 
     def validate(epoch):

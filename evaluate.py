@@ -1,7 +1,8 @@
 """Step 4: score the best model on the cases held out in test_data.csv, which no other step reads.
 
 Reads   OUTPUT_ROOT/test_data.csv and val_data.csv, OUTPUT_ROOT/pre_processed/, the raw scans and references under
-        DATA_ROOT, and the best model of the run (fine-tuned if there is one)
+        DATA_ROOT, and the best model of the run: the fine-tuned one where it was made from today's segmentation model,
+        else the latter
 Writes  OUTPUT_ROOT/runs/RUN_NAME/evaluation/: volumes.csv (a row for each case and fluid), summary.csv, detection.csv
         and summary.json, report.html and report.md, comparison.png, and the label volumes in predictions/ and
         validation/ (which detection's score and thresholds are chosen on)
@@ -14,7 +15,8 @@ Writes  OUTPUT_ROOT/runs/RUN_NAME/evaluation/: volumes.csv (a row for each case 
 
 A and B are folders of evaluations, or their volumes.csv. Patches are scored as in training (loss, IoU, F-score);
 volumes on the scan's own grid: as the RETOUCH challenge does (Dice, absolute volume difference in mm3, the detection's
-area under the ROC curve), and by voxels, surfaces and lesions. A case that cannot be scored does not stop the others;
+area under the ROC curve), and by voxels, surfaces and lesions. Intervals and tests are over patients, whom
+PATIENT_PATTERN finds in the cases' names. A case that cannot be scored does not stop the others;
 exit code 0, or 2 where there was any. The same command continues an interrupted evaluation.
 """
 
@@ -35,7 +37,14 @@ from utils.keras_setup import set_up_keras
 from utils.labels import FLUIDS
 from utils.plots import save_comparison
 from utils.report import markdown_table, write_report
-from utils.summary import check_once, compare_volumes, rank_methods, read_volumes, summarise_volumes
+from utils.summary import (
+    check_once,
+    compare_volumes,
+    rank_methods,
+    read_volumes,
+    summarise_volumes,
+    with_patients,
+)
 
 COMPARED_CASES = 12  # at most, spread over the vendors, in comparison.png
 SHOWN_MEASURES = ("dice_present", "dice_all", "avd_mm3", "hd95_mm")  # of a comparison, on the console
@@ -80,10 +89,10 @@ def evaluate_model():
     missing = [path for path in missing if not path.exists()]
     if missing:
         raise InputError(*(f"{path}: not found; is DATA_ROOT the folder given to prepare_data.py?" for path in missing))
-    model_path = runs.best_model_path(config.run_folder("adversarial"), config.run_folder("segmentation"))
+    model_path, why = runs.best_model(config.run_folder("adversarial"), config.run_folder("segmentation"))
     details = runs.read_best(model_path)
     check_preparation(model_path, details)
-    print(f"model: {model_path} ({details['step']}, epoch {details['epoch']})")
+    print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}): {why}")
 
     from utils.segmentation import load_network
 
@@ -98,17 +107,22 @@ def evaluate_model():
         empty = [f"{config.split_csv(part)}: none of its cases could be scored" for part in parts if tables[part].empty]
         if empty:
             raise InputError(*failed, *empty)
-        score, _ = detection.choose_score(tables["val"])
-        for table in tables.values():
-            table["threshold"] = table.fluid.map(detection.thresholds(tables["val"], score))
+        score, aucs = detection.choose_score([tables["val"]])
+        tables = {part: detection.with_thresholds(table, tables["val"], score) for part, table in tables.items()}
         write_csv(folder / "validation.csv", tables["val"])
         facts = {
-            "model": f"{model_path.as_posix()}, SHA-256 {details['sha256'][:12]}…",
+            "model": f"{model_path.as_posix()}, SHA-256 {details['sha256'][:12]}…: {why}",
             "chosen": f"epoch {details['epoch']} of the {details['step']} step, {details['metric']} "
             f"{details['value']:.4f} on validation cases",
             "probability threshold": f"{config.THRESHOLD:g}",
         }
-        report(folder, facts, tables["test"], parts["test"], failed, validation=tables["val"], patches=patches)
+        notes = [
+            f"Detection's score: {detection.SCORES[score]}; best on the validation cases "
+            f"(mean AUC there: {_tried(aucs)}).",
+            "Detection's thresholds: largest sensitivity + specificity on the validation cases.",
+        ]
+        title = f"Evaluation of {config.RUN_NAME}"
+        report(folder, title, facts, tables["test"], parts["test"], failed, score, notes, patches)
 
 
 def check_preparation(model_path, details):
@@ -152,35 +166,53 @@ def evaluate_predictions(predictions, references, output):
     failed += complaints
     if volumes.empty:
         raise InputError(*failed)
-    volumes = volumes.assign(average_precision=np.nan, score_volume=volumes.volume_mm3, threshold=0.0)
+    score, notes = "score_volume", ["Detection: a fluid counts as detected where any of its volume is predicted."]
+    volumes = volumes.assign(average_precision=np.nan, threshold=0.0, threshold_score=score)
+    volumes[score] = volumes.volume_mm3
     facts = {"predictions": str(predictions), "reference": str(references)}
-    report(output, facts, volumes, pairs, failed)
+    report(output, "Evaluation", facts, volumes, pairs, failed, score, notes)
 
 
 # ---- All folds ------------------------------------------------------------------------------------------------------
 def pool_folds():
-    """Report the held-out cases of all folds together; each fold has been evaluated on its own."""
+    """Report the held-out cases of all folds together; each fold has been evaluated on its own.
+
+    A case is detected by the score and threshold that its fold chose on its own validation cases. The pooled ROC curve
+    needs one score for all.
+    """
     if config.FOLDS is None:
         raise InputError("--all-folds: config.FOLDS is None; set it to the number of folds")
-    volumes, validation, pairs = [], [], []
+    volumes, validations, pairs = [], [], []
     for fold in range(config.FOLDS):
         root = config.fold_root(fold)
         folder = root / "runs" / config.RUN_NAME / "evaluation"
-        volumes.append(read_volumes(folder))
-        validation.append(read_volumes(folder / "validation.csv"))
+        for tables, path in ((volumes, folder / "volumes.csv"), (validations, folder / "validation.csv")):
+            tables.append(read_volumes(path))
+            detection.check_thresholds(path, tables[-1])
         pairs += pairs_of_split(root / "test_data.csv", config.DATA_ROOT, folder / "predictions")
-    volumes, validation = (pd.concat(tables, ignore_index=True) for tables in (volumes, validation))
-    check_once(f"{config.OUTPUT_ROOT}: all folds' held-out cases", volumes)
+    score, aucs = detection.choose_score(validations)
+    own = [", ".join(detection.SCORES[name] for name in table.threshold_score.unique()) for table in volumes]
+    notes = [
+        f"Detection's AUC: {detection.SCORES[score]}; best on the validation cases (AUC there, of each fold by itself, "
+        f"then the folds' mean: {_tried(aucs)}). A fold's validation cases are other folds' held-out cases, so that "
+        "this choice, among so few, has seen them by other models. The folds' scores are pooled as they are.",
+        "Detection's sensitivity and specificity: each case by the score and threshold that its fold chose on its own "
+        f"validation cases: {'; '.join(f'fold {fold}: {name}' for fold, name in enumerate(own))}.",
+    ]
+    pooled = pd.concat(volumes, ignore_index=True)
+    check_once(f"{config.OUTPUT_ROOT}: all folds' held-out cases", pooled)
     facts = {"folds": f"{config.FOLDS}, each case scored by the model that has not seen it", "run": config.RUN_NAME}
-    report(config.run_folder("evaluation"), facts, volumes, pairs, [], validation=validation)
+    title = f"Evaluation of {config.RUN_NAME}"
+    report(config.run_folder("evaluation"), title, facts, pooled, pairs, [], score, notes)
 
 
 # ---- Evaluations against each other ---------------------------------------------------------------------------------
 def compare(first, second, output):
     """Print (and write) the paired differences of two evaluations."""
-    table = compare_volumes(read_volumes(first), read_volumes(second), config.SEED)
+    table = compare_volumes(_read_with_patients(first), _read_with_patients(second), config.SEED)
     shown = table[(table.vendor == "all") & table.measure.isin(SHOWN_MEASURES)].drop(columns="vendor")
-    print(f"mean: {first}; other_mean: {second}; p: Wilcoxon signed-rank test\n\n{markdown_table(shown)}")
+    print(f"mean: {first}; other_mean: {second}; low, high: 95 % bootstrap interval of the difference, over patients;")
+    print(f"p: Wilcoxon signed-rank test of patients' mean differences\n\n{markdown_table(shown)}")
     if output:
         write_csv(output / "comparison.csv", table)
         print(f"\nby vendor, further measures: {output / 'comparison.csv'}")
@@ -188,7 +220,7 @@ def compare(first, second, output):
 
 def rank(folders, output):
     """Print (and write) the challenge's ranking of several evaluations."""
-    tables = {str(folder): read_volumes(folder) for folder in folders}
+    tables = {str(folder): _read_with_patients(folder) for folder in folders}
     if len(tables) < 2:
         raise InputError("--rank: name at least two evaluations")
     ranks, order = rank_methods(tables)
@@ -198,22 +230,18 @@ def rank(folders, output):
         write_csv(output / "ranks.csv", ranks)
 
 
+def _read_with_patients(path):
+    return with_patients(read_volumes(path), config.PATIENT_PATTERN)
+
+
 # ---- Tables and report ----------------------------------------------------------------------------------------------
-def report(folder, facts, volumes, pairs, failed, validation=None, patches=None):
+def report(folder, title, facts, volumes, pairs, failed, score, notes, patches=None):
     """Write all tables, pictures and both reports into `folder`, print the headline; `InputError` if any case failed.
 
-    `volumes` and `validation` are tables of a row for each case and fluid, with detection's scores and threshold.
-    Without validation cases the predicted volume is the score.
+    `volumes` is a table of a row for each case and fluid, with detection's scores, thresholds and their scores' names;
+    `score` is the one that ROC curves are of.
     """
-    if validation is None:
-        score, notes = "score_volume", ["Detection: a fluid counts as detected where any of its volume is predicted."]
-    else:
-        score, aucs = detection.choose_score(validation)
-        tried = "; ".join(f"{detection.SCORES[name]}, {auc:.3f}" for name, auc in aucs.items())
-        notes = [
-            f"Detection's score: {detection.SCORES[score]}; best on the validation cases (mean AUC there: {tried}).",
-            "Detection's thresholds: largest sensitivity + specificity on the validation cases.",
-        ]
+    volumes = with_patients(volumes, config.PATIENT_PATTERN)
     summary = summarise_volumes(volumes, config.SEED)
     detected = detection.detection_table(volumes, score, config.SEED)
     curves = {}
@@ -222,7 +250,8 @@ def report(folder, facts, volumes, pairs, failed, validation=None, patches=None)
         curve = detection.roc_curve(cases.reference_mm3 > 0, cases[score]) if len(cases) else None
         if curve:
             curves[vendor, fluid] = curve
-    facts = {**facts, "versions": runs.versions_text()}
+    patients = f"{volumes.patient.nunique()}, by PATIENT_PATTERN {config.PATIENT_PATTERN!r}"
+    facts = {**facts, "patients": patients, "versions": runs.versions_text()}
     write_csv(folder / "volumes.csv", volumes)
     write_csv(folder / "summary.csv", summary)
     write_csv(folder / "detection.csv", detected)
@@ -231,7 +260,6 @@ def report(folder, facts, volumes, pairs, failed, validation=None, patches=None)
         shown = np.unique(np.linspace(0, len(with_scan) - 1, COMPARED_CASES).round().astype(int))
         rows = [fullest_b_scan(with_scan[index], list(FLUIDS.values())) for index in shown]
         save_comparison(folder / "comparison.png", rows)
-    title = f"Evaluation of {config.RUN_NAME}" if validation is not None else "Evaluation"
     write_report(
         folder,
         title=title,
@@ -255,6 +283,10 @@ def report(folder, facts, volumes, pairs, failed, validation=None, patches=None)
     print(f"\nreport: {folder / 'report.html'}")
     if failed:
         raise InputError(*failed)
+
+
+def _tried(aucs):
+    return "; ".join(f"{detection.SCORES[name]}, {auc:.3f}" for name, auc in aucs.items())
 
 
 def _cases(volumes):

@@ -4,8 +4,9 @@
                    [--mirrored] [--dropout-samples N] [--probabilities] [--set NAME=VALUE ...]
 
 Each INPUT is a file, a folder or a pattern: MetaImage, NIfTI, DICOM, TIFF, PNG or JPEG B-scans (a folder of them is a
-scan), Heidelberg's .vol, .e2e and .xml, Topcon's .fda (these need the package eyepy). The model is the run's best,
-fine-tuned if there is one; where nothing was trained it is weights/phantom.keras, which knows synthetic scans alone.
+scan), Heidelberg's .vol, .e2e and .xml, Topcon's .fda (these need the package eyepy). The model is the run's best: the
+fine-tuned one where it was made from today's segmentation model, else the latter; where nothing was trained it is
+weights/phantom.keras, which knows synthetic scans alone.
 Vendor and spacing come from file and folder names, unless given; what had to be assumed is printed and kept.
 
 Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 background, 1 IRF, 2 SRF, 3 PED
@@ -34,10 +35,10 @@ from utils.files import locked, remove_unfinished, write_csv
 from utils.labels import FLUIDS
 from utils.mhd import VENDORS
 from utils.parallel import map_unordered
-from utils.scan_output import Job, output_name, segment_to_files, summary_table
+from utils.scan_output import Job, mixed_models, output_name, segment_to_files, summary_table
 from utils.scan_page import write_index
 from utils.scans import find_scans
-from utils.segmentation import PredictionSettings
+from utils.segmentation import PredictionSettings, prediction_digest
 
 PHANTOM_MODEL = Path("weights", "phantom.keras")
 PHANTOM_MODEL_IS = "trained on synthetic scans alone, for research and not for diagnosis"
@@ -71,21 +72,25 @@ def main(argv):
     check_names(scans, arguments.vendor)
     if arguments.fovea and len(scans) > 1:
         raise InputError(f"--fovea: {len(scans)} scans found, and each has its own; name one scan")
-    own_model = runs.find_best_model(config.run_folder("adversarial"), config.run_folder("segmentation"))
-    model_path = arguments.model or own_model or Path(__file__).parent / PHANTOM_MODEL
+    found = None
+    if arguments.model:
+        model_path, why = Path(arguments.model), "named with --model"
+    elif found := runs.find_best_model(config.run_folder("adversarial"), config.run_folder("segmentation")):
+        model_path, why = found
+    else:
+        print(f"no model in {config.run_folder('segmentation')}: this is {PHANTOM_MODEL}, {PHANTOM_MODEL_IS}")
+        model_path, why = Path(__file__).parent / PHANTOM_MODEL, "nothing was trained"
     details = runs.read_best(model_path)
     PredictionSettings.from_details(details)
-    if not (arguments.model or own_model):
-        print(f"no model in {config.run_folder('segmentation')}: this is {PHANTOM_MODEL}, {PHANTOM_MODEL_IS}")
-    print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}); {len(scans)} scans")
+    print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}): {why}; {len(scans)} scans")
     for path, reason in left_out:
         print(f"left out: {path}: {reason}")
     job = Job(
         output=os.path.abspath(arguments.output),
         model_path=os.path.abspath(model_path),
-        model_sha256=details["sha256"],
+        prediction=prediction_digest(details),
         # The run's own model follows config; another's best.json says what it needs.
-        threshold=config.THRESHOLD if model_path == own_model else None,
+        threshold=config.THRESHOLD if found else None,
         vendor=arguments.vendor,
         spacing_mm=arguments.spacing_mm and tuple(arguments.spacing_mm),
         fovea=arguments.fovea and tuple(arguments.fovea),
@@ -163,9 +168,14 @@ def write_summary(output):
     links = [f"{output_name(row.vendor, row.scan)}/report.html" for row in table.itertuples()]
     titles = {f"{fluid}_mm3": f"{fluid} (mm³)" for fluid in FLUIDS}
     titles |= {"laterality": "eye", "scan_date": "date", "b_scans": "B-scans"}
-    shown = table.drop(columns=["seconds", *(f"{fluid}_presence" for fluid in FLUIDS)]).rename(columns=titles)
-    write_index(output / "index.html", shown.astype(object).where(shown.notna(), "-"), links)
+    shown = table.assign(model=table.model + ", " + table.model_sha256.str[:8])
+    shown = shown.drop(columns=["seconds", "model_sha256", *(f"{fluid}_presence" for fluid in FLUIDS)])
+    shown = shown.rename(columns=titles).astype(object)
+    warning = mixed_models(table)
+    write_index(output / "index.html", shown.where(shown.notna(), "-"), links, warning)
     print(table[["scan", "vendor", "IRF_mm3", "SRF_mm3", "PED_mm3"]].to_string(index=False, float_format="%.3f"))
+    if warning:
+        print(f"warning: {warning}")
     print(f"{len(table)} scans: {output / 'index.html'}, summary.csv and the label volumes beside it")
 
 

@@ -22,21 +22,21 @@ DETAILS = {
 }
 
 
-def brightness_model(n_classes=4):
-    """The U-Net's sizes: IRF where the pixel is brighter than 128 + 64, else background."""
+def brightness_model(n_classes=4, bias=-100):
+    """The U-Net's sizes: IRF where the pixel is brighter than 128 + 64 (with the default `bias`), else background."""
     image = keras.Input((None, None, 3))
     grey = layers.Cropping2D(46)(image)
     to_logits = layers.Conv2D(n_classes, 1, activation="softmax")
     logits = to_logits(grey)
     kernel = np.zeros((1, 1, 3, n_classes), np.float32)
     kernel[0, 0, 1, 1] = 200  # the middle channel is the slice itself
-    to_logits.set_weights([kernel, np.array([0, -100, -300, -300, -300][:n_classes], np.float32)])
+    to_logits.set_weights([kernel, np.array([0, bias, -300, -300, -300][:n_classes], np.float32)])
     return keras.Model(image, logits)
 
 
-def export_brightness_model(folder, n_classes=4, **details):
+def export_brightness_model(folder, n_classes=4, bias=-100, **details):
     """Write it as ``best.keras`` with ``best.json`` into `folder`; returns the former's path."""
-    export_best(folder, brightness_model(n_classes), {**DETAILS, **details})
+    export_best(folder, brightness_model(n_classes, bias), {**DETAILS, **details})
     return folder / "best.keras"
 
 

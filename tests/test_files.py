@@ -7,7 +7,7 @@ import time
 import pytest
 
 from utils.errors import InputError, run_script, what_failed
-from utils.files import UNFINISHED, remove_unfinished, write_json, written_whole
+from utils.files import UNFINISHED, code_digest, remove_unfinished, write_json, written_whole
 
 
 def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
@@ -18,6 +18,29 @@ def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
         assert temporary.name.endswith("table.csv")
     assert path.read_text() == "whole"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_put_in_place_by_renaming_it(tmp_path):
+    """A copy would be seen half written, by who opens it then and by who has the file before open."""
+    path = tmp_path / "table.csv"
+    path.write_text("before")
+    with open(path) as reader:
+        with written_whole(path) as temporary:
+            temporary.write_text("after")
+            written = temporary.stat().st_ino
+        assert path.stat().st_ino == written
+        assert reader.read() == "before"
+    assert path.read_text() == "after"
+
+
+def test_the_code_digest_changes_with_any_of_the_modules(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "one_module.py").write_text("raise RuntimeError  # not imported")
+    (tmp_path / "another_module.py").write_text("VALUE = 1")
+    before = code_digest("one_module", "another_module")
+    assert code_digest("one_module", "another_module") == before
+    (tmp_path / "another_module.py").write_text("VALUE = 2")
+    assert code_digest("one_module", "another_module") != before
 
 
 def test_a_failure_leaves_the_file_before(tmp_path):

@@ -26,7 +26,9 @@ def report(tmp_path_factory):
             reference[:, 10:20, 5:30], reference[0, 25:30, 5:40] = 1, 2
         labels = np.where(rng.random(reference.shape) < 0.9, reference, 0).astype(np.uint8)
         for row in score_volume(labels, reference, (0.01, 0.004, 0.1)):
-            rows.append({"vendor": vendor, "case": name, **row, "average_precision": np.nan, "threshold": 0.0})
+            names = {"vendor": vendor, "case": name, "patient": "P" if name in "cd" else name}
+            detected = {"average_precision": np.nan, "threshold": 0.0, "threshold_score": "volume_mm3"}
+            rows.append({**names, **row, **detected})
         grey = rng.integers(0, 255, (40, 60)).astype(np.uint8)
         pictured = {"grey": grey, "reference": reference[0], "labels": labels[0]}
         overlays.append({"fluid": "IRF", "rank": "best", "title": name, "dice": 0.5, **pictured})
@@ -61,6 +63,7 @@ def test_both_reports_hold_the_tables(report):
     assert page.count("<svg") == 3
     assert page.count("data:image/jpeg") == 4
     assert "3 of 4" in text  # cases with IRF
+    assert "4 cases of 3 patients" in text
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"|<metadata>.*?</metadata>', "", page, flags=re.DOTALL)
 
 

@@ -71,27 +71,49 @@ def test_an_exported_model_is_checked_against_its_description(tmp_path):
 
     runs.export_best(tmp_path, Model(), {"epoch": 4})
     assert runs.read_best(tmp_path / "best.keras")["epoch"] == 4
-    assert runs.best_model_path(tmp_path / "none", tmp_path) == tmp_path / "best.keras"
     (tmp_path / "best.keras").write_text("another")
     with pytest.raises(InputError, match=r"not the model that best\.json describes"):
         runs.read_best(tmp_path / "best.keras")
     with pytest.raises(InputError, match="no such model"):
         runs.read_best(tmp_path / "other.keras")
+
+
+class Exported:
+    """Stands for a model: its file holds some text."""
+
+    def __init__(self, content):
+        self.save = lambda path: path.write_text(content)
+
+
+def test_a_fine_tuned_model_is_taken_only_where_it_was_made_from_todays_segmentation_model(tmp_path):
+    fine_tuned, trained = folders = tmp_path / "adversarial", tmp_path / "segmentation"
+    assert runs.find_best_model(*folders) is None
     with pytest.raises(InputError, match=r"run model_training\.py first"):
-        runs.best_model_path(tmp_path / "none")
+        runs.best_model(*folders)
+    runs.export_best(trained, Exported("a U-Net"), {})
+    assert runs.best_model(*folders) == (trained / "best.keras", "there is no fine-tuned one")
+    start = runs.read_best(trained / "best.keras")["sha256"]
+    runs.export_best(fine_tuned, Exported("fine-tuned"), {"made_from": start})
+    assert runs.best_model(*folders) == (fine_tuned / "best.keras", f"fine-tuned from the model in {trained}")
+    runs.export_best(trained, Exported("a U-Net trained again"), {})
+    path, why = runs.best_model(*folders)
+    assert path == trained / "best.keras"
+    assert f"{fine_tuned} was made from another segmentation model" in why
+    runs.export_best(fine_tuned, Exported("fine-tuned"), {})  # by an earlier version
+    path, why = runs.best_model(*folders)
+    assert path == fine_tuned / "best.keras"
+    assert "it may be old" in why
+    (trained / "best.json").unlink()
+    assert "no model in" in runs.best_model(*folders)[1]
 
 
 def test_between_two_exports_no_description_stands_beside_another_model(tmp_path, monkeypatch):
-    class Model:
-        def __init__(self, content):
-            self.save = lambda path: path.write_text(content)
-
-    runs.export_best(tmp_path, Model("first"), {"epoch": 1})
+    runs.export_best(tmp_path, Exported("first"), {"epoch": 1})
     monkeypatch.setattr(runs, "write_json", lambda path, content: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        runs.export_best(tmp_path, Model("second"), {"epoch": 2})
+        runs.export_best(tmp_path, Exported("second"), {"epoch": 2})
     assert (tmp_path / "best.keras").read_text() == "second"
-    assert runs.find_best_model(tmp_path) is None
+    assert runs.find_best_model(tmp_path / "adversarial", tmp_path) is None
 
 
 def test_damaged_json_is_named(tmp_path):

@@ -149,6 +149,7 @@ def test_fine_tuning_keeps_the_starting_model_unless_it_is_beaten(trained):
     assert best["epoch"] == int(min(log.val_dice[1], log.val_dice.mean()) > log.val_dice[0])
     assert best["value"] == pytest.approx(log.val_dice[best["epoch"]])
     assert "epoch 0, the model of the segmentation step" in printed
+    assert best["made_from"] == start["sha256"]
 
 
 def test_evaluation_scores_the_held_out_cases(trained):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +15,17 @@ import pytest
 import SimpleITK
 import tifffile
 from PIL import Image
-from stand_in import bright_scan, export_brightness_model
+from stand_in import DETAILS, bright_scan, export_brightness_model
 
+from utils import scan_output, segmentation
 from utils.evaluation import Pair
 from utils.held_out import segment_and_score
 from utils.mhd import read_volume, write_volume
 from utils.phantom_varied import generate_varied
+from utils.runs import read_best, sha256
 from utils.scan_output import Job, segment_to_files
 from utils.scans import find_scans
-from utils.segmentation import load_network
+from utils.segmentation import load_network, prediction_digest
 
 PROJECT = Path(__file__).parents[1]
 SPACING_MM = (0.0117, 0.003872, 0.12)
@@ -43,6 +46,12 @@ def run(*arguments, expected=0, limits=""):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return export_brightness_model(tmp_path_factory.mktemp("model"))
+
+
+def job_of(model, output, **options):
+    """A `Job`, as test.py makes it, for the folder `output`, which is made."""
+    output.mkdir(exist_ok=True)
+    return Job(str(output), str(model), prediction_digest(read_best(model)), **options)
 
 
 def test_one_volume_in_every_format_gets_the_same_labels_in_two_processes(model, tmp_path):
@@ -108,9 +117,7 @@ def test_everything_that_is_written_about_a_scan(model, tmp_path):
 def test_what_is_done_is_kept_until_something_changes(model, tmp_path):
     write_volume(tmp_path / "scan.mhd", bright_scan(), SPACING_MM)
     (files,) = find_scans([tmp_path / "scan.mhd"])
-    sha256 = json.loads(model.with_suffix(".json").read_text())["sha256"]
-    job = Job(str(tmp_path / "out"), str(model), sha256, vendor="Cirrus")
-    (tmp_path / "out").mkdir()
+    job = job_of(model, tmp_path / "out", vendor="Cirrus")
     first, _ = segment_to_files(files, job)
     again, _ = segment_to_files(files, job)
     assert again == {**first, "kept": True}
@@ -125,6 +132,76 @@ def test_what_is_done_is_kept_until_something_changes(model, tmp_path):
     assert "use another --output" in complaint
     record, (complaint,) = segment_to_files(files, dataclasses.replace(job, fovea=(999, 0)))
     assert "outside of its 140 columns" in complaint
+
+
+def test_what_was_done_by_other_settings_of_the_model_or_other_code_is_done_again(model, tmp_path, monkeypatch):
+    """The weights are the same each time."""
+    write_volume(tmp_path / "scan.mhd", bright_scan(), SPACING_MM)
+    (files,) = find_scans([tmp_path / "scan.mhd"])
+    model = Path(shutil.copy(model, tmp_path / "best.keras"))
+
+    def segment(**details):
+        best = {**DETAILS, **details, "sha256": sha256(model)}
+        model.with_suffix(".json").write_text(json.dumps(best))
+        return segment_to_files(files, job_of(model, tmp_path / "out", vendor="Cirrus"))[0]
+
+    segment()
+    assert segment()["kept"]
+    assert "kept" not in segment(threshold=0.9)
+    assert "kept" not in segment(reference_histogram=[1] * 256)
+    assert segment(reference_histogram=[1] * 256)["kept"]
+    for module in (scan_output, segmentation):
+        with monkeypatch.context() as changed:
+            changed.setattr(module, "code_digest", lambda *names: "of other code")
+            assert "kept" not in segment(reference_histogram=[1] * 256)
+
+
+def test_two_scans_that_turn_out_to_have_one_name_do_not_mix(model, tmp_path):
+    """Only their files tell the vendor; here the second begins while the first is being segmented."""
+    for folder, slices in (("a", 3), ("b", 2)):
+        write_volume(tmp_path / folder / "scan.mhd", bright_scan(slices), SPACING_MM)
+    first, second = (find_scans([tmp_path / folder])[0] for folder in "ab")
+    job = job_of(model, tmp_path / "out", vendor="Cirrus")
+    refused = []
+
+    def meanwhile(number, of):
+        if number == 1:
+            refused.append(segment_to_files(second, job))
+
+    record, complaints = segment_to_files(first, job, meanwhile)
+    assert complaints == []
+    ((none, (complaint,)),) = refused
+    assert none is None
+    assert complaint.startswith(f"{tmp_path / 'b' / 'scan.mhd'}: another scan is being written to")
+    assert record["path"] == str(tmp_path / "a" / "scan.mhd")
+    assert read_volume(tmp_path / "out" / "Cirrus_scan.mhd")[0].shape == bright_scan(3).shape
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "Cirrus_scan",
+        *("Cirrus_scan.mhd", "Cirrus_scan.raw"),
+    ]
+
+
+def test_the_summary_tells_the_model_of_each_scan_and_that_they_are_several(model, tmp_path):
+    output = tmp_path / "out"
+    other = export_brightness_model(tmp_path / "other", epoch=7, threshold=0.25)
+    for name in ("first", "second"):
+        write_volume(tmp_path / f"{name}.mhd", bright_scan(), SPACING_MM)
+    options = ("--output", output, "--vendor", "Cirrus", "--model")
+    stdout, _ = run(tmp_path / "first.mhd", *options, model)
+    assert "warning" not in stdout
+    assert 'class="warning"' not in (output / "index.html").read_text()
+    stdout, _ = run(tmp_path / "second.mhd", *options, other)
+    table = pd.read_csv(output / "summary.csv").set_index("scan")
+    assert table.model_sha256.to_dict() == {
+        "first": read_best(model)["sha256"],
+        "second": read_best(other)["sha256"],
+    }
+    assert table.model["second"] == "segmentation step, epoch 7"
+    assert table.threshold.to_dict() == {"first": 0.5, "second": 0.25}
+    page = (output / "index.html").read_text()
+    for text in (page, stdout):
+        assert "These scans are of 2 model(s) and 2 threshold(s)" in text
+    assert f"segmentation step, epoch 7, {read_best(other)['sha256'][:8]}" in page
 
 
 def test_what_is_wrong_with_a_scan_costs_no_other(model, tmp_path):

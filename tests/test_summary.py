@@ -4,20 +4,29 @@ import pytest
 from scipy import stats
 
 from utils.errors import InputError
-from utils.summary import MEASURES, compare_volumes, rank_methods, resampled_means, summarise_volumes
+from utils.summary import (
+    MEASURES,
+    compare_volumes,
+    interval,
+    rank_methods,
+    resampled_means,
+    summarise_volumes,
+    times_drawn,
+    with_patients,
+)
 
 EMPTY = {"volume_mm3": 0.0, "reference_mm3": 0.0, "difference_mm3": 0.0, "avd_mm3": 0.0}
 EMPTY |= {"lesions": 0, "lesions_found": 0, "lesions_predicted": 0, "lesions_false": 0}
 EMPTY |= dict.fromkeys(("dice", "precision", "recall", "hd95_mm", "assd_mm", "average_precision"), np.nan)
 
 
-def table(irf, vendor="Cirrus"):
+def table(irf, vendor="Cirrus", names="abcdefgh", pattern=".*"):
     """Volumes of cases a, b, ...: `irf` is a list of dictionaries; the other fluids are absent and not predicted."""
     rows = []
-    for name, row in zip("abcdefgh", irf, strict=False):
+    for name, row in zip(names, irf, strict=False):
         rows += [{"vendor": vendor, "case": name, "fluid": fluid, **EMPTY} for fluid in ("SRF", "PED")]
         rows.append({"vendor": vendor, "case": name, "fluid": "IRF", **EMPTY, **row})
-    return pd.DataFrame(rows)
+    return with_patients(pd.DataFrame(rows), pattern)
 
 
 def test_both_conventions_for_absent_fluids():
@@ -43,15 +52,75 @@ def test_both_conventions_for_absent_fluids():
     assert mean.cases_with_fluid["dice_all"] == 1
 
 
-def test_intervals_have_their_width_and_equal_scipys():
+def test_intervals_equal_scipys():
+    """SciPy's bootstrap of 95 %; the interval of 80 % would be 0.65 times as wide."""
+    dice = np.random.default_rng(3).random(60)
+    names = [f"case {number}" for number in range(60)]
+    volumes = table([{"dice": value, "reference_mm3": 1.0} for value in dice], names=names)
+    summary = summarise_volumes(volumes, seed=5).set_index(["vendor", "fluid", "measure"])
+    irf = summary.loc[("all", "IRF", "dice_present")]
+    expected = stats.bootstrap((dice,), np.mean, method="percentile", rng=np.random.default_rng(0), n_resamples=9999)
+    low, high = expected.confidence_interval
+    assert (irf.low, irf.high) == (pytest.approx(low, abs=0.05 * (high - low)), pytest.approx(high, abs=0.005))
+    other = table([{"dice": 0.0, "reference_mm3": 1.0}] * 60, names=names)
+    compared = compare_volumes(other, volumes, seed=5).set_index(["vendor", "fluid", "measure"])
+    difference = compared.loc[("all", "IRF", "dice_present")]
+    assert (difference.low, difference.high) == (pytest.approx(irf.low), pytest.approx(irf.high))
+
+
+def test_an_interval_holds_95_percent_of_the_resamples():
+    assert interval(np.array([*range(101), np.nan])) == (2.5, 97.5)
+    assert np.isnan(interval(np.full(3, np.nan))).all()
+
+
+def test_the_same_patients_are_drawn_for_all_columns():
     values = np.random.default_rng(3).normal(size=60)
-    resampled = resampled_means(np.column_stack([values, values + 1, np.full(60, 7.0)]), seed=5)
-    low, high = np.percentile(resampled[:, 0], (2.5, 97.5))
-    expected = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0), n_resamples=9999)
-    assert low == pytest.approx(expected.confidence_interval.low, abs=0.03)
-    assert high == pytest.approx(expected.confidence_interval.high, abs=0.03)
-    np.testing.assert_allclose(resampled[:, 1], resampled[:, 0] + 1)  # the same cases for all columns
+    resampled = resampled_means(np.column_stack([values, values + 1, np.full(60, 7.0)]), np.arange(60) // 2, seed=5)
+    np.testing.assert_allclose(resampled[:, 1], resampled[:, 0] + 1)
     np.testing.assert_allclose(resampled[:, 2], 7)
+
+
+def test_a_patient_is_drawn_with_all_cases():
+    patients = ["b", "a", "b", "c"]
+    drawn = times_drawn(patients, seed=0)
+    np.testing.assert_array_equal(drawn[:, 0], drawn[:, 2])
+    assert set(drawn[:, [0, 1, 3]].sum(axis=1)) == {3}  # as many patients as there are
+    assert drawn.mean(axis=0) == pytest.approx(1, abs=0.1)
+    values = np.array([[1.0, np.nan], [4.0, 2.0], [1.0, np.nan], [4.0, np.nan]])
+    means = resampled_means(values, patients, seed=0)
+    np.testing.assert_allclose(means[:, 0], drawn @ values[:, 0] / drawn.sum(axis=1))
+    assert np.isnan(means[:, 1]).all()  # a single patient says nothing about others
+    assert np.isnan(resampled_means(values[[0, 2]], ["b", "b"], seed=0)).all()
+
+
+def coverage(as_patients, studies=400, patients=40, seed=0):
+    """Share of simulated studies whose interval holds the true mean 0. Each patient has two eyes, of whose values 0.9
+    of the variance is the patient's."""
+    rng, held = np.random.default_rng(seed), 0
+    for study in range(studies):
+        of_patients, of_eyes = rng.normal(0, 0.9**0.5, (patients, 1)), rng.normal(0, 0.1**0.5, (patients, 2))
+        names = np.repeat(np.arange(patients), 2) if as_patients else np.arange(2 * patients)
+        low, high = interval(resampled_means((of_patients + of_eyes).reshape(-1, 1), names, seed=study)[:, 0])
+        held += low <= 0 <= high
+    return held / studies
+
+
+def test_intervals_of_two_alike_eyes_each_hold_the_truth_nearly_as_often_as_they_say():
+    """In 3,000 studies 93 %; over eyes as if each were a patient 82 %, near 2 Phi(1.96 / sqrt(1.9)) - 1 = 84 %."""
+    assert coverage(as_patients=True) > 0.9
+    assert coverage(as_patients=False) < 0.87
+
+
+def test_patients_are_found_in_the_names_of_cases():
+    volumes = table([{}, {}, {}], names=["12_OD", "12_OS", "13_OD"], pattern=r"^(\d+)_")
+    assert volumes.groupby("case").patient.first().to_dict() == {"12_OD": "12", "12_OS": "12", "13_OD": "13"}
+    summary = summarise_volumes(volumes, seed=0)
+    assert set(summary.patients) == {2}
+    assert set(summary.cases) == {3}
+    with pytest.raises(InputError) as caught:
+        with_patients(volumes, "(OS)")
+    assert len(caught.value.messages) == 2
+    assert caught.value.messages[0].startswith("case 12_OD: does not match PATIENT_PATTERN '(OS)'")
 
 
 def test_paired_comparison():
@@ -69,6 +138,19 @@ def test_paired_comparison():
     assert compared.n[("all", "SRF", "dice_present")] == 0
     with pytest.raises(InputError, match="second: lacks Cirrus e"):
         compare_volumes(sides[0], sides[1][sides[1].case != "e"], seed=0)
+
+
+def test_pairs_of_one_patient_count_once_in_the_test():
+    """Three patients of two eyes, whose differences are on the mean 0.2, -0.3, 0.45: ranks 1, -2 and 3."""
+    names = ["a1", "a2", "b1", "b2", "c1", "c2"]
+    differences = [0.1, 0.3, -0.1, -0.5, 0.2, 0.7]
+    sides = [
+        table([{"dice": value, "reference_mm3": 1.0} for value in values], names=names, pattern="[abc]")
+        for values in (np.full(6, 0.5), np.full(6, 0.5) + differences)
+    ]
+    irf = compare_volumes(*sides, seed=0).set_index(["vendor", "fluid", "measure"]).loc[("all", "IRF", "dice_present")]
+    assert (irf.patients, irf.n, irf.difference) == (3, 6, pytest.approx(0.7 / 6))
+    assert irf.p == pytest.approx(6 / 2**3)  # of the 8 ways to give signs, 6 part them at least as unevenly as 4 to 2
 
 
 def test_ranks():

@@ -6,8 +6,9 @@ Which score, and above which threshold a fluid counts as detected, is decided on
 import numpy as np
 import pandas as pd
 
+from utils.errors import InputError
 from utils.labels import FLUIDS
-from utils.summary import N_RESAMPLES, interval
+from utils.summary import interval, times_drawn
 
 SCORES = {  # in the order of preference where they are equally good
     "score_probability": "largest probability of the fluid after a 5 x 5 mean",
@@ -23,15 +24,20 @@ def area_under_roc(scores_with, scores_without):
     return float(wins.mean()) if wins.size else np.nan
 
 
-def auc_interval(scores_with, scores_without, seed):
-    """95 % bootstrap interval of `area_under_roc`; cases with and without the fluid are drawn anew, each among
-    themselves. Returns (low, high), nan where a side is empty or both have a single case."""
-    wins = _wins(scores_with, scores_without)
-    if wins.size < 2:
+def auc_interval(present, scores, patients, seed):
+    """95 % bootstrap interval of `area_under_roc`, of patients drawn as in `utils.summary.times_drawn`.
+
+    `present` is bool, `scores` float and `patients` names the patient, one each a case. Samples without a case on
+    either side are left out. Returns (low, high), nan where a side is empty or each has a single patient.
+    """
+    present, scores, patients = np.asarray(present, bool), np.asarray(scores, np.float64), np.asarray(patients)
+    if len(set(patients[present])) * len(set(patients[~present])) < 2:
         return np.nan, np.nan
-    rng = np.random.default_rng(seed)
-    weights = [rng.multinomial(count, np.full(count, 1 / count), N_RESAMPLES) for count in wins.shape]
-    return interval(((weights[0] @ wins) * weights[1]).sum(axis=1) / wins.size)
+    drawn = times_drawn(patients, seed)
+    drawn_with, drawn_without = drawn[:, present], drawn[:, ~present]
+    pairs = drawn_with.sum(axis=1) * drawn_without.sum(axis=1)
+    wins = ((drawn_with @ _wins(scores[present], scores[~present])) * drawn_without).sum(axis=1)
+    return interval(wins / np.where(pairs, pairs, np.nan))
 
 
 def _wins(scores_with, scores_without):
@@ -80,19 +86,29 @@ def sensitivity_specificity(present, scores, threshold):
     return tuple(float(side.mean()) if side.size else np.nan for side in sides)
 
 
-def choose_score(validation):
-    """The score with the largest AUC on the validation cases, mean of the fluids; AUCs by score.
+def choose_score(validations):
+    """The score with the largest AUC on validation cases, and the AUCs by score.
 
-    `validation` holds a row for each case and fluid: fluid, reference_mm3 and `SCORES`, nan where a score is not to be
-    had. Where no AUC has a value, the first score that is to be had is chosen.
+    `validations` are tables, one for each model (a fold has its own), of a row for each case and fluid: fluid,
+    reference_mm3 and `SCORES`, nan where a score is not to be had. An AUC is the mean over the models of the mean over
+    the fluids: never are cases of several models, whose scores may lie elsewhere, compared. Where no AUC has a value,
+    the first score that is to be had is chosen.
     """
     aucs = {}
     for score in SCORES:
-        if validation[score].notna().all():
-            of_fluids = [_split(validation[validation.fluid == fluid], score) for fluid in FLUIDS]
-            values = [value for value in (area_under_roc(*sides) for sides in of_fluids) if not np.isnan(value)]
-            aucs[score] = float(np.mean(values)) if values else np.nan
+        if all(validation[score].notna().all() for validation in validations):
+            aucs[score] = _mean([_mean(_aucs_of_fluids(validation, score)) for validation in validations])
     return max(aucs, key=lambda score: -1 if np.isnan(aucs[score]) else aucs[score]), aucs
+
+
+def _aucs_of_fluids(validation, score):
+    return [area_under_roc(*_split(validation[validation.fluid == fluid], score)) for fluid in FLUIDS]
+
+
+def _mean(values):
+    """Mean of the values that are not nan; nan where there is none."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else np.nan
 
 
 def thresholds(validation, score):
@@ -101,12 +117,35 @@ def thresholds(validation, score):
     return {fluid: youden_threshold(cases.reference_mm3 > 0, cases[score]) for fluid, cases in by_fluid.items()}
 
 
+def with_thresholds(volumes, validation, score):
+    """`volumes` with the columns threshold, chosen for `score` on the validation cases, and threshold_score, its name.
+
+    Both tables are those of `choose_score`, of one model.
+    """
+    return volumes.assign(threshold=volumes.fluid.map(thresholds(validation, score)), threshold_score=score)
+
+
+def check_thresholds(path, volumes):
+    """Raise `InputError` where the table at `path` does not say of which score its thresholds are, or lacks it."""
+    missing = [name for name in (*SCORES, "threshold", "threshold_score") if name not in volumes]
+    if missing:
+        raise InputError(f"{path}: lacks the columns {', '.join(missing)}; run evaluate.py for it again")
+    unknown = sorted(set(volumes.threshold_score.astype(str)) - set(SCORES))
+    if unknown:
+        names = ", ".join(SCORES)
+        raise InputError(
+            f"{path}: threshold_score is {', '.join(unknown)}, expected one of {names}; run evaluate.py again"
+        )
+
+
 def detection_table(volumes, score, seed):
     """Detection of each fluid by vendor and over "all": a DataFrame with
 
-    vendor, fluid (also "mean"), score, cases, cases_with_fluid, auc, low, high (95 % bootstrap), threshold, sensitivity
-    and specificity. `volumes` holds a row for each case and fluid: vendor, fluid, reference_mm3, `score` and
-    the threshold for it, which may differ between cases (folds have their own; then the table shows nan).
+    vendor, fluid (also "mean"), score, patients, cases, cases_with_fluid, auc, low, high (95 % bootstrap of `score`'s
+    AUC, of patients), threshold_score, threshold, sensitivity and specificity. `volumes` holds a row for each case and
+    fluid: vendor, patient, fluid, reference_mm3, `score`, and of each case's own model the threshold, the name
+    threshold_score of the score that it is for, and that score. Where models (of folds) have chosen several, the table
+    names all scores, and nan for the threshold.
     """
     rows = []
     for vendor in [*sorted(volumes.vendor.unique()), "all"]:
@@ -114,18 +153,31 @@ def detection_table(volumes, score, seed):
         by_fluid = []
         for fluid in FLUIDS:
             cases = of_vendor[of_vendor.fluid == fluid]
-            sides, present = _split(cases, score), cases.reference_mm3 > 0
-            low, high = auc_interval(*sides, seed)
-            sensitivity, specificity = sensitivity_specificity(present, cases[score], cases.threshold)
-            threshold = cases.threshold.iloc[0] if cases.threshold.nunique() == 1 else np.nan
+            present = cases.reference_mm3 > 0
+            low, high = auc_interval(present, cases[score], cases.patient, seed)
+            sensitivity, specificity = sensitivity_specificity(present, scores_of_thresholds(cases), cases.threshold)
+            chosen = cases[["threshold_score", "threshold"]].drop_duplicates()
+            threshold = chosen.threshold.iloc[0] if len(chosen) == 1 else np.nan
             counts = {"cases": len(cases), "cases_with_fluid": int(present.sum())}
-            measured = {"auc": area_under_roc(*sides), "low": low, "high": high, "threshold": threshold}
+            measured = {"auc": area_under_roc(*_split(cases, score)), "low": low, "high": high}
+            measured |= {"threshold_score": ", ".join(sorted(set(chosen.threshold_score))), "threshold": threshold}
             measured |= {"sensitivity": sensitivity, "specificity": specificity}
-            by_fluid.append({"vendor": vendor, "fluid": fluid, "score": score, **counts, **measured})
+            names = {"vendor": vendor, "fluid": fluid, "score": score, "patients": cases.patient.nunique()}
+            by_fluid.append({**names, **counts, **measured})
         mean = pd.DataFrame(by_fluid)[["auc", "sensitivity", "specificity"]].mean().to_dict()
-        counts = {"cases": by_fluid[0]["cases"], "cases_with_fluid": sum(row["cases_with_fluid"] for row in by_fluid)}
+        counts = {name: by_fluid[0][name] for name in ("patients", "cases")}
+        counts["cases_with_fluid"] = sum(row["cases_with_fluid"] for row in by_fluid)
         rows += [*by_fluid, {"vendor": vendor, "fluid": "mean", "score": score, **counts, **mean}]
     return pd.DataFrame(rows)
+
+
+def scores_of_thresholds(cases):
+    """Of each case the score that its threshold is for, which threshold_score names: float (cases,)."""
+    scores = np.full(len(cases), np.nan)
+    for name in cases.threshold_score.unique():
+        chosen = (cases.threshold_score == name).to_numpy()
+        scores[chosen] = cases[name].to_numpy()[chosen]
+    return scores
 
 
 def _split(cases, score):

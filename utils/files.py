@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import filelock
@@ -88,16 +89,21 @@ def write_csv(path, table):
         table.to_csv(temporary, index=False)
 
 
-def code_digest(*modules):
-    """What changes with the statements of `modules`; comments, docstrings and imports may change."""
-    digest = hashlib.sha256()
-    for module in modules:
-        tree = ast.parse(Path(module.__file__).read_bytes())
-        for node in ast.walk(tree):
-            if isinstance(body := getattr(node, "body", None), list):
-                body[:] = [statement for statement in body if not _says_nothing(statement)]
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()[:16]
+def digest(content):
+    """Sixteen hexadecimal digits that change with `content` (bytes)."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def code_digest(*names):
+    """A `digest` that changes with the statements of the modules of these `names`, which are not imported.
+
+    What they once wrote, they may write otherwise. Comments, docstrings and imports may change.
+    """
+    trees = [ast.parse(Path(find_spec(name).origin).read_bytes()) for name in names]
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(body := getattr(node, "body", None), list):
+            body[:] = [statement for statement in body if not _says_nothing(statement)]
+    return digest("".join(map(ast.dump, trees)).encode())
 
 
 def _says_nothing(statement):

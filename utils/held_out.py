@@ -7,7 +7,7 @@ from tqdm import tqdm
 from utils import detection, runs
 from utils.errors import InputError
 from utils.evaluation import read_labels, score_pairs
-from utils.files import write_json
+from utils.files import code_digest, write_json
 from utils.labels import FLUIDS
 from utils.mhd import read_header, read_volume, volume_files, write_volume
 
@@ -35,14 +35,15 @@ def segment_case(network, pair, threshold):
     """Segment one case and write its label volume, then a record of its detection scores beside it.
 
     Returns the record's rows: vendor, case, fluid, average_precision and the scores of `utils.detection`. What an
-    interrupted evaluation has done for the same model, threshold and files is not done again.
+    interrupted evaluation has done for the same model, threshold and files with the same code is not done again.
     """
-    from utils.segmentation import segment_scan
+    from utils.segmentation import prediction_digest, segment_scan
 
     record_path = pair.prediction_path.with_suffix(".json")
     files = [*volume_files(pair.oct_path), *volume_files(pair.reference_path)]
     made_from = {
-        "model": network.details["sha256"],
+        "prediction": prediction_digest(network.details),
+        "scores": code_digest("utils.detection", __name__),
         "threshold": threshold,
         "files": [[path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.exists()],
     }

@@ -5,15 +5,13 @@ written after its files.
 """
 
 import contextlib
-import hashlib
 import json
 from dataclasses import dataclass
 
 import numpy as np
 
-from utils import disk, geometry, invalid, preprocessing, roi
 from utils.errors import InputError
-from utils.files import code_digest, write_json
+from utils.files import code_digest, digest, write_json
 from utils.mhd import (
     open_volume,
     read_header,
@@ -25,9 +23,9 @@ from utils.mhd import (
     write_volume,
 )
 from utils.prepared import record_path, volume_paths
-from utils.preprocessing import VENDOR_RULES, preprocess_reference, preprocess_volume
+from utils.preprocessing import PREPROCESSING_CODE, VENDOR_RULES, preprocess_reference, preprocess_volume
 from utils.reference_histogram import digest_of
-from utils.roi import roi_mask
+from utils.roi import ROI_CODE, roi_mask
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def images_record(case, preparation):
         "AXIAL_SPACING_MM": preparation.axial_spacing_mm,
         "matched": matched,
         "reference histogram": digest_of(preparation.reference_histogram) if matched else None,
-        "preprocessing code": code_digest(geometry, invalid, preprocessing),
+        "preprocessing code": code_digest(*PREPROCESSING_CODE),
     }
 
 
@@ -107,7 +105,7 @@ def why_roi_unfinished(case, preprocessed_folder):
 def roi_record(case, preprocessed_folder):
     """What the record of the ROI mask of `case` says: which images it was made from, and by which code."""
     images = record_path(preprocessed_folder, case.vendor, case.name, "images").read_bytes()
-    return {"images": hashlib.sha256(images).hexdigest()[:16], "ROI code": code_digest(disk, roi)}
+    return {"images": digest(images), "ROI code": code_digest(*ROI_CODE)}
 
 
 # ---- Records -------------------------------------------------------------------------------------------------------

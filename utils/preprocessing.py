@@ -26,6 +26,9 @@ VENDOR_RULES = {
     "Topcon": VendorRule(match_histogram=True, slice_median=True, pixel_median=True),
 }
 
+# Modules that decide what preprocessed voxels are and where they lie, for `utils.files.code_digest`.
+PREPROCESSING_CODE = ("utils.geometry", "utils.invalid", "utils.preprocessing")
+
 
 def preprocess_volume(voxels, spacing_mm, vendor, *, axial_spacing_mm, reference_histogram=None):
     """Preprocessed volume (slices, rows', columns; uint8, 0 = invalid, valid 1-255).

@@ -1,13 +1,12 @@
 """The intensity distribution that Cirrus and Topcon volumes are matched to, as a file."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import pandas
 
 from utils.errors import InputError
-from utils.files import write_csv
+from utils.files import digest, write_csv
 
 
 def read_reference_histogram(path):
@@ -35,6 +34,4 @@ def write_reference_histogram(path, histogram):
 
 def digest_of(histogram):
     """What tells one `histogram` (256 counts) from another; None for None."""
-    if histogram is None:
-        return None
-    return hashlib.sha256(np.asarray(histogram, np.int64).tobytes()).hexdigest()[:16]
+    return None if histogram is None else digest(np.asarray(histogram, np.int64).tobytes())

@@ -42,10 +42,11 @@ _FURTHER = {
     "average_precision": "voxel AP",
 }
 _CONVENTIONS = (
-    "Means over cases with their 95 % bootstrap interval. Dice in two conventions, since the challenge does not tell "
-    "how it scores a volume that lacks a fluid: the mean over the cases whose reference holds the fluid, and over all "
-    "cases, where both empty counts 1 and one empty 0. AVD is the absolute volume difference over all cases, AUC the "
-    "area under the ROC curve of detection. The row “mean” is the mean of the fluids."
+    "Means over cases with their 95 % bootstrap interval, for which patients are drawn, each with all cases. Dice in "
+    "two conventions, since the challenge does not tell how it scores a volume that lacks a fluid: the mean over the "
+    "cases whose reference holds the fluid, and over all cases, where both empty counts 1 and one empty 0. AVD is the "
+    "absolute volume difference over all cases, AUC the area under the ROC curve of detection. The row “mean” is the "
+    "mean of the fluids."
 )
 _FURTHER_TEXT = (
     "Precision and recall of voxels where they have a value; HD95, the 95th percentile of the Hausdorff distance, and "
@@ -84,9 +85,13 @@ def write_report(
 
 def report_blocks(title, facts, volumes, summary, detection, curves, patches, overlays, failed, notes):
     """The report as a list of (kind, content, ...), which the two writers below know."""
-    n_cases = len(volumes.drop_duplicates(["vendor", "case"]))
+    n_cases, n_patients = len(volumes.drop_duplicates(["vendor", "case"])), volumes.patient.nunique()
     vendors = list(summary.vendor.unique())
-    blocks = [("title", title), ("facts", facts), ("text", f"{n_cases} cases of {', '.join(vendors[:-1])}.")]
+    blocks = [
+        ("title", title),
+        ("facts", facts),
+        ("text", f"{n_cases} cases of {n_patients} patients: {', '.join(vendors[:-1])}."),
+    ]
     if failed:
         blocks += [("heading", f"Not scored: {len(failed)}"), ("list", list(failed))]
     blocks += [("heading", "Results"), ("text", _CONVENTIONS)]
@@ -160,7 +165,9 @@ def detection_text(detection):
     for row in detection.to_dict("records"):
         values = {name: number(row[name]) for name in ("threshold", "sensitivity", "specificity")}
         auc = with_interval(row["auc"], row["low"], row["high"])
-        rows.append({"vendor": row["vendor"], "fluid": row["fluid"], "AUC": auc, **values})
+        of_score = row["threshold_score"] if isinstance(row["threshold_score"], str) else ""  # of means there is none
+        names = {"vendor": row["vendor"], "fluid": row["fluid"], "AUC": auc, "threshold of": of_score}
+        rows.append({**names, **values})
     return pd.DataFrame(rows)
 
 

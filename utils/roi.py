@@ -8,6 +8,7 @@ import numpy as np
 from utils.compiled import compiled
 from utils.disk import close_with_disk, count_in_disk, half_widths
 
+ROI_CODE = ("utils.disk", "utils.roi")  # modules that decide what the ROI is, for `utils.files.code_digest`
 ENTROPY_RADIUS = 15  # pixels
 CLOSING_RADIUS = 55  # pixels
 ENTROPY_THRESHOLD = 0.01  # of the B-scan's largest local entropy

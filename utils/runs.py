@@ -199,17 +199,36 @@ def check_input(path, details, settings, remedy):
         )
 
 
-def best_model_path(*folders):
-    """``best.keras`` of the first of the step `folders` that holds a complete one; `InputError` where none does."""
-    if path := find_best_model(*folders):
-        return path
-    raise InputError(f"{folders[-1]}: no best.keras there; run model_training.py first, or check RUN_NAME")
+def find_best_model(adversarial, segmentation):
+    """The model to evaluate and to segment with, of the run's step folders: (``best.keras``, why it is taken).
+
+    That is the fine-tuned model where it was made from the segmentation model of today, else the latter. None where
+    neither step has exported one. `why` is a clause for the console and the report.
+    """
+    fine_tuned, trained = (_exported(folder) for folder in (adversarial, segmentation))
+    if fine_tuned is None:
+        return trained and (trained, "there is no fine-tuned one")
+    if trained is None:
+        return fine_tuned, f"fine-tuned; there is no model in {segmentation} to compare its origin with"
+    made_from = read_best(fine_tuned).get("made_from")
+    if made_from is None:
+        return fine_tuned, "fine-tuned; it was written before models kept what they were made from, so it may be old"
+    if made_from != read_best(trained)["sha256"]:
+        return trained, f"the fine-tuned one in {adversarial} was made from another segmentation model"
+    return fine_tuned, f"fine-tuned from the model in {segmentation}"
 
 
-def find_best_model(*folders):
-    """As `best_model_path`, but None where none is."""
-    complete = (Path(folder) / "best.keras" for folder in folders if (Path(folder) / "best.json").exists())
-    return next(complete, None)
+def best_model(adversarial, segmentation):
+    """As `find_best_model`; `InputError` where neither step has exported a model."""
+    if found := find_best_model(adversarial, segmentation):
+        return found
+    raise InputError(f"{segmentation}: no best.keras there; run model_training.py first, or check RUN_NAME")
+
+
+def _exported(folder):
+    """Path of a step's complete ``best.keras``, or None."""
+    path = Path(folder) / "best.keras"
+    return path if path.with_suffix(".json").exists() else None
 
 
 def set_weights(networks, path):

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import shutil
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from PIL import Image
 from utils import runs
 from utils.appearance import Appearance, unlike_training
 from utils.errors import InputError, what_failed
-from utils.files import UNFINISHED, write_csv, write_json, written_whole
+from utils.files import UNFINISHED, code_digest, write_csv, write_json, written_whole
 from utils.keras_setup import OUT_OF_MEMORY, set_up_keras
 from utils.labels import FLUIDS
 from utils.measurements import CIRCLES_MM, Measurements
@@ -31,6 +30,9 @@ from utils.segmentation import MEMORY_GB
 from utils.tiling import labels_from_probabilities
 
 _IRRELEVANT = ("output", "model_path", "memory_gb", "threads")  # of a `Job`, to what is written
+# Modules that decide, beside a prediction, what is written about a scan.
+_OUTPUT_CODE = ("utils.scan_formats", "utils.scans", "utils.mhd", "utils.measurements", "utils.appearance")
+_OUTPUT_CODE += ("utils.plots", "utils.scan_page", __name__)
 _WAITING = 8  # B-scans at most whose pictures are still being written
 
 
@@ -40,7 +42,7 @@ class Job:
 
     output: str
     model_path: str
-    model_sha256: str
+    prediction: str  # `utils.segmentation.prediction_digest` of the model
     threshold: float | None = None  # None: the model's own
     vendor: str | None = None  # None: what file and folders say
     spacing_mm: tuple | None = None  # (x, y, z); None: what the file says
@@ -64,7 +66,7 @@ def segment_to_files(files, job, on_slice=None):
     """Segment the scan in `files`, a `utils.scans.ScanFiles`, and write all about it below ``job.output``.
 
     Returns (record, complaints): what went into ``scan.json``, or None and the reasons, a line each, why not. A scan
-    that was segmented before, by the same model and settings from the same files, is left as it is.
+    that was segmented before, by the same model, settings and code from the same files, is left as it is.
     ``on_slice(number, of)``, if given, is called after every B-scan.
     """
     try:
@@ -101,12 +103,42 @@ def _segment(files, job, on_slice):
     name = output_name(scan.vendor, scan.name)
     output = Path(job.output)
     made_from = _made_from(files, job)
-    done = _record(output / name / "scan.json")
-    if done and (output / f"{name}.mhd").exists():
-        if done["path"] != scan.path:
-            raise InputError(f"{scan.path}: {output / name} holds {done['path']} already; use another --output")
-        if done["made_from"] == made_from:
-            return {**done, "kept": True}
+    with _working_folder(output, name, scan.path) as temporary:
+        done = _record(output / name / "scan.json")
+        if done and (output / f"{name}.mhd").exists():
+            if done["path"] != scan.path:
+                raise InputError(f"{scan.path}: {output / name} holds {done['path']} already; use another --output")
+            if done["made_from"] == made_from:
+                return {**done, "kept": True}
+        folder = temporary / name
+        record = _write_scan(scan, job, folder, on_slice)
+        record |= {"seconds": round(time.monotonic() - started, 1), "made_from": made_from}
+        write_json(folder / "scan.json", record)
+        _put_in_place(temporary, output, name)
+    return record
+
+
+@contextlib.contextmanager
+def _working_folder(output, name, path):
+    """The folder below `output` in which the files of the scan at `path` are made; it is gone after the block.
+
+    `name` is that of its output. Raises `InputError` while another scan of that name is segmented, in any process: some
+    names are alike only once the files have told their vendor.
+    """
+    folder = output / f"{UNFINISHED}{name}"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        other = f"another scan is being written to {output / name}"
+        raise InputError(f"{path}: {other}; use another --output for one of them") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _write_scan(scan, job, folder, on_slice):
+    """Segment the scan, write all about it into `folder` and its label volume beside; returns most of the record."""
     slices, rows, columns = scan.voxels.shape
     centre = job.fovea or ((columns - 1) / 2, (slices - 1) / 2)
     if not (0 <= centre[0] < columns and 0 <= centre[1] < slices):
@@ -114,55 +146,49 @@ def _segment(files, job, on_slice):
             f"{scan.path}: --fovea {centre[0]:g} {centre[1]:g} is outside of its {columns} columns and {slices} B-scans"
         )
     network = _network(job)
-    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=output) as temporary:
-        folder = Path(temporary) / name
-        found = _write_slices(scan, network, job, folder, on_slice)
-        centre_name = "the fovea as given" if job.fovea else "the scan's centre"
-        facts = {
-            "scan": scan.name,
-            "vendor": scan.vendor,
-            "laterality": scan.laterality,
-            "scan_date": scan.scan_date,
-            "b_scans": slices,
-            **{f"spacing_{axis}_mm": value for axis, value in zip("xyz", scan.spacing_mm, strict=True)},
-            "circles_around": f"{centre_name}: column {centre[0]:g}, B-scan {centre[1]:g}",
-            **_model_facts(network, job),
-        }
-        fluids = found.fluids(centre)
-        appearance = network.details.get("training_appearance")
-        record = {
-            "path": scan.path,
-            "facts": facts,
-            "fluids": fluids,
-            "notes": list(scan.notes),
-            "warnings": unlike_training(appearance, scan.vendor, scan.spacing_mm, found.appearance),
-            "seconds": round(time.monotonic() - started, 1),
-            "made_from": made_from,
-        }
-        write_csv(folder / "measurements.csv", pd.DataFrame([{**facts, **row} for row in fluids]))
-        thickness_um = found.measurements.thickness_um()
-        save_thickness(folder / "thickness.png", thickness_um, scan.spacing_mm)
-        for fluid, of_fluid in zip(FLUIDS, thickness_um, strict=True):
-            with written_whole(folder / f"thickness_{fluid}_um.tif") as path:
-                Image.fromarray(of_fluid).save(path)
-        write_scan_page(
-            folder / "report.html",
-            title=f"{scan.vendor} {scan.name}",
-            images=[_b_scan_path(folder, index) for index in range(slices)],
-            runs=found.runs,
-            thickness_um=thickness_um,
-            spacing_mm=scan.spacing_mm,
-            rows=rows,
-            centre=centre,
-            centre_name=centre_name,
-            warnings=[*record["warnings"], *record["notes"]],
-            tables=[
-                ("Measurements", _table(fluids)),
-                ("How it was made", pd.DataFrame(facts.items(), columns=["setting", "value"])),
-            ],
-        )
-        write_json(folder / "scan.json", record)
-        _put_in_place(Path(temporary), output, name)
+    found = _write_slices(scan, network, job, folder, on_slice)
+    centre_name = "the fovea as given" if job.fovea else "the scan's centre"
+    facts = {
+        "scan": scan.name,
+        "vendor": scan.vendor,
+        "laterality": scan.laterality,
+        "scan_date": scan.scan_date,
+        "b_scans": slices,
+        **{f"spacing_{axis}_mm": value for axis, value in zip("xyz", scan.spacing_mm, strict=True)},
+        "circles_around": f"{centre_name}: column {centre[0]:g}, B-scan {centre[1]:g}",
+        **_model_facts(network, job),
+    }
+    fluids = found.fluids(centre)
+    appearance = network.details.get("training_appearance")
+    record = {
+        "path": scan.path,
+        "facts": facts,
+        "fluids": fluids,
+        "notes": list(scan.notes),
+        "warnings": unlike_training(appearance, scan.vendor, scan.spacing_mm, found.appearance),
+    }
+    write_csv(folder / "measurements.csv", pd.DataFrame([{**facts, **row} for row in fluids]))
+    thickness_um = found.measurements.thickness_um()
+    save_thickness(folder / "thickness.png", thickness_um, scan.spacing_mm)
+    for fluid, of_fluid in zip(FLUIDS, thickness_um, strict=True):
+        with written_whole(folder / f"thickness_{fluid}_um.tif") as path:
+            Image.fromarray(of_fluid).save(path)
+    write_scan_page(
+        folder / "report.html",
+        title=f"{scan.vendor} {scan.name}",
+        images=[_b_scan_path(folder, index) for index in range(slices)],
+        runs=found.runs,
+        thickness_um=thickness_um,
+        spacing_mm=scan.spacing_mm,
+        rows=rows,
+        centre=centre,
+        centre_name=centre_name,
+        warnings=[*record["warnings"], *record["notes"]],
+        tables=[
+            ("Measurements", _table(fluids)),
+            ("How it was made", pd.DataFrame(facts.items(), columns=["setting", "value"])),
+        ],
+    )
     return record
 
 
@@ -264,11 +290,12 @@ def _put_in_place(temporary, output, name):
 
 
 def _made_from(files, job):
-    """What the output depends on: settings, and size and modification time of the scan's files."""
+    """What the output depends on: settings, code, and size and modification time of the scan's files."""
     settings = {name: value for name, value in asdict(job).items() if name not in _IRRELEVANT}
     paths = [path for file in files.paths for path in volume_files(file)]
     return {
         "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
+        "code": code_digest(*_OUTPUT_CODE),
         "files": [[path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.exists()],
     }
 
@@ -289,7 +316,7 @@ def _model_facts(network, job):
     details = network.details
     return {
         "model": f"{details.get('step', 'a')} step, epoch {details.get('epoch', '?')}",
-        "model_sha256": job.model_sha256,
+        "model_sha256": details["sha256"],
         "threshold": _threshold(network, job),
         "precision": job.dtype_policy,
         "mirrored": job.mirrored,
@@ -326,7 +353,7 @@ def _partly(volume_mm3, covered):
 
 
 def summary_table(output):
-    """A row for every segmented scan in the folder `output`, by name."""
+    """A row for every segmented scan in the folder `output`, by name: a DataFrame."""
     rows = []
     for path in sorted(Path(output).glob("*/scan.json")):
         record = _record(path)
@@ -336,6 +363,18 @@ def summary_table(output):
         for fluid in record["fluids"]:
             row[f"{fluid['fluid']}_mm3"] = fluid["volume_mm3"]
             row[f"{fluid['fluid']}_presence"] = fluid["presence"]
+        row |= {name: record["facts"][name] for name in ("model", "model_sha256", "threshold")}
         row |= {"seconds": record["seconds"], "notes": "; ".join([*record["warnings"], *record["notes"]])}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def mixed_models(table):
+    """A sentence where the scans of a `summary_table` are of several models or thresholds, else None."""
+    models, thresholds = table.model_sha256.nunique(), table.threshold.nunique()
+    if models == thresholds == 1:
+        return None
+    return (
+        f"These scans are of {models} model(s) and {thresholds} threshold(s), see the columns: what differs between "
+        "them may come from that. Segment them in one command to compare them."
+    )

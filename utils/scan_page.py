@@ -89,17 +89,21 @@ def write_scan_page(
         file.write("}" + after)
 
 
-def write_index(path, table, links):
-    """Write a page with the rows of `table`, a DataFrame, whose first column leads to `links`, relative, one a row."""
+def write_index(path, table, links, warning=None):
+    """Write a page with the rows of `table`, a DataFrame, whose first column leads to `links`, relative, one a row.
+
+    `warning`, a sentence, stands above it.
+    """
     body = html_table(table)
     for text, link in zip(table.iloc[:, 0], links, strict=True):
         cell = f"<td>{html.escape(str(text))}</td>"
         body = body.replace(cell, f'<td><a href="{html.escape(link)}">{html.escape(str(text))}</a></td>', 1)
+    above = f'<p class="warning"><strong>{html.escape(warning)}</strong></p>\n' if warning else ""
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Segmented scans</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
         f"<style>{STYLE}td:last-child {{ white-space: normal; min-width: 16rem; }}</style>\n</head>\n<body>\n"
-        f"<h1>Segmented scans</h1>\n{body}\n"
+        f"<h1>Segmented scans</h1>\n{above}{body}\n"
         "</body>\n</html>\n"
     )
     with written_whole(path) as temporary:

@@ -1,6 +1,7 @@
 """A scan segmented: preprocessed as in training, predicted within its region of interest, back on its own grid."""
 
 import concurrent.futures
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +9,16 @@ import numpy as np
 
 from utils import runs
 from utils.errors import InputError
+from utils.files import code_digest, digest
 from utils.networks import OUR_NETWORK, create_network, tile_step
-from utils.preprocessing import preprocessed_slices, resampled_rows, resampling_matrix, with_neighbours
-from utils.roi import prediction_region
+from utils.preprocessing import (
+    PREPROCESSING_CODE,
+    preprocessed_slices,
+    resampled_rows,
+    resampling_matrix,
+    with_neighbours,
+)
+from utils.roi import ROI_CODE, prediction_region
 from utils.tiling import TILE_PIXELS, labels_from_probabilities, predict_stacks, presence_scores
 
 MEMORY_GB = 0.8  # of intermediate results, by default
@@ -159,6 +167,15 @@ def _with_dropout(model):
 
 def _as_list(outputs):
     return outputs if isinstance(outputs, list) else [outputs]
+
+
+def prediction_digest(details):
+    """Changes with what a prediction depends on besides the scan: the model's two files and the code.
+
+    `details` is the content of ``best.json``, which holds the SHA-256 of ``best.keras``. Returns text.
+    """
+    code = code_digest(*PREPROCESSING_CODE, *ROI_CODE, "model", "utils.networks", "utils.tiling", __name__)
+    return digest(json.dumps([details, code], sort_keys=True).encode())
 
 
 # ---- Scans ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,166 @@
+"""evaluate.py in this process, with a network that tells IRF by brightness in the place of a trained one."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from stand_in import bright_scan, export_brightness_model
+
+import config
+import evaluate
+from utils import held_out, segmentation
+from utils.custom_nuts import SliceRow
+from utils.errors import InputError
+from utils.evaluation import pairs_of_split
+from utils.held_out import segment_case
+from utils.mhd import write_volume
+from utils.segmentation import load_network
+from utils.summary import COLUMNS
+
+SPACING_MM = (0.0117, 0.003872, 0.12)
+# Columns of the bright block in each case's scan: those without the fluid have some of it, which is a false alarm.
+TEST = {"a_OD": (30, 70), "a_OS": (30, 60), "b_OD": (30, 90), "c_OD": (30, 40)}
+VALIDATION = {"d_OD": (30, 80), "e_OD": (30, 50), "f_OD": (30, 44)}
+WITHOUT_FLUID = ("c_OD", "f_OD")
+PATTERN = r"^(\w+)_O[DS]$"
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """Set values of config.py for the length of a test; returns the function that does so."""
+    monkeypatch.setattr(evaluate, "score_patches", lambda model: {})  # these need preprocessed volumes
+
+    def change(**values):
+        for name, value in {**config.values(), **values}.items():
+            monkeypatch.setattr(config, name, value)
+
+    return change
+
+
+def write_cases(data_root, output_root):
+    """Raw cases and the CSVs of the held-out and of the validation cases."""
+    for part, cases in (("test", TEST), ("val", VALIDATION)):
+        rows = []
+        for name, (first, last) in cases.items():
+            voxels, reference = bright_scan(2), np.zeros((2, 130, 140), np.uint8)
+            voxels[voxels == 230] = 150
+            voxels[:, 40:60, first:last] = 230
+            if name not in WITHOUT_FLUID:
+                reference[:, 40:60, first:last] = 1
+            write_volume(data_root / "Spectralis" / name / "oct.mhd", voxels, SPACING_MM)
+            write_volume(data_root / "Spectralis" / name / "reference.mhd", reference, SPACING_MM)
+            rows += [SliceRow(name, "Spectralis", f"Spectralis/{name}", index, 1, 0, 0) for index in range(2)]
+        output_root.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows, columns=SliceRow._fields).to_csv(output_root / f"{part}_data.csv", index=False)
+
+
+@pytest.fixture
+def evaluated(settings, tmp_path):
+    """Returns (folder of the evaluation, function that evaluates)."""
+    output = tmp_path / "output"
+    write_cases(tmp_path / "data", output)
+    export_brightness_model(output / "runs" / "unet" / "segmentation", metric="val_dice", value=0.5)
+
+    def run():
+        settings(DATA_ROOT=str(tmp_path / "data"), OUTPUT_ROOT=str(output), PATIENT_PATTERN=PATTERN)
+        evaluate.main([])
+
+    return output / "runs" / "unet" / "evaluation", run
+
+
+def test_thresholds_come_from_the_validation_cases_and_intervals_are_over_patients(evaluated, capsys):
+    folder, run = evaluated
+    run()
+    volumes, validation = (pd.read_csv(folder / name) for name in ("volumes.csv", "validation.csv"))
+    assert set(volumes.case) == set(TEST)
+    assert set(validation.case) == set(VALIDATION)
+    for table in (volumes, validation):
+        assert set(table.threshold_score) == {"score_volume"}  # no less sure of false alarms
+        # Of the validation cases, 14 columns are a false alarm and 20 are fluid; of the held-out ones, 10 and 30.
+        (threshold,) = table.threshold[table.fluid == "IRF"].unique()
+        assert threshold == pytest.approx(17 * 20 * 2 * np.prod(SPACING_MM))
+    assert volumes.set_index("case").patient.to_dict() == {"a_OD": "a", "a_OS": "a", "b_OD": "b", "c_OD": "c"}
+    summary = pd.read_csv(folder / "summary.csv")
+    assert set(summary.patients) == {3}
+    assert "4 cases of 3 patients" in (folder / "report.html").read_text()
+    assert "there is no fine-tuned one" in capsys.readouterr().out
+
+
+def test_what_is_done_is_done_again_for_another_model_and_other_code(tmp_path, monkeypatch):
+    """The second model knows no fluid: its labels are others."""
+    write_cases(tmp_path / "data", tmp_path / "output")
+    (pair, *_) = pairs_of_split(tmp_path / "output" / "test_data.csv", tmp_path / "data", tmp_path / "predictions")
+    network = load_network(export_brightness_model(tmp_path / "model"))
+    rows = segment_case(network, pair, 0.5)
+    record = pair.prediction_path.with_suffix(".json")
+
+    def is_kept(network, threshold=0.5):
+        record.write_text(json.dumps({**json.loads(record.read_text()), "rows": [{"kept": True}]}))
+        return segment_case(network, pair, threshold) == [{"kept": True}]
+
+    assert rows[0]["score_volume"] > 0
+    assert is_kept(network)
+    assert not is_kept(network, threshold=0.25)
+    assert not is_kept(network)
+    exported = export_brightness_model(tmp_path / "other_model", bias=-1000)
+    other = load_network(exported)
+    assert other.details["sha256"] != network.details["sha256"]
+    assert segment_case(other, pair, 0.5)[0]["score_volume"] == 0
+    assert is_kept(other)
+    exported.with_suffix(".json").write_text(json.dumps({**other.details, "slice_mean": 120.0}))
+    assert not is_kept(load_network(exported))
+    assert not is_kept(network)
+    for module in (held_out, segmentation):
+        with monkeypatch.context() as changed:
+            changed.setattr(module, "code_digest", lambda *names: "of other code")
+            assert not is_kept(network)
+        assert not is_kept(network)
+
+
+def write_volumes(path, cases, **scores):
+    """A volumes.csv of cases that hold IRF or not, {name: bool}, by their scores."""
+    rows = pd.DataFrame({"vendor": "Cirrus", "case": list(cases), "fluid": "IRF", **dict.fromkeys(COLUMNS, 0.0)})
+    rows = rows.assign(reference_mm3=np.array(list(cases.values()), float), score_head=np.nan, **scores)
+    others = [rows.assign(fluid=fluid, reference_mm3=0.0, threshold=np.nan) for fluid in ("SRF", "PED")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.concat([rows, *others]).to_csv(path, index=False)
+
+
+def test_folds_that_chose_several_scores_are_pooled_without_mixing_them(settings, tmp_path, monkeypatch):
+    """Each fold's score parts its cases. The other fold's, held against the same threshold, would call all or none."""
+    monkeypatch.setattr(evaluate, "pairs_of_split", lambda *arguments: [])  # pictures alone are made of these
+    monkeypatch.setattr(evaluate, "typical_cases", lambda *arguments: [])
+    settings(OUTPUT_ROOT=str(tmp_path), PATIENT_PATTERN=r"^\w", FOLDS=2)
+    evaluations = [tmp_path / f"fold_{fold}" / "runs" / "unet" / "evaluation" for fold in (0, 1)]
+    first = {"score_probability": [0.9, 0.2], "score_volume": [0.3, 0.2]}
+    first |= {"threshold": 0.55, "threshold_score": "score_probability"}
+    second = {"score_probability": [0.4, 0.5], "score_volume": [5.0, 2.0]}
+    second |= {"threshold": 3.5, "threshold_score": "score_volume"}
+    for folder, names, scores in zip(evaluations, ("ab", "cd"), (first, second), strict=True):
+        write_volumes(folder / "volumes.csv", dict(zip(names, (True, False), strict=True)), **scores)
+        write_volumes(folder / "validation.csv", dict(zip("ef", (True, False), strict=True)), **scores)
+    evaluate.main(["--all-folds"])
+    pooled = tmp_path / "runs" / "unet" / "evaluation"
+    row = pd.read_csv(pooled / "detection.csv").set_index(["vendor", "fluid"]).loc[("all", "IRF")]
+    assert (row.sensitivity, row.specificity) == (1, 1)
+    # The AUCs within the folds' validation cases: of the probability 1 and 0, of the volume 1 and 1.
+    assert (row.score, row.threshold_score) == ("score_volume", "score_probability, score_volume")
+    assert row.auc == 0.75  # pooled: 0.3 and 5 against 0.2 and 2
+    report = (pooled / "report.md").read_text()
+    assert "fold 0: largest probability of the fluid after a 5 x 5 mean; fold 1: predicted volume" in report
+    path = evaluations[1] / "volumes.csv"
+    pd.read_csv(path).drop(columns="threshold_score").to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"fold_1.*volumes\.csv: lacks the columns threshold_score"):
+        evaluate.main(["--all-folds"])
+
+
+def test_names_that_do_not_tell_the_patient_are_listed(settings, tmp_path):
+    for method in ("first", "second"):
+        write_volumes(tmp_path / method / "volumes.csv", {"a_OS": True, "b_OD": True, "c_OD": False})
+    settings(PATIENT_PATTERN=r"(\w+)_OS")
+    for option in ("--compare", "--rank"):
+        with pytest.raises(InputError) as caught:
+            evaluate.main([option, str(tmp_path / "first"), str(tmp_path / "second")])
+        assert len(caught.value.messages) == 2
+        assert caught.value.messages[0].startswith("case b_OD: does not match PATIENT_PATTERN")

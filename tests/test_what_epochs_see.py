@@ -1,0 +1,49 @@
+"""Which B-scans the training scripts choose epochs on, without training: known mistake, the test cases."""
+
+import pandas as pd
+import pytest
+
+import adversarial_training
+import config
+import model_training
+from utils import runs
+from utils.custom_nuts import SliceRow
+
+PARTS = ("train", "val", "test")
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch):
+    """OUTPUT_ROOT with a case in each part, named after it, and what stands for a trained model."""
+    for part in PARTS:
+        rows = [SliceRow(part, "Cirrus", f"Cirrus/{part}", index, 1, 1, 1) for index in range(3)]
+        pd.DataFrame(rows, columns=SliceRow._fields).to_csv(tmp_path / f"{part}_data.csv", index=False)
+    for name, value in {**config.values(), "OUTPUT_ROOT": str(tmp_path)}.items():
+        monkeypatch.setattr(config, name, value)
+    (tmp_path / "runs").mkdir()
+    return tmp_path
+
+
+class Exported:
+    def save(self, path):
+        path.write_text("a U-Net")
+
+
+def test_training_chooses_its_epochs_on_validation_cases(output, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        model_training, "train", lambda folder, rows, b_scans, state: seen.update(rows=rows, b_scans=b_scans)
+    )
+    model_training.main([])
+    assert {row.image_name for row in seen["b_scans"]} == {"val"}
+    assert {row.image_name for row in seen["rows"]} == {"train"}
+
+
+def test_fine_tuning_chooses_its_epochs_on_validation_cases(output, monkeypatch):
+    runs.export_best(output / "runs" / "unet" / "segmentation", Exported(), {})
+    seen = []
+    monkeypatch.setattr(
+        adversarial_training, "fine_tune", lambda folder, start, details, b_scans, state: seen.extend(b_scans)
+    )
+    adversarial_training.main([])
+    assert {row.image_name for row in seen} == {"val"}
