@@ -22,6 +22,7 @@ from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import create_inference_network, create_network
 from utils.plots import save_comparison
 from utils.prepared import describe_data, read_csv_data
+from utils.reference_histogram import read_histogram_if_any
 from utils.validation import check_monitor, choose_b_scans
 
 PANELS = {"segmentation loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
@@ -43,7 +44,9 @@ def main(argv):
     data = describe_data(rows, **config.preparation_settings())
     start = config.run_folder("segmentation") / "best.keras"
     start_details = runs.read_best(start)
-    runs.check_input(start, start_details, config.prediction_settings(), "set it back, or train another RUN_NAME")
+    histogram = {"reference_histogram": read_histogram_if_any(config.matched_histogram_csv())}
+    remedy = "set it back, or train another RUN_NAME"
+    runs.check_input(start, start_details, config.prediction_settings() | histogram, remedy)
     runs.check_same_data(start, start_details.get("data"), data)
     data |= {part: seen for part, seen in start_details.get("data", {}).items() if part not in data}
     folder = config.run_folder("adversarial")

@@ -124,12 +124,17 @@ def fold_root(fold):
     return Path(OUTPUT_ROOT) / f"fold_{fold}"
 
 
+def matched_histogram_csv():
+    """The file of `reference_histogram_csv`; None where grey values are not to be matched."""
+    return reference_histogram_csv() if MATCH_INTENSITIES else None
+
+
 def preparation_settings():
     """Arguments of `utils.prepared.describe_data`: where step 1 has put its files, and how it should have made them."""
     return {
         "preprocessed_folder": preprocessed_folder(),
         "axial_spacing_mm": AXIAL_SPACING_MM,
-        "reference_histogram_csv": reference_histogram_csv() if MATCH_INTENSITIES else None,
+        "reference_histogram_csv": matched_histogram_csv(),
         "patient_pattern": PATIENT_PATTERN,
     }
 

@@ -36,6 +36,8 @@ from utils.held_out import segment_and_score
 from utils.keras_setup import set_up_keras
 from utils.labels import FLUIDS
 from utils.plots import save_comparison
+from utils.prepared import all_seen, check_unseen, read_csv_data
+from utils.reference_histogram import read_histogram_if_any
 from utils.report import markdown_table, write_report
 from utils.summary import (
     check_once,
@@ -91,7 +93,7 @@ def evaluate_model():
         raise InputError(*(f"{path}: not found; is DATA_ROOT the folder given to prepare_data.py?" for path in missing))
     model_path, why = runs.best_model(config.run_folder("adversarial"), config.run_folder("segmentation"))
     details = runs.read_best(model_path)
-    check_preparation(model_path, details)
+    check_model(model_path, details)
     print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}): {why}")
 
     from utils.segmentation import load_network
@@ -125,18 +127,22 @@ def evaluate_model():
         report(folder, title, facts, tables["test"], parts["test"], failed, score, notes, patches)
 
 
-def check_preparation(model_path, details):
-    """Raise `InputError` where the model wants other images than those that config prepares."""
-    ours = config.prediction_settings()
-    differing = [name for name in ("axial_spacing_mm", "slice_mean", "slice_sd") if details[name] != ours[name]]
-    if differing:
-        raise InputError(
-            *(
-                f"{model_path}: its {name} is {details[name]:g}, config.{name.upper()} is {ours[name]:g}; "
-                "set it back, or evaluate label volumes with --predictions"
-                for name in differing
-            )
-        )
+def check_model(model_path, details):
+    """Raise `InputError` where the model takes other images than were prepared, or has seen cases that are to judge it.
+
+    Test cases must be new to it in every way; the validation cases, which detection's thresholds are chosen on, may
+    have chosen its best epoch.
+    """
+    histogram = {"reference_histogram": read_histogram_if_any(config.matched_histogram_csv())}
+    remedy = "set it back, or evaluate label volumes with --predictions"
+    runs.check_input(model_path, details, config.prediction_settings() | histogram, remedy)
+    if "data" not in details:
+        print(f"note: {model_path} does not say which cases it was trained on")
+    data = details.get("data", {})
+    trained = {part: described for part, described in data.items() if part != "val"}
+    for part, seen in (("test", data), ("val", trained)):
+        path = config.split_csv(part)
+        check_unseen(path, read_csv_data(path), all_seen(seen), **config.preparation_settings())
 
 
 def score_patches(model):

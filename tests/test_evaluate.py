@@ -10,11 +10,12 @@ from stand_in import bright_scan, export_brightness_model
 import config
 import evaluate
 from utils import held_out, segmentation
-from utils.custom_nuts import SliceRow
 from utils.errors import InputError
 from utils.evaluation import pairs_of_split
+from utils.files import write_json
 from utils.held_out import segment_case
 from utils.mhd import write_volume
+from utils.prepared import SliceRow, patient_digest, record_path
 from utils.segmentation import load_network
 from utils.summary import COLUMNS
 
@@ -51,6 +52,9 @@ def write_cases(data_root, output_root):
             write_volume(data_root / "Spectralis" / name / "oct.mhd", voxels, SPACING_MM)
             write_volume(data_root / "Spectralis" / name / "reference.mhd", reference, SPACING_MM)
             rows += [SliceRow(name, "Spectralis", f"Spectralis/{name}", index, 1, 0, 0) for index in range(2)]
+            record = {"AXIAL_SPACING_MM": 0.003872, "matched": False, "preprocessing code": "", "voxels": name}
+            record["reference histogram"] = None
+            write_json(record_path(output_root / "pre_processed", "Spectralis", name, "images"), record)
         output_root.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows, columns=SliceRow._fields).to_csv(output_root / f"{part}_data.csv", index=False)
 
@@ -67,6 +71,41 @@ def evaluated(settings, tmp_path):
         evaluate.main([])
 
     return output / "runs" / "unet" / "evaluation", run
+
+
+@pytest.mark.parametrize(
+    ("part", "seen", "message"),
+    [
+        (
+            "train",
+            {"cases": ["b_OD"], "patients": []},
+            r"test_data\.csv: Spectralis b_OD has been seen by this network",
+        ),
+        ("val", {"cases": ["b_OD"], "patients": []}, r"test_data\.csv: Spectralis b_OD has been seen by this network"),
+        ("earlier", {"cases": [], "patients": ["c"]}, r"test_data\.csv: the patient of Spectralis c_OD has been"),
+        ("train", {"cases": ["e_OD"], "patients": []}, r"val_data\.csv: Spectralis e_OD has been seen by this network"),
+        ("val", {"cases": ["e_OD"], "patients": []}, None),  # its best epoch was chosen on them
+    ],
+)
+def test_cases_that_trained_the_model_do_not_judge_it(evaluated, part, seen, message):
+    folder, run = evaluated
+    path = folder.parent / "segmentation" / "best.json"
+    details = json.loads(path.read_text())
+    details["data"] = {part: {**seen, "patients": [patient_digest(patient) for patient in seen["patients"]]}}
+    write_json(path, details)
+    if message is None:
+        run()
+    else:
+        with pytest.raises(InputError, match=message):
+            run()
+
+
+def test_a_model_of_another_histogram_is_refused(evaluated):
+    folder, run = evaluated
+    path = folder.parent / "segmentation" / "best.json"
+    write_json(path, {**json.loads(path.read_text()), "reference_histogram": [1] * 256})
+    with pytest.raises(InputError, match="matched to another reference histogram"):
+        run()
 
 
 def test_thresholds_come_from_the_validation_cases_and_intervals_are_over_patients(evaluated, capsys):

@@ -39,6 +39,8 @@ def test_the_code_digest_changes_with_any_of_the_modules(tmp_path, monkeypatch):
     (tmp_path / "another_module.py").write_text("VALUE = 1")
     before = code_digest("one_module", "another_module")
     assert code_digest("one_module", "another_module") == before
+    (tmp_path / "another_module.py").write_text('"""What it is for."""\nimport one_module\nVALUE = 1  # a number\n')
+    assert code_digest("one_module", "another_module") == before  # the same statements
     (tmp_path / "another_module.py").write_text("VALUE = 2")
     assert code_digest("one_module", "another_module") != before
 

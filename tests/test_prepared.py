@@ -95,8 +95,8 @@ def test_a_case_that_trained_is_named_under_any_name(prepared, tmp_path, prepare
     with pytest.raises(InputError) as caught:
         check_unseen("test_data.csv", rows, seen, **config.preparation_settings())
     renamed, patient = sorted(caught.value.messages, key=lambda message: "patient" in message)
-    assert renamed.startswith(f"test_data.csv: {case.vendor} renamed has trained this network")
-    assert patient.startswith(f"test_data.csv: the patient of {case.vendor} {case.image_name} has trained")
+    assert renamed.startswith(f"test_data.csv: {case.vendor} renamed has been seen by this network in training")
+    assert patient.startswith(f"test_data.csv: the patient of {case.vendor} {case.image_name} has been seen")
 
 
 def test_the_digest_of_voxels_follows_type_shape_and_values(tmp_path, prepare_here):

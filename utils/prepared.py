@@ -113,10 +113,9 @@ def read_records(rows, preprocessed_folder, axial_spacing_mm, reference_histogra
     settings say: rows of another height than `axial_spacing_mm`, or grey values matched to another histogram than the
     one in `reference_histogram_csv` (None, or no such file: matched to none).
     """
-    from utils.reference_histogram import digest_of, read_reference_histogram  # here, as in `read_csv_data`
+    from utils.reference_histogram import digest_of, read_histogram_if_any  # here, as in `read_csv_data`
 
-    has_histogram = reference_histogram_csv is not None and Path(reference_histogram_csv).exists()
-    histogram_digest = digest_of(read_reference_histogram(reference_histogram_csv)) if has_histogram else None
+    histogram_digest = digest_of(read_histogram_if_any(reference_histogram_csv))
     records, complaints = {}, []
     for vendor, name in dict.fromkeys((row.vendor, row.image_name) for row in rows):
         path = record_path(preprocessed_folder, vendor, name, "images")
@@ -178,9 +177,11 @@ def check_unseen(csv_path, rows, seen, patient_pattern, **preparation):
     complaints = []
     for (vendor, name), record in read_records(rows, **preparation).items():
         if record["voxels"] in seen["cases"]:
-            complaints.append(f"{csv_path}: {vendor} {name} has trained this network, expected cases that have not")
+            complaints.append(
+                f"{csv_path}: {vendor} {name} has been seen by this network in training, expected one that has not"
+            )
         elif patient_digest(patient_of(name, patient_pattern)) in seen["patients"]:
-            complaints.append(f"{csv_path}: the patient of {vendor} {name} has trained this network with another case")
+            complaints.append(f"{csv_path}: the patient of {vendor} {name} has been seen in training with another case")
     _raise_all(complaints)
 
 

@@ -24,6 +24,11 @@ def read_reference_histogram(path):
     return histogram
 
 
+def read_histogram_if_any(path):
+    """The 256 counts in such a file as a list, for JSON; None where there is no file, since nothing was matched."""
+    return read_reference_histogram(path).tolist() if path is not None and Path(path).exists() else None
+
+
 def write_reference_histogram(path, histogram):
     """Write `histogram` (256 counts, or None) to `path`; None removes an earlier run's, which matches no longer."""
     if histogram is None:

@@ -186,17 +186,19 @@ def read_best(path):
 def check_input(path, details, settings, remedy):
     """Raise `InputError` where the model at `path`, with these `details`, takes other images than `settings` say.
 
-    Compared are the axial spacing and the grey values' mean and standard deviation; `remedy` says what to do.
+    `settings` and `details` are dictionaries with the axial spacing, the grey values' mean and standard deviation and
+    the reference histogram (256 counts, or None); what `settings` lacks is not compared. `remedy` says what to do.
     """
     names = ("axial_spacing_mm", "slice_mean", "slice_sd")
-    differing = [name for name in names if details[name] != settings[name]]
-    if differing:
-        raise InputError(
-            *(
-                f"{path}: its {name} is {details[name]:g}, config.{name.upper()} is {settings[name]:g}; {remedy}"
-                for name in differing
-            )
-        )
+    complaints = [
+        f"{path}: its {name} is {details[name]:g}, config.{name.upper()} is {settings[name]:g}; {remedy}"
+        for name in names
+        if details[name] != settings[name]
+    ]
+    if "reference_histogram" in settings and details["reference_histogram"] != settings["reference_histogram"]:
+        complaints.append(f"{path}: its grey values were matched to another reference histogram; {remedy}")
+    if complaints:
+        raise InputError(*complaints)
 
 
 def find_best_model(adversarial, segmentation):

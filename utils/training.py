@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from utils.distribution import mean_over_replicas
 from utils.labels import CLASS_NAMES
 from utils.networks import tile_step
 from utils.plots import save_comparison
-from utils.reference_histogram import read_reference_histogram
+from utils.reference_histogram import read_histogram_if_any
 from utils.validation import FluidDice, segment_b_scans
 
 SAMPLED_B_SCANS = 32  # of every vendor, to guess how many patches an epoch has
@@ -175,5 +174,5 @@ def export_best(folder, inference, details, histogram_csv):
 
     `details` go into ``best.json``, with the class names and the reference histogram where `histogram_csv` exists.
     """
-    histogram = read_reference_histogram(histogram_csv).tolist() if Path(histogram_csv).exists() else None
+    histogram = read_histogram_if_any(histogram_csv)
     runs.export_best(folder, inference, {**details, "class_names": CLASS_NAMES, "reference_histogram": histogram})
