@@ -35,8 +35,9 @@ from utils.files import locked, remove_unfinished, write_csv
 from utils.labels import FLUIDS
 from utils.mhd import VENDORS
 from utils.parallel import map_unordered
-from utils.scan_output import Job, mixed_models, output_name, segment_to_files, summary_table
+from utils.scan_output import Job, output_name, segment_to_files
 from utils.scan_page import write_index
+from utils.scan_summary import mixed_models, summary_table
 from utils.scans import find_scans
 from utils.segmentation import PredictionSettings, prediction_digest
 

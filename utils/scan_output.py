@@ -104,7 +104,7 @@ def _segment(files, job, on_slice):
     output = Path(job.output)
     made_from = _made_from(files, job)
     with _working_folder(output, name, scan.path) as temporary:
-        done = _record(output / name / "scan.json")
+        done = read_record(output / name / "scan.json")
         if done and (output / f"{name}.mhd").exists():
             if done["path"] != scan.path:
                 raise InputError(f"{scan.path}: {output / name} holds {done['path']} already; use another --output")
@@ -300,7 +300,7 @@ def _made_from(files, job):
     }
 
 
-def _record(path):
+def read_record(path):
     """Content of a ``scan.json``; None where there is none, or none that can be read."""
     try:
         return runs.read_json(path)
@@ -350,31 +350,3 @@ def _table(rows):
 def _partly(volume_mm3, covered):
     """A circle's volume, with the share of it that the scan shows where that is not nearly all."""
     return f"{volume_mm3:.3f}" + (f" ({covered:.0%} of it scanned)" if covered < 0.98 else "")
-
-
-def summary_table(output):
-    """A row for every segmented scan in the folder `output`, by name: a DataFrame."""
-    rows = []
-    for path in sorted(Path(output).glob("*/scan.json")):
-        record = _record(path)
-        if record is None or not path.parent.with_name(f"{path.parent.name}.mhd").exists():
-            continue
-        row = {name: record["facts"][name] for name in ("scan", "vendor", "laterality", "scan_date", "b_scans")}
-        for fluid in record["fluids"]:
-            row[f"{fluid['fluid']}_mm3"] = fluid["volume_mm3"]
-            row[f"{fluid['fluid']}_presence"] = fluid["presence"]
-        row |= {name: record["facts"][name] for name in ("model", "model_sha256", "threshold")}
-        row |= {"seconds": record["seconds"], "notes": "; ".join([*record["warnings"], *record["notes"]])}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def mixed_models(table):
-    """A sentence where the scans of a `summary_table` are of several models or thresholds, else None."""
-    models, thresholds = table.model_sha256.nunique(), table.threshold.nunique()
-    if models == thresholds == 1:
-        return None
-    return (
-        f"These scans are of {models} model(s) and {thresholds} threshold(s), see the columns: what differs between "
-        "them may come from that. Segment them in one command to compare them."
-    )
