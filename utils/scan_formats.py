@@ -14,6 +14,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.mhd import open_voxels, read_volume
+from utils.names import suffix_of
 
 VOLUMES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")  # what SimpleITK reads
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -34,12 +35,6 @@ class Content:
     scan_date: str | None = None  # YYYY-MM-DD
     bits: int | None = None  # that the voxels' type uses, where the file says so
     notes: list = field(default_factory=list)
-
-
-def suffix_of(path):
-    """A file's suffix in lower case, ".nii.gz" as one."""
-    name = Path(path).name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1]
 
 
 def is_dicom(path):
