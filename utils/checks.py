@@ -18,6 +18,7 @@ from utils.cases import Case, why_vendor_unknown
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES, FLUIDS
 from utils.mhd import VENDORS, read_header, read_volume
+from utils.names import as_text
 from utils.preprocessing import to_8_bit
 from utils.spacing import PLAUSIBLE_SPACING_MM, believed_spacing_mm, has_swapped_axes, is_plausible
 from utils.volume_checks import check_data_file
@@ -139,6 +140,8 @@ def summary_text(summary):
 
 
 def _header_findings(case, need_reference):
+    if as_text(case.root) != case.root:
+        yield Finding(case, "the folder's name is not UTF-8", "a name that tables can hold", "rename the folder")
     headers = {}
     for path in (case.oct_path, case.reference_path):
         if path is not None:

@@ -34,6 +34,7 @@ VENDORS = {
     "Topcon": VendorFormat("uint8", 512, (885, 650), 128, (0.01172, 0.01172), (0.0026, 0.0035), (0.04688, 0.04688)),
 }
 
+VOLUMES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")  # what SimpleITK reads
 _METAIMAGE = (".mhd", ".mha")
 _ELEMENT_TYPES = {"uint8": "MET_UCHAR", "uint16": "MET_USHORT", "float32": "MET_FLOAT"}
 

@@ -5,7 +5,6 @@ then makes 8- or 16-bit grey values of them.
 """
 
 import logging
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError
-from utils.mhd import open_voxels, read_volume
+from utils.mhd import VOLUMES, open_voxels, read_volume
 from utils.names import suffix_of
 
-VOLUMES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")  # what SimpleITK reads
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 DICOM = (".dcm", ".dicom")
 VENDORS_OWN = {".vol": "Spectralis", ".e2e": "Spectralis", ".xml": "Spectralis", ".fda": "Topcon"}

@@ -22,6 +22,7 @@ from utils.files import UNFINISHED, write_csv, write_json, written_whole
 from utils.labels import FLUIDS
 from utils.measurements import CIRCLES_MM, Measurements
 from utils.mhd import volume_files, volume_writer
+from utils.names import as_text
 from utils.plots import save_mask, save_overlay, save_thickness
 from utils.preprocessing import to_8_bit
 from utils.scan_page import label_runs, save_b_scan, write_scan_page
@@ -102,7 +103,7 @@ def _segment(files, job, on_slice):
     made_from = _made_from(files, job)
     done = _record(output / name / "scan.json")
     if done and (output / f"{name}.mhd").exists():
-        if done["path"] != scan.path:
+        if done["path"] != as_text(scan.path):
             raise InputError(f"{scan.path}: {output / name} holds {done['path']} already; use another --output")
         if done["made_from"] == made_from:
             return {**done, "kept": True}
@@ -130,7 +131,7 @@ def _segment(files, job, on_slice):
         fluids = found.fluids(centre)
         appearance = network.details.get("training_appearance")
         record = {
-            "path": scan.path,
+            "path": as_text(scan.path),
             "facts": facts,
             "fluids": fluids,
             "notes": list(scan.notes),

@@ -1,0 +1,113 @@
+"""The scans among the files of one folder, and why the others are none."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.mhd import VOLUMES
+from utils.names import as_text, same_name, suffix_of
+from utils.not_scans import LeftOut, beside_scans, odd_pictures
+from utils.scan_formats import PICTURES, VENDORS_OWN, dicom_series, is_dicom
+
+
+@dataclass(frozen=True)
+class ScanFiles:
+    """Where a scan is."""
+
+    name: str  # text without folders
+    paths: tuple  # one file, or several with a slice each, as text
+    folder_names: tuple  # from the nearest on, in which a vendor may be named
+
+    @property
+    def path(self):
+        """The file or, of several, their folder."""
+        return self.paths[0] if len(self.paths) == 1 else os.path.dirname(self.paths[0])
+
+
+def scans_in(folder, names, kind, by_name):
+    """(scans, left out) of the files called `names` in one folder; data files of volumes are among what is left out.
+
+    `kind` is what the folder's name says that its files are; `by_name` whether names say what is no scan.
+    """
+    left, paths = {}, []
+    for path in (folder / name for name in names):
+        if path.name[0] == ".":
+            left[path] = "a hidden file"
+        elif not path.is_file():
+            left[path] = "a link that leads nowhere" if path.is_symlink() else "no file"
+        elif not os.access(path, os.R_OK):
+            left[path] = "it may not be read"
+        elif suffix_of(path) in VOLUMES and (folder / path.name.removesuffix(path.suffix) / "scan.json").is_file():
+            left[path] = "labels that test.py wrote"
+        elif suffix_of(path) in VOLUMES and _is_reference(path):
+            left[path] = "a scan's reference"
+        else:
+            paths.append(path)
+    exports = [path for path in paths if suffix_of(path) == ".xml" and _is_heidelbergs(path)]
+    scans = [scan_files([path], name=folder.name if len(exports) == 1 else None) for path in exports]
+    used = set(exports)
+    for path in exports:  # the pictures that it names belong to it
+        text = path.read_bytes().lower()
+        used |= {other for other in paths if suffix_of(other) in PICTURES and os.fsencode(other.name).lower() in text}
+    images = [path for path in paths if suffix_of(path) in (*VOLUMES, *PICTURES) and path not in used]
+    left |= beside_scans(images, kind, by_name)
+    images = [path for path in images if path not in left]
+    files = [path for path in images if suffix_of(path) in VOLUMES]
+    files += [path for path in paths if suffix_of(path) in VENDORS_OWN and suffix_of(path) != ".xml"]
+    pictures = [path for path in images if suffix_of(path) in PICTURES]
+    stacks = [path for path in pictures if suffix_of(path) in (".tif", ".tiff") and _pages(path) > 1]
+    scans += [scan_files([path]) for path in [*files, *stacks]]
+    pictures = [path for path in pictures if path not in stacks]
+    odd = odd_pictures(pictures)
+    left, pictures = left | odd, [path for path in pictures if path not in odd]
+    if pictures:
+        scans.append(scan_files(pictures, name=folder.name if len(pictures) > 1 else None))
+    known = {*used, *images, *files, *left}
+    dicom = [path for path in paths if path not in known and suffix_of(path) != ".xml" and is_dicom(path)]
+    series = dicom_series(dicom)
+    for number, of_series in enumerate(series.values()):
+        name = folder.name if len(series) == 1 else f"{folder.name}_{number + 1}"
+        scans.append(scan_files(of_series, name=name if len(of_series) > 1 else None))
+    used |= {Path(path) for scan in scans for path in scan.paths}
+    for path in paths:
+        if path not in used and path not in left:
+            left[path] = "DICOM, and no scan" if path in dicom else "of no format that is read"
+    return scans, [LeftOut(str(path), why) for path, why in left.items() if path not in used]
+
+
+def scan_files(paths, name=None):
+    """`ScanFiles` of `paths`, called `name`: None for the first file's name, or its folder's where that is oct.mhd."""
+    first = Path(paths[0])
+    folder = first.parent
+    if name is None:
+        is_case = same_name(first.name) == "oct.mhd"
+        name = folder.name if is_case else first.name[: len(first.name) - len(suffix_of(first))]
+    above = map(as_text, (folder.name, folder.parent.name, folder.parent.parent.name))
+    return ScanFiles(as_text(name), tuple(map(str, paths)), (as_text(name), *above))
+
+
+def natural(name):
+    """Sorts ``b2`` before ``b10``."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if index % 2 else part.lower() for index, part in enumerate(parts)]
+
+
+def _is_reference(path):
+    return same_name(path.name).startswith("reference.")
+
+
+def _is_heidelbergs(path):
+    """Whether an XML file lists images, as Heidelberg's exports do."""
+    with open(path, "rb") as file:
+        return b"ImageType" in file.read(1 << 20)
+
+
+def _pages(path):
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return getattr(image, "n_frames", 1)
+    except Exception:  # Pillow's parsers raise whatever a damaged file leads to
+        return 1  # whoever reads it says what is wrong
