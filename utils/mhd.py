@@ -140,20 +140,22 @@ def read_header(path):
 def _name_for_simpleitk(path):
     """``with _name_for_simpleitk(path) as name``: text under which SimpleITK opens the file at `path`.
 
-    A name that is not UTF-8 ends the process, and it knows formats by small letters alone. A file of such a name is
-    linked under another one, with the data files that its header names.
+    A name that is not UTF-8 ends the process, it knows formats by small letters alone, and takes a data file with % in
+    its name for a pattern. Such a file is linked under another name, with the data files that its header names.
     """
     suffix = suffix_of(path)
     apart = suffix in _METAIMAGE and not is_local(path)
+    found = data_files(path) if apart else []
     is_utf8 = os.fsencode(path) == str(path).encode("utf-8", "replace")
-    if is_utf8 and path.name.endswith(suffix) and not (apart and data_files(path) != named_files(path)):
+    as_named = not apart or (found == named_files(path) and "%" not in found[0].name)
+    if is_utf8 and path.name.endswith(suffix) and as_named:
         yield str(path)
         return
     with tempfile.TemporaryDirectory() as folder:
         link = Path(folder, f"image{suffix}")
         if apart:
             names = []
-            for number, data_path in enumerate(data_files(path)):
+            for number, data_path in enumerate(found):
                 names.append(f"data{number}")
                 Path(folder, names[-1]).symlink_to(os.path.abspath(data_path))
             head = metaimage_head(path)

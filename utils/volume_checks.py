@@ -15,6 +15,7 @@ from utils.metaimage import data_files, is_local, metaimage_fields, metaimage_he
 _MOST_BYTES = 2**31  # of voxels; the largest OCT volumes have half as many
 _HEAD_BYTES = 65_536  # that a header may take
 _PIECE_BYTES = 1 << 22
+_NIFTI_HEAD_BYTES = 348
 # Bytes a voxel of each NIfTI data type; what SimpleITK tells is the type that scaling makes of it.
 _NIFTI_BYTES = {2: 1, 256: 1, 4: 2, 512: 2, 8: 4, 768: 4, 16: 4, 64: 8, 1024: 8, 1280: 8}
 
@@ -75,15 +76,14 @@ def _check_metaimage(path, expected, decompress):
 def _check_nifti(path, header, gzipped, decompress):
     try:
         with gzip.open(path) if gzipped else open(path, "rb") as file:
-            head = file.read(540)
+            head = file.read(_NIFTI_HEAD_BYTES)
     except (zlib.error, EOFError, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: damaged ({error}); copy or export it again") from error
-    order = "<" if head[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
-    place = 70 if struct.pack(f"{order}i", 348) == head[:4] else 12  # of the data type, in version 1 and 2
-    (code,) = struct.unpack(f"{order}h", head[place : place + 2]) if len(head) > place + 2 else (None,)
+    order = "<" if head[:4] == struct.pack("<i", _NIFTI_HEAD_BYTES) else ">"
+    (code,) = struct.unpack(f"{order}h", head[70:72]) if len(head) == _NIFTI_HEAD_BYTES else (None,)
     n_bytes = math.prod(header.shape) * _NIFTI_BYTES.get(code, np.dtype(header.element_type).itemsize)
     if not gzipped:
-        check_size(path, path, n_bytes, may_be_longer=True)
+        check_size(path, path, _NIFTI_HEAD_BYTES + n_bytes, may_be_longer=True)
     elif decompress:
         _check_inflated(path, path, n_bytes, gzipped=True)
 
