@@ -8,7 +8,9 @@ from pathlib import Path
 from utils.mhd import VOLUMES
 from utils.names import as_text, same_name, suffix_of
 from utils.not_scans import LeftOut, beside_scans, odd_pictures
-from utils.scan_formats import PICTURES, VENDORS_OWN, dicom_series, is_dicom
+from utils.scan_formats import DICOM, PICTURES, VENDORS_OWN, dicom_series, is_dicom
+
+_KNOWN_SUFFIXES = (*VOLUMES, *PICTURES, *VENDORS_OWN, *DICOM)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def scan_files(paths, name=None):
     folder = first.parent
     if name is None:
         is_case = same_name(first.name) == "oct.mhd"
-        name = folder.name if is_case else first.name[: len(first.name) - len(suffix_of(first))]
+        suffix = suffix_of(first) if suffix_of(first) in _KNOWN_SUFFIXES else ""  # a DICOM UID's last part is none
+        name = folder.name if is_case else first.name[: len(first.name) - len(suffix)]
     above = map(as_text, (folder.name, folder.parent.name, folder.parent.parent.name))
     return ScanFiles(as_text(name), tuple(map(str, paths)), (as_text(name), *above))
 

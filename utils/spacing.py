@@ -70,12 +70,13 @@ def has_swapped_axes(shape, spacing_mm):
     sizes = shape[::-1]
     if _is_in_another_order(spacing_mm):
         order = next(order for order in _ORDERS if is_plausible(_in(order, spacing_mm)))
-        ordered = _in(order, spacing_mm)
-        return _strangeness(_in(order, sizes), ordered) < _strangeness(sizes, ordered)
+        ordered, swapped = _in(order, spacing_mm), _in(order, sizes)
+        # As strange: a B-scan has more columns than rows.
+        return (_strangeness(swapped, ordered), -swapped[0]) < (_strangeness(sizes, ordered), -sizes[0])
     if any(value is not None and value != _DEFAULT for value in spacing_mm):
         return False
     return any(
-        (columns, True) == (known.columns, rows in known.rows) and slices <= known.slices
+        columns == known.columns and rows in known.rows and slices <= known.slices
         for columns, rows, slices in (_in(order, sizes) for order in _ORDERS if order[2] != 2)
         for known in VENDORS.values()
     )
@@ -100,6 +101,6 @@ def _is_in_another_order(spacing_mm):
 
 
 def _strangeness(sizes, spacing_mm):
-    """How far a volume's size in mm is from the usual: the sum of the three factors' logarithms."""
+    """How far a volume's size in mm is from the usual: the sum of the three factors' logarithms, to 0.1."""
     lengths = (max(size, 1) * spacing for size, spacing in zip(sizes, spacing_mm, strict=True))
-    return sum(abs(math.log(length / usual)) for length, usual in zip(lengths, _USUAL_SIZE_MM, strict=True))
+    return round(sum(abs(math.log(length / usual)) for length, usual in zip(lengths, _USUAL_SIZE_MM, strict=True)), 1)
