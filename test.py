@@ -24,6 +24,7 @@ import functools
 import os
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 from tqdm import tqdm
@@ -165,7 +166,7 @@ def write_summary(output):
     if table.empty:
         return
     write_csv(output / "summary.csv", table)
-    links = [f"{output_name(row.vendor, row.scan)}/report.html" for row in table.itertuples()]
+    links = [quote(f"{output_name(row.vendor, row.scan)}/report.html") for row in table.itertuples()]
     titles = {f"{fluid}_mm3": f"{fluid} (mm³)" for fluid in FLUIDS}
     titles |= {"laterality": "eye", "scan_date": "date", "b_scans": "B-scans"}
     shown = table.drop(columns=["seconds", *(f"{fluid}_presence" for fluid in FLUIDS)]).rename(columns=titles)

@@ -111,10 +111,12 @@ def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path):
 def test_a_folder_that_no_table_can_name_is_a_finding(tmp_path):
     write_case(tmp_path / "Cirrus" / os.fsdecode(b"M\xfcller"))
     write_case(tmp_path / "Cirrus" / "M\u00fcller 2")
-    first, second = find_cases(tmp_path)
-    assert [case.name for case in (first, second)] == ["M\u00fcller", "M\u00fcller 2"]
-    (finding,) = check_headers([first, second])
-    assert (finding.case, finding.found) == (first, "the folder's name is not UTF-8")
+    write_case(tmp_path / "Cirrus" / "two\nlines")
+    cases = find_cases(tmp_path)
+    assert [case.name for case in cases] == ["M\u00fcller", "M\u00fcller 2", "two_lines"]
+    findings = check_headers(cases)
+    assert [finding.case for finding in findings] == [cases[0], cases[2]]
+    assert {finding.found for finding in findings} == {"the folder's name is no line of UTF-8"}
 
 
 def test_nothing_there(tmp_path):

@@ -153,6 +153,25 @@ def test_files_named_one_by_one(tmp_path):
     assert sorted(found(tmp_path / "b0_mask.png", tmp_path / "b1.png")[0]) == ["b0_mask", "b1"]
 
 
+def test_pictures_of_a_scan_and_labels_of_another_name(tmp_path):
+    write_volume(tmp_path / "volume" / "P1.mhd", VOXELS, SPACING_MM)
+    picture(tmp_path / "volume" / "p1.JPG")
+    for number in range(3):
+        picture(tmp_path / "pictures" / f"b{number}.png", VOXELS[number])
+        picture(tmp_path / "pictures" / f"a{number}.bmp", MASK[number] // 255)
+        picture(tmp_path / "pictures" / f"c{number}.png", VOXELS[3 - number])
+    named, left_out = found(tmp_path)
+    assert {name: len(files) for name, files in named.items()} == {"P1": 1, "pictures": 6}
+    few = "labels or a mask: it holds at most 8 values"
+    assert left_out == {"p1.JPG": "a picture of P1.mhd by its name", **{f"a{number}.bmp": few for number in range(3)}}
+
+
+def test_names_that_other_programs_cannot_take(tmp_path):
+    write_volume(tmp_path / "100%\n1.mhd", VOXELS, SPACING_MM)
+    (tmp_path / "100%\n1.mhd").write_text((tmp_path / "100%\n1.mhd").read_text().replace("100%\n1.raw", "LOCAL"))
+    assert [scan.name for scan in find_scans([tmp_path])] == ["100__1"]
+
+
 def test_second_channels(tmp_path):
     for name in ("a_ch1", "a_ch2", "b", "b-Channel 2", "ch1", "ch2", *(f"p_ch{number}" for number in range(5))):
         write_volume(tmp_path / f"{name}.mhd", VOXELS, SPACING_MM)

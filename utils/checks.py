@@ -141,7 +141,7 @@ def summary_text(summary):
 
 def _header_findings(case, need_reference):
     if as_text(case.root) != case.root:
-        yield Finding(case, "the folder's name is not UTF-8", "a name that tables can hold", "rename the folder")
+        yield Finding(case, "the folder's name is no line of UTF-8", "a name that tables can hold", "rename the folder")
     headers = {}
     for path in (case.oct_path, case.reference_path):
         if path is not None:

@@ -45,7 +45,7 @@ def run_script(main):
         sys.exit(main(sys.argv[1:]))
     except InputError as error:
         for message in error.messages:
-            print(f"{script}: error: {message}", file=sys.stderr)
+            print(f"{script}: error: {' '.join(message.splitlines())}", file=sys.stderr)  # names may hold line breaks
         sys.exit(2)
     except OSError as error:
         print(f"{script}: error: {what_failed(error)}", file=sys.stderr)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 
 def as_text(name):
-    """A file's name or path as text that every file can hold: its bytes read as UTF-8, else as Latin-1."""
+    """A file's name or path as a line of text: its bytes read as UTF-8, else as Latin-1; control characters as _."""
     stored = os.fsencode(name)
     try:
-        return stored.decode("utf-8")
+        text = stored.decode("utf-8")
     except UnicodeDecodeError:
-        return stored.decode("latin-1")
+        text = stored.decode("latin-1")
+    return "".join("_" if unicodedata.category(character) == "Cc" else character for character in text)
 
 
 def same_name(name):

@@ -1,5 +1,6 @@
 """What lies beside scans and is none: masks, labels, images of the fundus, reports, thumbnails, second channels."""
 
+import functools
 import itertools
 import re
 from collections import Counter, defaultdict
@@ -11,7 +12,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.mhd import open_voxels, read_volume
 from utils.names import as_text, same_name, suffix_of
-from utils.scan_formats import PICTURES
+from utils.scan_formats import DICOM, PICTURES, VENDORS_OWN, VOLUMES
 
 _LABELS = (
     "mask masks maske masken label labels labelmap labelstr labelsts seg segs segm segmentation segmentations annot "
@@ -86,26 +87,23 @@ def with_scan_beside(paths):
 
     {path: kind}; b1_mask.png is, where b1.png is there.
     """
-    kinds = {path: kind_by_name(_stem(path)) for path in paths}
-    return {
-        path: kind
-        for path, kind in kinds.items()
-        if kind and any(kinds[other] is None and _named_after(path, other) for other in paths)
-    }
+    kinds, before = {path: kind_by_name(_stem(path)) for path in paths}, _named_before(paths)
+    return {path: kind for path, kind in kinds.items() if kind and any(kinds[other] is None for other in before[path])}
 
 
 def labels_of_others(paths):
-    """{path: why} of the image files `paths` that hold a few values alone and are named as another that holds more."""
-    left, few = {}, {}
+    """{path: why} of the image files `paths` that hold a few values alone and are named as another that holds more.
 
-    def is_few(path):
-        if path not in few:
-            few[path] = holds_few_values(path)
-        return few[path]
-
-    for path in paths:
-        others = [other for other in paths if other != path and _named_after(path, other)]
-        if others and is_few(path) and not all(map(is_few, others)):
+    Such names go on after the other's, or have the same numbers: b1_drusen.png and a1.png beside b1.png.
+    """
+    holds_few, with_numbers = functools.cache(holds_few_values), defaultdict(set)
+    numbers = {path: tuple(re.findall(r"\d+", same_name(_stem(path)))) for path in paths}
+    for path, of_path in numbers.items():
+        with_numbers[of_path].add(path)
+    left = {}
+    for path, others in _named_before(paths).items():
+        others = others | (with_numbers[numbers[path]] if numbers[path] else set()) - {path}
+        if others and holds_few(path) and not all(map(holds_few, others)):
             left[path] = f"labels or a mask: it holds at most {_MOST_LABELS} values"
     return left
 
@@ -130,6 +128,16 @@ def holds_few_values(path):
     except Exception:  # Pillow's parsers raise whatever a damaged file leads to
         return False  # whoever reads it says what is wrong
     return True
+
+
+def pictures_of_others(paths):
+    """{path: why} of the pictures among `paths` called as a scan of another format: scan.jpg beside scan.vol."""
+    scans = {same_name(_stem(path)): path for path in paths if suffix_of(path) in (*VOLUMES, *VENDORS_OWN, *DICOM)}
+    return {
+        path: f"a picture of {as_text(scans[same_name(_stem(path))].name)} by its name"
+        for path in paths
+        if suffix_of(path) in PICTURES and same_name(_stem(path)) in scans
+    }
 
 
 def _second_channels(paths):
@@ -192,10 +200,13 @@ def _size_and_colour(path):
     return image.size, bool(np.abs(pixels - pixels[..., :1]).max(initial=0) > _GREY_TOLERANCE)
 
 
-def _named_after(path, other):
-    """Whether the name of `path` is that of `other`, of another kind, or goes on after it: b1_drusen.png, b1.png."""
-    stem, start = same_name(_stem(path)), same_name(_stem(other))
-    return stem.startswith(start) and (stem[len(start) :] == "" or not stem[len(start)].isalnum()) and path != other
+def _named_before(paths):
+    """{path: set of the others that have its name, or whose name it goes on after}: b1.png, of b1_drusen.png."""
+    stems, of_stem = {path: same_name(_stem(path)) for path in paths}, defaultdict(set)
+    for path, stem in stems.items():
+        of_stem[stem].add(path)
+    ends = {path: [len(stem), *(end.start() for end in re.finditer(r"[\W_]", stem))] for path, stem in stems.items()}
+    return {path: {one for end in ends[path] for one in of_stem.get(stems[path][:end], ())} - {path} for path in paths}
 
 
 def _stem(path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from utils.mhd import VOLUMES
 from utils.names import as_text, same_name, suffix_of
-from utils.not_scans import LeftOut, beside_scans, odd_pictures
+from utils.not_scans import LeftOut, beside_scans, odd_pictures, pictures_of_others
 from utils.scan_formats import DICOM, PICTURES, VENDORS_OWN, dicom_series, is_dicom
 
 _KNOWN_SUFFIXES = (*VOLUMES, *PICTURES, *VENDORS_OWN, *DICOM)
@@ -54,6 +54,7 @@ def scans_in(folder, names, kind, by_name):
         used |= {other for other in paths if suffix_of(other) in PICTURES and os.fsencode(other.name).lower() in text}
     images = [path for path in paths if suffix_of(path) in (*VOLUMES, *PICTURES) and path not in used]
     left |= beside_scans(images, kind, by_name)
+    left |= pictures_of_others([path for path in paths if path not in left and path not in used])
     images = [path for path in images if path not in left]
     files = [path for path in images if suffix_of(path) in VOLUMES]
     files += [path for path in paths if suffix_of(path) in VENDORS_OWN and suffix_of(path) != ".xml"]
@@ -86,8 +87,9 @@ def scan_files(paths, name=None):
         is_case = same_name(first.name) == "oct.mhd"
         suffix = suffix_of(first) if suffix_of(first) in _KNOWN_SUFFIXES else ""  # a DICOM UID's last part is none
         name = folder.name if is_case else first.name[: len(first.name) - len(suffix)]
+    name = as_text(name).replace("%", "_")  # in a data file's name other programs take it for a pattern
     above = map(as_text, (folder.name, folder.parent.name, folder.parent.parent.name))
-    return ScanFiles(as_text(name), tuple(map(str, paths)), (as_text(name), *above))
+    return ScanFiles(name, tuple(map(str, paths)), (name, *above))
 
 
 def natural(name):
