@@ -23,7 +23,7 @@ import pandas
 from tqdm import tqdm
 
 import config
-from utils.cases import find_cases
+from utils.cases import find_cases, volumes_of_no_case
 from utils.checks import (
     CaseFacts,
     Finding,
@@ -40,6 +40,7 @@ from utils.files import locked, remove_unfinished, write_csv, write_json
 from utils.invalid import find_invalid
 from utils.labels import FLUIDS
 from utils.mhd import read_volume
+from utils.names import as_text
 from utils.overview import save_overview
 from utils.parallel import map_unordered
 from utils.preparation import (
@@ -56,6 +57,8 @@ from utils.preprocessing import grey_value_histogram, to_8_bit
 from utils.reference_histogram import read_reference_histogram, write_reference_histogram
 from utils.splits import PARTS, split_patients
 
+LEFT_OUT_LINES = 12  # printed, of volume files that are part of no case
+
 
 def main(argv):
     parser = argparse.ArgumentParser(description="Step 1: check and preprocess the raw volumes, draw the split.")
@@ -68,6 +71,7 @@ def main(argv):
         if Path(config.OUTPUT_ROOT).exists():  # a second process hears at once that it is one
             lock.enter_context(locked(config.OUTPUT_ROOT))
         facts, findings = check_cases(find_cases(config.DATA_ROOT), need_reference=not arguments.unlabelled)
+        report_left_out(volumes_of_no_case(config.DATA_ROOT))
         if findings:
             report_findings(findings, arguments.skip_bad)
         if not facts:
@@ -114,6 +118,14 @@ def check_cases(cases, need_reference=True):
     findings += check_facts(facts)
     offenders = {finding.case for finding in findings}
     return {case: of_case for case, of_case in facts.items() if case not in offenders}, findings
+
+
+def report_left_out(paths):
+    """Name the volume files that are part of no case."""
+    for path in paths[:LEFT_OUT_LINES]:
+        print(f"left out: {path}: called neither oct.mhd nor reference.mhd", file=sys.stderr)
+    if len(paths) > LEFT_OUT_LINES:
+        print(f"left out: {len(paths) - LEFT_OUT_LINES} more", file=sys.stderr)
 
 
 def report_findings(findings, skip_bad):
@@ -222,7 +234,7 @@ def save_checks(facts, findings):
     summary = vendor_summary(list(facts), facts)
     write_csv(folder / "summary.csv", summary)
     if findings:
-        rows = [(finding.case.root, *astuple(finding)[1:]) for finding in findings]
+        rows = [tuple(map(as_text, (finding.case.root, *astuple(finding)[1:]))) for finding in findings]
         write_csv(folder / "skipped.csv", pandas.DataFrame(rows, columns=["case", "found", "expected", "what to do"]))
     else:
         (folder / "skipped.csv").unlink(missing_ok=True)

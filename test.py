@@ -14,6 +14,7 @@ Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 backgr
                                   measurements.csv, thickness.png and thickness_<fluid>_um.tif, and volumes of
                                   probabilities (--probabilities) and uncertainty (--mirrored, --dropout-samples)
         DIR/summary.csv, DIR/index.html   all scans in DIR
+        DIR/left_out.csv                  files of the inputs that are no scans, such as masks and reports, and why
 
 A scan that fails does not stop the others; the same command again goes on with those that are not done. Exit code 0,
 or 2 where any failed. In Python: `utils.segmentation.segment_volume`.
@@ -24,24 +25,28 @@ import functools
 import os
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
+import pandas as pd
 from tqdm import tqdm
 
 import config
 from utils import runs
-from utils.cases import vendor_in
 from utils.errors import InputError, run_script
 from utils.files import locked, remove_unfinished, write_csv
 from utils.labels import FLUIDS
 from utils.mhd import VENDORS
+from utils.names import as_text
 from utils.parallel import map_unordered
+from utils.scan_names import told_apart
 from utils.scan_output import Job, output_name, segment_to_files
 from utils.scan_page import write_index
 from utils.scan_summary import mixed_models, summary_table
-from utils.scans import find_scans
+from utils.scans import search_scans
 from utils.segmentation import PredictionSettings, prediction_digest
 
 PHANTOM_MODEL = Path("weights", "phantom.keras")
+LEFT_OUT_LINES = 12  # printed; left_out.csv has all
 PHANTOM_MODEL_IS = "trained on synthetic scans alone, for research and not for diagnosis"
 
 
@@ -68,9 +73,8 @@ def main(argv):
         raise InputError(f"--spacing-mm {' '.join(map(str, arguments.spacing_mm))}: expected three numbers above 0")
     if arguments.dropout_samples < 0:
         raise InputError(f"--dropout-samples {arguments.dropout_samples}: expected 0 or more")
-    left_out = []
-    scans = find_scans(arguments.inputs, leave_out=arguments.output, left_out=left_out)
-    check_names(scans, arguments.vendor)
+    scans, left_out = search_scans(arguments.inputs, leave_out=arguments.output)
+    scans = told_apart(scans, arguments.vendor)
     if arguments.fovea and len(scans) > 1:
         raise InputError(f"--fovea: {len(scans)} scans found, and each has its own; name one scan")
     found = None
@@ -84,8 +88,6 @@ def main(argv):
     details = runs.read_best(model_path)
     PredictionSettings.from_details(details)
     print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}): {why}; {len(scans)} scans")
-    for path, reason in left_out:
-        print(f"left out: {path}: {reason}")
     job = Job(
         output=os.path.abspath(arguments.output),
         model_path=os.path.abspath(model_path),
@@ -107,21 +109,25 @@ def main(argv):
     output = Path(arguments.output)
     with locked(output):
         remove_unfinished(output)
+        report_left_out(left_out, output)
         failures = segment_all(scans, job)
         write_summary(output)
     if failures:
         raise InputError(*failures)
 
 
-def check_names(scans, vendor):
-    """Raise `InputError` for each scan whose output would overwrite another's."""
-    first, complaints = {}, []
-    for scan in scans:
-        other = first.setdefault((vendor or vendor_in(scan.folder_names), scan.name), scan)
-        if other is not scan:
-            complaints.append(f"{scan.path}: same vendor and case name as {other.path}; segment them one by one")
-    if complaints:
-        raise InputError(*complaints)
+def report_left_out(left_out, output):
+    """Print what of the inputs is no scan, and keep all of it in left_out.csv; of each reason the first come first."""
+    table = pd.DataFrame([(as_text(one.path), one.why) for one in left_out], columns=["path", "why"])
+    if table.empty:
+        (output / "left_out.csv").unlink(missing_ok=True)
+        return
+    write_csv(output / "left_out.csv", table)
+    in_turn = table.assign(turn=table.groupby("why").cumcount()).sort_values("turn", kind="stable")
+    for row in in_turn[:LEFT_OUT_LINES].itertuples():
+        print(f"left out: {row.path}: {row.why}")
+    if len(table) > LEFT_OUT_LINES:
+        print(f"left out: {len(table) - LEFT_OUT_LINES} more, listed in {output / 'left_out.csv'}")
 
 
 def segment_all(scans, job):
@@ -166,7 +172,7 @@ def write_summary(output):
     if table.empty:
         return
     write_csv(output / "summary.csv", table)
-    links = [f"{output_name(row.vendor, row.scan)}/report.html" for row in table.itertuples()]
+    links = [quote(f"{output_name(row.vendor, row.scan)}/report.html") for row in table.itertuples()]
     titles = {f"{fluid}_mm3": f"{fluid} (mm³)" for fluid in FLUIDS}
     titles |= {"laterality": "eye", "scan_date": "date", "b_scans": "B-scans"}
     shown = table.assign(model=table.model + ", " + table.model_sha256.str[:8])

@@ -1,11 +1,14 @@
 """Finding cases in every layout."""
 
+import os
+
 import numpy as np
 import pytest
 
-from utils.cases import find_cases
+from utils.cases import find_cases, volumes_of_no_case
+from utils.checks import check_headers
 from utils.errors import InputError
-from utils.mhd import write_volume
+from utils.mhd import read_volume, write_volume
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
 
@@ -81,6 +84,39 @@ def test_reference_alone_is_a_case(tmp_path):
     (tmp_path / "Cirrus" / "a" / "oct.mhd").unlink()
     (case,) = find_cases(tmp_path)
     assert case.reference_path == tmp_path / "Cirrus" / "a" / "reference.mhd"
+
+
+def test_names_whatever_their_case(tmp_path):
+    write_case(tmp_path / "Cirrus" / "a")
+    for old, new in (("oct.mhd", "OCT.MHD"), ("oct.raw", "Oct.RAW"), ("reference.mhd", "Reference.mhd")):
+        (tmp_path / "Cirrus" / "a" / old).rename(tmp_path / "Cirrus" / "a" / new)
+    (case,) = find_cases(tmp_path)
+    assert (case.oct_path.name, case.reference_path.name) == ("OCT.MHD", "Reference.mhd")
+    assert check_headers([case]) == []
+    np.testing.assert_array_equal(read_volume(case.oct_path)[0], np.full((2, 12, 10), 9))
+
+
+def test_volumes_of_no_case_are_told(tmp_path):
+    write_case(tmp_path / "Cirrus" / "a")
+    write_volume(tmp_path / "Cirrus" / "b" / "scan.mhd", np.zeros((1, 5, 5), np.uint8), SPACING_MM)
+    assert volumes_of_no_case(tmp_path) == [tmp_path / "Cirrus" / "b" / "scan.mhd"]
+
+
+def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path):
+    write_case(tmp_path / "Cirrus" / "a")
+    (tmp_path / "Cirrus" / "above").symlink_to(tmp_path)
+    assert [case.root for case in find_cases(tmp_path)] == ["Cirrus/a"]
+
+
+def test_a_folder_that_no_table_can_name_is_a_finding(tmp_path):
+    write_case(tmp_path / "Cirrus" / os.fsdecode(b"M\xfcller"))
+    write_case(tmp_path / "Cirrus" / "M\u00fcller 2")
+    write_case(tmp_path / "Cirrus" / "two\nlines")
+    cases = find_cases(tmp_path)
+    assert [case.name for case in cases] == ["M\u00fcller", "M\u00fcller 2", "two_lines"]
+    findings = check_headers(cases)
+    assert [finding.case for finding in findings] == [cases[0], cases[2]]
+    assert {finding.found for finding in findings} == {"the folder's name is no line of UTF-8"}
 
 
 def test_nothing_there(tmp_path):

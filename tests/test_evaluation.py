@@ -2,12 +2,22 @@ import re
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK
 
 from utils.errors import InputError
-from utils.evaluation import fullest_b_scan, match_pairs, read_labels, score_pairs, typical_cases
+from utils.evaluation import (
+    fullest_b_scan,
+    match_pairs,
+    pairs_of_split,
+    read_labels,
+    score_pairs,
+    typical_cases,
+)
+from utils.files import write_csv
 from utils.mhd import write_volume
+from utils.prepared import SliceRow
 
 SPACING_MM = (0.01, 0.02, 0.1)
 SHAPE = (2, 6, 5)
@@ -49,6 +59,24 @@ def test_layouts_of_predictions_and_references(tmp_path, labels):
     assert volumes[volumes.fluid == "IRF"].dice.tolist() == [1, 1, 1]
     assert volumes.reference_mm3[0] == pytest.approx(6 * np.prod(SPACING_MM), rel=1e-6)
     assert len(match_pairs(tmp_path / "predictions", tmp_path / "predictions")[0]) == 3
+
+
+def test_names_whatever_their_case(tmp_path, labels):
+    folder = tmp_path / "Train-Cirrus" / "A"
+    for name in ("reference.mhd", "oct.mhd"):
+        write(folder / name, labels)
+        (folder / name).rename(folder / name.upper())
+    write(tmp_path / "predictions" / "Cirrus_A.nii.gz", labels)
+    (tmp_path / "predictions" / "Cirrus_A.nii.gz").rename(tmp_path / "predictions" / "Cirrus_A.NII.GZ")
+    pairs, complaints = match_pairs(tmp_path / "predictions", tmp_path / "Train-Cirrus")
+    assert complaints == []
+    assert [(pair.name, pair.reference_path.name, pair.oct_path.name) for pair in pairs] == [
+        ("A", "REFERENCE.MHD", "OCT.MHD")
+    ]
+    assert score_pairs(pairs, workers=0)[0].dice[0] == 1
+    write_csv(tmp_path / "test_data.csv", pd.DataFrame([SliceRow("A", "Cirrus", "A", 0, 1, 0, 0)]))
+    (pair,) = pairs_of_split(tmp_path / "test_data.csv", tmp_path / "Train-Cirrus", tmp_path / "predictions")
+    assert (pair.reference_path, pair.oct_path) == (pairs[0].reference_path, pairs[0].oct_path)
 
 
 def test_what_has_no_or_several_partners_is_named(tmp_path, labels):

@@ -95,9 +95,12 @@ REFUSED = {  # headers that must not be believed
     "list": header(data="LIST"),
     "list with names": header(data="LIST") + "../outside.raw\n" * 3,
     "pattern": header(data="../slice%02d.raw 1 3 1"),
+    "pattern of texts": header(data="%s.raw 1 3 1"),
+    "pattern of endless width": header(data="%0999999999d.raw 1 3 1"),
+    "pattern without end": header(data="oct%d.raw 1 99999 0"),
+    "list without end": header(data="LIST") + "oct.raw\n" * 20000,
     "device": header(data="/dev/zero"),
     "itself": header(data="itself.mhd"),
-    "link": header(data="link.raw"),
     "folder": header(data="."),
     "missing": header(data="nowhere.raw"),
     "very long": header(data="x" * 5000),
@@ -144,6 +147,13 @@ def test_a_spacing_that_cannot_be_is_refused_or_replaced(folder, spacing):
     assert "crash" not in outcome
     if "error" not in outcome:
         assert all(0 < value < 3.001 for value in outcome["spacing_mm"])
+
+
+def test_a_link_in_the_folder_is_followed(folder):
+    """Its owner made it, as stores of large files do; what a header names stays in its folder."""
+    (folder / "linked.mhd").write_text(header(data="link.raw"))
+    (outcome,) = outcomes([folder / "linked.mhd"]).values()
+    assert (outcome["shape"], outcome["sum"]) == ([3, 40, 30], 0)
 
 
 def test_links_to_both_files_are_followed(folder, tmp_path):

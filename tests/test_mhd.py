@@ -1,11 +1,14 @@
 """Volumes in and out: SimpleITK is the independent reader and writer."""
 
+import os
+
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
 
 from utils.errors import InputError
-from utils.mhd import open_volume, read_header, read_volume, write_volume
+from utils.mhd import open_volume, open_voxels, read_header, read_volume, volume_files, write_volume
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
 
@@ -96,6 +99,87 @@ def test_colours_and_four_dimensions_are_refused(tmp_path):
     SimpleITK.WriteImage(SimpleITK.Image([2, 2, 2, 2], SimpleITK.sitkUInt8), str(tmp_path / "b.mha"))
     with pytest.raises(InputError, match="4 dimensions"):
         read_volume(tmp_path / "b.mha")
+
+
+def test_four_dimensions_of_one_volume_are_three(tmp_path):
+    image = SimpleITK.JoinSeries([SimpleITK.GetImageFromArray(some_voxels("uint8"))])
+    assert image.GetDimension() == 4
+    image.SetSpacing((*SPACING_MM, 1))
+    for name in ("a.mhd", "a.nrrd", "a.nii.gz"):
+        SimpleITK.WriteImage(image, str(tmp_path / name))
+        voxels, spacing_mm = read_volume(tmp_path / name)
+        np.testing.assert_array_equal(voxels, some_voxels("uint8"))
+        assert spacing_mm == pytest.approx(SPACING_MM)
+
+
+@pytest.mark.parametrize("name", ["scaled.nii", "scaled.nii.gz", "SCALED.NII.GZ"])
+def test_scaled_integers_of_nifti(tmp_path, name):
+    fractions = np.arange(3 * 40 * 50).reshape(3, 40, 50) / 6000
+    image = nibabel.Nifti1Image(fractions.transpose(2, 1, 0), np.diag([*SPACING_MM, 1]))
+    image.set_data_dtype(np.int16)
+    nibabel.save(image, tmp_path / name.lower())
+    (tmp_path / name.lower()).rename(tmp_path / name)
+    expected = image.from_bytes(image.to_bytes()).get_fdata().transpose(2, 1, 0)
+    np.testing.assert_allclose(read_volume(tmp_path / name)[0], expected, atol=1e-6)
+    if name == "scaled.nii":
+        os.truncate(tmp_path / name, 352 + 2 * 6000 - 5)
+        with pytest.raises(InputError, match=r"scaled\.nii: 12347 bytes"):
+            read_volume(tmp_path / name)
+
+
+def with_header(path, text):
+    path.write_text(path.read_text().replace(f"ElementDataFile = {path.stem}.raw\n", text))
+
+
+def test_a_header_longer_than_64_kib(tmp_path):
+    for name in ("a.mhd", "a.mha"):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(some_voxels("uint16")), str(tmp_path / name))
+        lines = b"".join(b"Frame%06d = 1515760436\n" % number for number in range(5000))
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content.replace(b"ElementDataFile", lines + b"ElementDataFile"))
+        np.testing.assert_array_equal(read_volume(tmp_path / name)[0], some_voxels("uint16"))
+    assert open_voxels(tmp_path / "a.mhd")[0].max() == 69
+
+
+@pytest.mark.parametrize("data_file", ["slice%d.raw 0 1 1", "LIST\nslice0.raw\nslice1.raw"])
+@pytest.mark.parametrize("suffix", [".mhd", ".MHD"])
+def test_a_slice_a_file(tmp_path, data_file, suffix):
+    path = tmp_path / "a.mhd"
+    write_volume(path, some_voxels("uint8"), SPACING_MM)
+    with_header(path, f"ElementDataFile = {data_file}\n")
+    for number, slice_ in enumerate(some_voxels("uint8")):
+        (tmp_path / f"slice{number}.raw").write_bytes(slice_.tobytes())
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))), some_voxels("uint8"))
+    path.rename(path.with_suffix(suffix))
+    np.testing.assert_array_equal(read_volume(path.with_suffix(suffix))[0], some_voxels("uint8"))
+    assert open_voxels(path.with_suffix(suffix)) is None
+    os.truncate(tmp_path / "slice1.raw", 34)
+    with pytest.raises(InputError, match=r"slice1\.raw: 34 bytes, expected 35"):
+        read_volume(path.with_suffix(suffix))
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("in_header", [b"M\xfcller", "M\u00fcller".encode(), b"m\xdcLLER"])
+@pytest.mark.parametrize("on_disk", [b"M\xfcller", "M\u00fcller".encode(), "Mu\u0308ller".encode()])
+def test_umlauts_in_utf8_and_latin1(tmp_path, compressed, in_header, on_disk):
+    """Header and file system may each have them in another way; SimpleITK opens the bytes that the header has."""
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(some_voxels("uint8")), str(tmp_path / "x.mhd"), compressed)
+    suffix, named = (".zraw", b"x.zraw") if compressed else (".raw", b"x.raw")
+    content = (tmp_path / "x.mhd").read_bytes().replace(named, in_header + suffix.encode())
+    (tmp_path / f"x{suffix}").rename(tmp_path / (os.fsdecode(on_disk) + suffix))
+    path = tmp_path / os.fsdecode(on_disk + b".mhd")
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_volume(path)[0], some_voxels("uint8"))
+    if not compressed:
+        assert open_voxels(path)[0].max() == 69
+        assert volume_files(path) == [path, path.with_suffix(".raw")]
+
+
+def test_what_is_written_under_any_name_is_opened(tmp_path):
+    path = tmp_path / "Spectralis_M\u00fcller 50% \u00b2.mhd"
+    write_volume(path, some_voxels("uint8"), SPACING_MM)
+    for read in (read_volume, open_volume, open_voxels):
+        np.testing.assert_array_equal(np.stack(list(read(path)[0])), some_voxels("uint8"))
 
 
 def test_compressed_volume_cannot_be_opened(tmp_path):

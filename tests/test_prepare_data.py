@@ -1,6 +1,7 @@
 """prepare_data.py as a user runs it: what it writes, and what it refuses to start with."""
 
 import itertools
+import os
 
 import numpy as np
 import pandas
@@ -212,6 +213,32 @@ def test_bad_cases_end_the_script_with_2_and_can_be_skipped(tmp_path):
     skipped = pandas.read_csv(folder / "skipped.csv")
     assert skipped["case"].tolist() == ["RETOUCH-TrainingSet-Topcon/TRAIN049", "RETOUCH-TrainingSet-Cirrus/TRAIN001"]
     assert skipped["found"].tolist() == ["oct.raw: 10 bytes", "reference.mhd holds 0, 255"]
+
+
+def test_names_of_any_bytes_in_a_locale_of_ascii(tmp_path, monkeypatch):
+    """Umlauts in UTF-8 are prepared, capitals matter not, a folder of Latin-1 is named, a volume of no case too."""
+    for name, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+        monkeypatch.setenv(name, value)
+    data = tmp_path / "d\u00e4ta"
+    write_case(data, "Topcon", "M\u00fcller \u00b2")
+    folder = write_case(data, "Topcon", "B", seed=1)
+    for name in ("oct.mhd", "oct.raw", "reference.mhd"):
+        (folder / name).rename(folder / name.upper())
+    write_case(data, "Topcon", os.fsdecode(b"K\xf6hler"), seed=2)
+    write_volume(data / "Topcon" / "other" / "scan.mhd", np.zeros((1, 5, 5), np.uint8), (0.01, 0.003, 0.1))
+    result = prepare(data, tmp_path / "output")
+    assert result.returncode == 2
+    assert "K\\udcf6hler  the folder's name" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("left out: ") == 1
+    assert "scan.mhd: called neither oct.mhd nor reference.mhd" in result.stderr
+    result = prepare(data, tmp_path / "output", flags=["--skip-bad"])
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "output" / "pre_processed"
+    assert set(read_csv(folder / "slice_gt.csv")["image_name"]) == {"M\u00fcller \u00b2", "B"}
+    assert pandas.read_csv(folder / "skipped.csv")["case"].tolist() == ["RETOUCH-TrainingSet-Topcon/K\u00f6hler"]
+    assert open_volume(folder / "oct_imgs" / "Topcon_M\u00fcller \u00b2.mhd")[0].shape[0] == SLICES
+    assert "2 of 2 cases are prepared already" in prepare(data, tmp_path / "output", flags=["--skip-bad"]).stdout
 
 
 def test_cases_without_reference_are_taken_when_asked_for(tmp_path, prepare_here):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
-from utils.scans import find_scans, read_scan
+from utils.scans import read_scan, search_scans
 
 eyepy_io = pytest.importorskip("eyepy.io")
 
@@ -49,8 +49,8 @@ def reader_of(*series):
 def find(path, monkeypatch, *series):
     path.write_bytes(b"a stand-in")
     monkeypatch.setattr(eyepy_io, "HeE2eReader", reader_of(*series), raising=False)
-    left_out = []
-    return find_scans([path], left_out=left_out), left_out
+    scans, left_out = search_scans([path])
+    return scans, [(one.path, one.why) for one in left_out]
 
 
 def test_every_volume_of_a_file_is_a_scan(tmp_path, monkeypatch):
@@ -61,8 +61,8 @@ def test_every_volume_of_a_file_is_a_scan(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"a\.e2e: cannot be read as \.e2e, series 5 of the file \(damaged\)"):
         read_scan(scans[2])
     ((path, reason),) = left_out
-    assert path.endswith("a.e2e")
-    assert reason == "series 3 of the file is a circular B-scan, expected parallel B-scans"
+    assert path.endswith("a.e2e, series 3")
+    assert reason == "a circular B-scan, expected parallel B-scans"
 
 
 def test_a_file_with_one_volume_keeps_its_name(tmp_path, monkeypatch):

@@ -18,7 +18,8 @@ from utils.errors import InputError
 from utils.geometry import NOT_STATED
 from utils.grey_values import as_grey
 from utils.mhd import VoxelFile, open_voxels, write_volume
-from utils.scans import find_scans, read_scan, usual_spacing_mm
+from utils.scans import find_scans, read_scan
+from utils.spacing import usual_spacing_mm
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
 RNG = np.random.default_rng(3)
@@ -206,8 +207,8 @@ def test_vendor_unknown_and_usual_spacings(tmp_path):
     with pytest.raises(InputError, match="vendor unknown"):
         read(tmp_path / "scan.mhd", vendor=None)
     scan = read(tmp_path / "scan.mhd")
-    assert scan.spacing_mm == pytest.approx((0.01145, 0.003872, 1.0))
-    assert "spacing x 0.01145 mm, y 0.003872 mm assumed" in scan.notes[0]
+    assert scan.spacing_mm == pytest.approx((0.01145, 0.003872, 0.1225))
+    assert "spacing x 0.01145 mm, y 0.003872 mm, z 0.1225 mm assumed" in scan.notes[0]
     assert read(tmp_path / "scan.mhd", spacing_mm=SPACING_MM).spacing_mm == SPACING_MM
     assert usual_spacing_mm("Cirrus", (128, 512, 1024)) == pytest.approx((0.005871, 0.00391, 0.04705))
 

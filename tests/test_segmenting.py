@@ -273,11 +273,10 @@ def test_where_nothing_was_trained_the_model_in_the_box_is_taken_and_said_what_i
 
 def test_what_stops_all_scans_is_one_line(model, tmp_path):
     write_volume(tmp_path / "a" / "Cirrus" / "oct.mhd", bright_scan(), SPACING_MM)
-    write_volume(tmp_path / "b" / "Cirrus" / "oct.mhd", bright_scan(), SPACING_MM)
-    both, one = (tmp_path / "a", tmp_path / "b"), (tmp_path / "a",)
+    one = (tmp_path / "a",)
     (tmp_path / "file").write_text("in the way")
     for inputs, options, message in (
-        (both, ("--output", tmp_path / "out", "--model", model), "same vendor and case name"),
+        ((tmp_path / "nowhere",), ("--output", tmp_path / "out", "--model", model), "no such file or folder"),
         (one, ("--output", tmp_path / "file" / "out", "--model", model), "Not a directory"),
         (one, ("--output", tmp_path / "out", "--model", tmp_path / "none.keras"), "no such model"),
     ):
@@ -285,6 +284,31 @@ def test_what_stops_all_scans_is_one_line(model, tmp_path):
         (line,) = stderr.strip().splitlines()
         assert line.startswith("test.py: error: ")
         assert message in line
+
+
+def test_a_folder_of_everything_whose_names_no_locale_knows(model, tmp_path):
+    """Two scans of one name, one of a Latin-1 name, a mask and a text: in a locale that knows ASCII alone."""
+    scans = tmp_path / "Spectralis"
+    for patient in ("P1", "M\u00fcller"):
+        write_volume(scans / patient / "scan.mhd", bright_scan(), SPACING_MM)
+    write_volume(scans / "P1" / "scan_mask.mhd", (bright_scan() > 200).astype(np.uint8), SPACING_MM)
+    write_volume(scans / "P2" / "a.mhd", bright_scan(), SPACING_MM)
+    (scans / "P2" / "a.mhd").rename(scans / "P2" / os.fsdecode(b"a\xfc.MHD"))
+    (scans / "P2" / os.fsdecode(b"\xfcber.txt")).write_text("no scan")
+    output = tmp_path / "out"
+    locale = "export LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0"
+    stdout, _ = run(scans, "--output", output, "--model", model, limits=locale)
+    names = ["Spectralis_M\u00fcller_scan", "Spectralis_P1_scan", "Spectralis_a\u00fc"]
+    assert sorted(path.stem for path in output.glob("*.mhd")) == names
+    assert pd.read_csv(output / "summary.csv")["scan"].tolist() == [name.partition("_")[2] for name in names]
+    left_out = pd.read_csv(output / "left_out.csv").set_index("path")["why"].to_dict()
+    assert left_out == {
+        str(scans / "P1" / "scan_mask.mhd"): "labels or a mask by its name",
+        str(scans / "P2" / "\u00fcber.txt"): "of no format that is read",
+    }
+    assert stdout.count("left out: ") == 2
+    for name in names:
+        assert read_volume(output / f"{name}.mhd")[0].sum() == 3 * 20 * 40 - 20 * 10
 
 
 @pytest.mark.slow

@@ -1,13 +1,14 @@
 """Finding raw cases on disk."""
 
-import glob
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.mhd import VENDORS, read_header
+from utils.mhd import VENDORS, VOLUMES, read_header
+from utils.names import as_text, file_called, same_name, suffix_of
 
+_NAMES = {"oct.mhd", "reference.mhd"}  # of a case's files, whatever their case
 _SPACING_TOLERANCE = 0.03  # share by which a spacing may differ from a vendor's and still be its own
 
 
@@ -24,7 +25,7 @@ class Case:
 
 
 def find_cases(data_root):
-    """Every case below `data_root`, sorted by vendor and name: folders that hold ``oct.mhd``, at any depth.
+    """Every case below `data_root`, sorted by vendor and name: folders that hold ``oct.mhd``, whatever its case.
 
     A folder that holds ``reference.mhd`` alone is a case too, whose scan is missing. The vendor is the one named in
     the nearest folder name on the way (whatever its case), up to `data_root` itself; else what spacing and size say;
@@ -33,10 +34,20 @@ def find_cases(data_root):
     data_root = Path(data_root)
     if not data_root.is_dir():
         raise InputError(f"{data_root}: no such folder; set DATA_ROOT to the folder of the raw volumes")
-    folders = {path.parent for name in ("oct.mhd", "reference.mhd") for path in _files_below(data_root, name)}
+    folders = [folder for folder, names in _folders_below(data_root) if set(map(same_name, names)) & _NAMES]
     if not folders:
         raise InputError(f"{data_root}: holds no oct.mhd, expected <Vendor>/<case>/oct.mhd; set DATA_ROOT")
-    return _cases([folder / "oct.mhd" for folder in folders], data_root)
+    return _cases([file_called(folder, "oct.mhd") or folder / "oct.mhd" for folder in folders], data_root)
+
+
+def volumes_of_no_case(data_root):
+    """Paths of the volume files below `data_root` that are no case's scan or reference, which nobody will read."""
+    return [
+        folder / name
+        for folder, names in _folders_below(data_root)
+        for name in sorted(names)
+        if suffix_of(name) in VOLUMES and same_name(name) not in _NAMES
+    ]
 
 
 def why_vendor_unknown(header):
@@ -49,9 +60,15 @@ def why_vendor_unknown(header):
     )
 
 
-def _files_below(folder, name):
-    """Files called `name` at any depth, in linked folders too, which `Path.rglob` leaves out before Python 3.13."""
-    return [Path(path) for path in glob.glob(f"{glob.escape(str(folder))}/**/{name}", recursive=True)]
+def _folders_below(top):
+    """(folder, names of its files) of `top` and the folders below, linked ones too, but for hidden ones."""
+    for folder, below, names in os.walk(top, followlinks=True):
+        real, above = os.path.realpath(folder), os.path.realpath(os.path.dirname(os.path.abspath(folder)))
+        if folder != str(top) and os.path.commonpath([real, above]) == real:  # a link to a folder above: without end
+            below.clear()
+            continue
+        below[:] = sorted(name for name in below if name[0] != ".")
+        yield Path(folder), names
 
 
 def _cases(oct_paths, top):
@@ -60,11 +77,8 @@ def _cases(oct_paths, top):
         folder = oct_path.parent
         root = folder.relative_to(top)
         vendor = vendor_in([*reversed(root.parts), top.resolve().name]) or vendor_by_size(oct_path)
-        name = Path(os.path.abspath(folder)).name
-        reference_path = folder / "reference.mhd"
-        cases.append(
-            Case(name, vendor, folder, oct_path, reference_path if reference_path.is_file() else None, root.as_posix())
-        )
+        name = as_text(Path(os.path.abspath(folder)).name)
+        cases.append(Case(name, vendor, folder, oct_path, file_called(folder, "reference.mhd"), root.as_posix()))
     return sorted(cases, key=lambda case: (case.vendor or "", case.name, case.root))
 
 

@@ -17,13 +17,11 @@ from utils.cases import Case, why_vendor_unknown
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES, FLUIDS
 from utils.mhd import VENDORS, read_header, read_volume, reordering_onto, voxel_digest
+from utils.names import as_text
 from utils.preprocessing import to_8_bit
+from utils.spacing import PLAUSIBLE_SPACING_MM, believed_spacing_mm, has_swapped_axes, is_plausible
 from utils.volume_checks import check_data_file
 
-# Smallest and largest spacing (mm) that a retinal scan has. x, between A-scans: 3 mm in 4096 to 9 mm in 200. y, along
-# the A-scan: finer than any retinal device resolves, to coarser than any. z, between B-scans: up to line scans; a flat
-# image, which states none, has 1. RETOUCH has 0.011-0.012, 0.002-0.004, 0.047-0.129.
-PLAUSIBLE_SPACING_MM = {"x": (0.0005, 0.045), "y": (0.0005, 0.01), "z": (0.0005, 2.0)}
 _GREY_TYPES = ("uint8", "uint16")
 _DARK_BITS = 12  # 16-bit voxels that need no more than this stay below 16 of 255
 _BRIGHT_MEDIAN = 150  # of 255; real scans were seen to stay below 100, and exceed 155 once inverted
@@ -154,6 +152,8 @@ def summary_text(summary):
 
 
 def _header_findings(case, need_reference):
+    if as_text(case.root) != case.root:
+        yield Finding(case, "the folder's name is no line of UTF-8", "a name that tables can hold", "rename the folder")
     headers = {}
     for path in (case.oct_path, case.reference_path):
         if path is not None:
@@ -184,10 +184,12 @@ def _scan_findings(case, header):
         yield Finding(case, f"oct.mhd holds {header.element_type}", " or ".join(_GREY_TYPES), remedy)
     if min(header.shape) < 1:
         yield Finding(case, f"oct.mhd has {header.size_text}", "at least one slice", "export the scan again")
-    if not _is_plausible(header.spacing_mm):
+    x_mm, y_mm, z_mm = believed_spacing_mm(header.spacing_mm, header.shape)
+    has_next = header.shape[0] > 1  # a slice alone needs no distance to the next
+    if x_mm is None or y_mm is None or (z_mm is None and has_next):
         expected = ", ".join(f"{axis} {low:g} to {high:g}" for axis, (low, high) in PLAUSIBLE_SPACING_MM.items())
         found = f"oct.mhd has a spacing of {header.spacing_text}"
-        yield Finding(case, found, f"{expected} mm", _spacing_remedy(header.spacing_mm))
+        yield Finding(case, found, f"{expected} mm", _spacing_remedy(header))
 
 
 def _voxel_findings(case, facts):
@@ -239,18 +241,15 @@ def _and_more(names):
     return names[0] + f" (and {len(names) - 1} more)" * (len(names) > 1)
 
 
-def _is_plausible(spacing_mm):
-    limits = PLAUSIBLE_SPACING_MM.values()
-    return all(low <= value <= high for value, (low, high) in zip(spacing_mm, limits, strict=True))
-
-
-def _spacing_remedy(spacing_mm):
+def _spacing_remedy(header):
     """What to do about a spacing that is not plausible, by the mistake that explains it."""
-    if set(spacing_mm) == {1.0}:  # what programs write that know of no spacing
+    if has_swapped_axes(header.shape, header.spacing_mm):
+        return "axes swapped? save it as columns, rows, slices"
+    if set(header.spacing_mm) == {1.0}:  # what programs write that know of no spacing
         return "a default: put the device's own into ElementSpacing"
-    if any(_is_plausible(order) for order in itertools.permutations(spacing_mm)):
+    if any(is_plausible(order) for order in itertools.permutations(header.spacing_mm)):
         return "axes swapped? ElementSpacing is between columns, rows, slices"
-    if _is_plausible([value / 1000 for value in spacing_mm]):
+    if is_plausible([value / 1000 for value in header.spacing_mm]):
         return "micrometres? divide ElementSpacing by 1000"
     return "put the device's own into ElementSpacing"
 

@@ -28,6 +28,9 @@ def run_script(main):
     system refuses (a full disk, a folder that may not be written, memory), 130 an interrupt, 143 SIGTERM. Anything else
     is a bug and keeps its traceback.
     """
+    _in_utf8_mode()
+    for stream in (sys.stdout, sys.stderr):  # names of any bytes can be printed on any terminal
+        stream.reconfigure(errors="backslashreplace")
     script = os.path.basename(sys.argv[0])
     came = []  # the exceptions of signals: while TensorFlow compiles, its C++ code makes errors of its own of them
 
@@ -42,7 +45,7 @@ def run_script(main):
         sys.exit(main(sys.argv[1:]))
     except InputError as error:
         for message in error.messages:
-            print(f"{script}: error: {message}", file=sys.stderr)
+            print(f"{script}: error: {' '.join(message.splitlines())}", file=sys.stderr)  # names may hold line breaks
         sys.exit(2)
     except OSError as error:
         print(f"{script}: error: {what_failed(error)}", file=sys.stderr)
@@ -56,6 +59,13 @@ def run_script(main):
         terminated = isinstance(came[-1] if came else error, Terminated)
         print(f"{script}: {'terminated' if terminated else 'interrupted'}", file=sys.stderr)
         sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
+
+
+def _in_utf8_mode():
+    """Start Python again in its UTF-8 mode where the locale keeps it from opening files of any Unicode name."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def what_failed(error):

@@ -10,12 +10,15 @@ from utils.checks import notes_text
 from utils.errors import InputError
 from utils.labels import FLUIDS
 from utils.mhd import VENDORS, read_header, read_volume, read_volume_onto, reordering_onto
+from utils.names import as_text, file_called, same_name, suffix_of
 from utils.parallel import map_unordered
 from utils.prepared import read_csv_data
 from utils.preprocessing import to_8_bit
 from utils.scores import score_volume
 
 SUFFIXES = (".mhd", ".mha", ".nii.gz", ".nii")
+_CASE_FILES = ("reference.mhd", "oct.mhd")
+_REFERENCES = tuple(f"reference{suffix}" for suffix in SUFFIXES)
 _RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}  # place among the cases in the order of Dice
 
 
@@ -35,9 +38,14 @@ def pairs_of_split(csv_path, data_root, predictions):
     cases = sorted({(row.vendor, row.image_name, row.root) for row in read_csv_data(csv_path)})
     folders = [Path(data_root) / root for _, _, root in cases]
     return [
-        Pair(vendor, name, predictions / f"{vendor}_{name}.mhd", folder / "reference.mhd", folder / "oct.mhd")
+        Pair(vendor, name, predictions / f"{vendor}_{name}.mhd", *(_in_case(folder, file) for file in _CASE_FILES))
         for (vendor, name, _), folder in zip(cases, folders, strict=True)
     ]
+
+
+def _in_case(folder, name):
+    """Path of a case's file, whatever the case of its name; that of none, where there is none."""
+    return file_called(folder, name) or folder / name
 
 
 def match_pairs(predictions, references):
@@ -66,9 +74,9 @@ def match_pairs(predictions, references):
         if not of_name:
             complaints.append(f"{vendor} {name}: no prediction, expected {predictions}/[{vendor}_]{name}.mhd")
         if len(paths) == len(of_name) == 1:
-            scan = paths[0].with_name("oct" + "".join(paths[0].suffixes))
-            is_named = paths[0].name.startswith("reference.") and scan.exists()
-            pairs.append(Pair(vendor, name, of_name[0][1], paths[0], scan if is_named else None))
+            is_named = same_name(paths[0].name).startswith("reference.")
+            scan = file_called(paths[0].parent, f"oct{suffix_of(paths[0])}") if is_named else None
+            pairs.append(Pair(vendor, name, of_name[0][1], paths[0], scan))
     for key in sorted(predicted.keys() - taken):
         complaints.append(f"{predicted[key][0]}: no reference for this case in {references}")
     return pairs, complaints
@@ -80,12 +88,12 @@ def _named_volumes(folder):
         raise InputError(f"{folder}: no such folder")
     volumes = {}
     for path in sorted(Path(folder).iterdir()):
-        suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
-        if suffix is None:
+        if suffix_of(path) not in SUFFIXES:
             continue
-        vendor, separator, name = path.name.removesuffix(suffix).partition("_")
+        stem = as_text(path.name[: -len(suffix_of(path))])
+        vendor, separator, name = stem.partition("_")
         if not separator or vendor not in VENDORS:
-            vendor, name = "unknown", path.name.removesuffix(suffix)
+            vendor, name = "unknown", stem
         volumes.setdefault((vendor, name), []).append(path)
     if not volumes:
         raise InputError(f"{folder}: holds no label volume, expected one of {', '.join(SUFFIXES)} for each case")
@@ -94,14 +102,14 @@ def _named_volumes(folder):
 
 def _reference_cases(folder):
     """{(vendor or "unknown", case): reference paths} of a folder."""
-    in_folders = [path for suffix in SUFFIXES for path in sorted(Path(folder).rglob(f"reference{suffix}"))]
+    in_folders = [path for path in sorted(Path(folder).rglob("*")) if same_name(path.name) in _REFERENCES]
     if not in_folders:
         return _named_volumes(folder)
     cases = {}
     for path in in_folders:
         parents = [part.name.lower() for part in path.resolve().parents]
         vendor = next((vendor for part in parents for vendor in VENDORS if vendor.lower() in part), "unknown")
-        cases.setdefault((vendor, path.parent.name), []).append(path)
+        cases.setdefault((vendor, as_text(path.parent.name)), []).append(path)
     return cases
 
 

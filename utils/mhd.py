@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import written_whole
 from utils.geometry import IDENTITY, NOT_STATED, Placement, find_reordering, stated_placement
-from utils.volume_checks import check_counts, check_data_file, check_size, metaimage_fields
+from utils.metaimage import data_files, is_local, metaimage_fields, metaimage_head, named_files
+from utils.names import suffix_of
+from utils.volume_checks import check_counts, check_data_file, check_size
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ VENDORS = {
     "Topcon": VendorFormat("uint8", 512, (885, 650), 128, (0.01172, 0.01172), (0.0026, 0.0035), (0.04688, 0.04688)),
 }
 
+VOLUMES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")  # what SimpleITK reads
+_METAIMAGE = (".mhd", ".mha")
 _ELEMENT_TYPES = {"uint8": "MET_UCHAR", "uint16": "MET_USHORT", "float32": "MET_FLOAT"}
 
 # SimpleITK's name of every pixel type with one value -> numpy's
@@ -118,7 +124,8 @@ def read_volume(path):
     header = read_header(path)
     check_data_file(path, header)
     try:
-        voxels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+        with _name_for_simpleitk(path) as name:
+            voxels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(name))
     except RuntimeError as error:
         raise _unreadable(path, error) from error
     return voxels.reshape(header.shape), header.spacing_mm
@@ -162,33 +169,37 @@ def read_header(path):
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    if path.suffix.lower() in (".mhd", ".mha"):
+    if suffix_of(path) in _METAIMAGE:
         check_counts(path)
     reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with _name_for_simpleitk(path) as name:
+            reader.SetFileName(name)
+            reader.ReadImageInformation()
     except RuntimeError as error:
         raise _unreadable(path, error) from error
     size, spacing_mm = reader.GetSize(), reader.GetSpacing()
     element_type = _PIXEL_TYPES.get(SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()))
     if element_type is None:
         raise InputError(f"{path}: several values per pixel, expected one grey value; convert it to a grey image")
-    if len(size) not in (2, 3):
-        raise InputError(f"{path}: {len(size)} dimensions, expected 3 (columns, rows, slices)")
     placement = _placement(path, reader.GetDirection(), reader.GetOrigin())
     if len(size) == 2:
         size, spacing_mm = (*size, 1), (*spacing_mm, 1.0)
+    if set(size[3:]) == {1}:  # volumes over time, of which there is one
+        size, spacing_mm = size[:3], spacing_mm[:3]
+    if len(size) != 3:
+        raise InputError(f"{path}: {len(size)} dimensions, expected 3 (columns, rows, slices)")
     return VolumeHeader(tuple(size[::-1]), tuple(spacing_mm), element_type, placement)
 
 
 def _placement(path, direction, origin_mm):
-    """The `Placement` that a file states, in two or three dimensions."""
-    if len(origin_mm) == 2:
-        (xx, yx, xy, yy), origin_mm = direction, (*origin_mm, 0.0)
-        direction = (xx, yx, 0.0, xy, yy, 0.0, 0.0, 0.0, 1.0)
-    defaults = [IDENTITY, _NIFTI_DEFAULT] if path.name.lower().endswith((".nii", ".nii.gz")) else [IDENTITY]
-    return stated_placement(direction, origin_mm, defaults)
+    """The `Placement` that a file states, in two dimensions or more, of which the first three count."""
+    axes = min(len(origin_mm), 3)
+    matrix, origin = np.eye(3), np.zeros(3)
+    matrix[:axes, :axes] = np.reshape(direction, (len(origin_mm), len(origin_mm)))[:axes, :axes]
+    origin[:axes] = origin_mm[:axes]
+    defaults = [IDENTITY, _NIFTI_DEFAULT] if suffix_of(path) in (".nii", ".nii.gz") else [IDENTITY]
+    return stated_placement(matrix.ravel().tolist(), origin.tolist(), defaults)
 
 
 def _transform_matrix(placement):
@@ -202,6 +213,37 @@ def _as_text(numbers):
 
 def _for_the_eye(numbers, separator=" "):
     return separator.join(f"{round(number, 6) + 0.0:.6g}" for number in numbers)
+
+
+@contextlib.contextmanager
+def _name_for_simpleitk(path):
+    """``with _name_for_simpleitk(path) as name``: text under which SimpleITK opens the file at `path`.
+
+    A name that is not UTF-8 ends the process, it knows formats by small letters alone, and takes a data file with % in
+    its name for a pattern. Such a file is linked under another name, with the data files that its header names.
+    """
+    suffix = suffix_of(path)
+    apart = suffix in _METAIMAGE and not is_local(path)
+    found = data_files(path) if apart else []
+    is_utf8 = os.fsencode(path) == str(path).encode("utf-8", "replace")
+    as_named = not apart or (found == named_files(path) and "%" not in found[0].name)
+    if is_utf8 and path.name.endswith(suffix) and as_named:
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, f"image{suffix}")
+        if apart:
+            names = []
+            for number, data_path in enumerate(found):
+                names.append(f"data{number}")
+                Path(folder, names[-1]).symlink_to(os.path.abspath(data_path))
+            head = metaimage_head(path)
+            head = head[: head.rindex(b"ElementDataFile")]
+            named = names[0] if len(names) == 1 else "\n".join(["LIST", *names])
+            link.write_bytes(head + f"ElementDataFile = {named}\n".encode())
+        else:
+            link.symlink_to(os.path.abspath(path))
+        yield str(link)
 
 
 class VoxelFile:
@@ -246,10 +288,10 @@ def open_voxels(path):
         and header.element_type in ("uint8", "uint16")
         and not {"HeaderSize", "ElementNumberOfChannels"} & set(fields)
     )
-    data_path = Path(path).parent / fields.get("ElementDataFile", "LOCAL")
-    if not as_they_are or not data_path.is_file():
+    paths = data_files(path)
+    if not as_they_are or is_local(path) or len(paths) > 1:
         return None
-    return VoxelFile(data_path, header.shape, header.element_type), header.spacing_mm
+    return VoxelFile(paths[0], header.shape, header.element_type), header.spacing_mm
 
 
 def open_volume(path):
@@ -264,7 +306,7 @@ def open_volume(path):
         shape = tuple(int(value) for value in fields["DimSize"].split())[::-1]
         spacing_mm = tuple(float(value) for value in fields["ElementSpacing"].split())
         element_type = {name: dtype_name for dtype_name, name in _ELEMENT_TYPES.items()}[fields["ElementType"]]
-        data_path = path.parent / fields["ElementDataFile"]
+        (data_path,) = data_files(path)
         if len(shape) != 3 or len(spacing_mm) != 3 or fields.get("CompressedData", "False") == "True":
             raise ValueError("not an uncompressed volume of three dimensions")
     except (KeyError, ValueError) as error:
@@ -287,10 +329,9 @@ def voxel_digest(voxels):
 
 
 def volume_files(path):
-    """The files that the volume at `path` consists of: the header and, where it names one, its data file."""
+    """The files that the volume at `path` consists of: the header and, where it names them, its data files."""
     path = Path(path)
-    data_file = metaimage_fields(path).get("ElementDataFile", "LOCAL") if path.suffix.lower() == ".mhd" else "LOCAL"
-    return [path] if data_file == "LOCAL" else [path, path.parent / data_file]
+    return list(dict.fromkeys([path, *data_files(path)])) if suffix_of(path) in _METAIMAGE else [path]
 
 
 def _unreadable(path, error):

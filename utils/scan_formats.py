@@ -4,24 +4,17 @@ Every reader returns the voxels in the order slices, rows (depth), columns, and 
 `utils.grey_values.as_grey` then makes 8- or 16-bit grey values of them.
 """
 
-import os
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.mhd import open_voxels, read_header, read_volume
+from utils.mhd import VOLUMES, open_voxels, read_header, read_volume
+from utils.names import suffix_of
 from utils.scan_content import Content
 from utils.scan_dicom import read_dicom, scans_in_dicom
 from utils.scan_pictures import PICTURES, read_pictures
 from utils.scan_vendors import VENDORS_OWN, read_vendors_own, scans_in_e2e
 
-VOLUMES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")  # what SimpleITK reads
 DICOM = (".dcm", ".dicom")
-
-
-def suffix_of(path):
-    """A file's suffix in lower case, ".nii.gz" as one."""
-    name = Path(path).name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1]
 
 
 def is_dicom(path):

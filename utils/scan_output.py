@@ -22,6 +22,7 @@ from utils.keras_setup import OUT_OF_MEMORY, set_up_keras
 from utils.labels import FLUIDS
 from utils.measurements import CIRCLES_MM, Measurements
 from utils.mhd import volume_files, volume_writer
+from utils.names import as_text
 from utils.plots import save_mask, save_overlay, save_thickness
 from utils.preprocessing import to_8_bit
 from utils.scan_page import label_runs, save_b_scan, write_scan_page
@@ -106,7 +107,7 @@ def _segment(files, job, on_slice):
     with _working_folder(output, name, scan.path) as temporary:
         done = read_record(output / name / "scan.json")
         if done and (output / f"{name}.mhd").exists():
-            if done["path"] != scan.path:
+            if done["path"] != as_text(scan.path):
                 raise InputError(f"{scan.path}: {output / name} holds {done['path']} already; use another --output")
             if done["made_from"] == made_from:
                 return {**done, "kept": True}
@@ -161,7 +162,7 @@ def _write_scan(scan, job, folder, on_slice):
     fluids = found.fluids(centre)
     appearance = network.details.get("training_appearance")
     record = {
-        "path": scan.path,
+        "path": as_text(scan.path),
         "facts": facts,
         "fluids": fluids,
         "notes": list(scan.notes),

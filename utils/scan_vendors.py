@@ -15,7 +15,7 @@ def scans_in_e2e(path):
     """(parts, left_out) of an .e2e file.
 
     `parts` are the numbers, from 0, of the series that hold a volume; [None] where the file cannot be searched, so that
-    who reads it is told why. `left_out` lists (path, reason) for the other series with B-scans.
+    who reads it is told why. `left_out` lists (path and series, reason) for the other series with B-scans.
     """
     try:
         from eyepy.io import HeE2eReader
@@ -26,7 +26,7 @@ def scans_in_e2e(path):
         return [None], []
     parts = [number for number, pattern in enumerate(patterns) if pattern is not None and pattern not in _NO_VOLUMES]
     left_out = [
-        (str(path), f"series {number + 1} of the file is {_NO_VOLUMES[pattern]}, expected parallel B-scans")
+        (f"{path}, series {number + 1}", f"{_NO_VOLUMES[pattern]}, expected parallel B-scans")
         for number, pattern in enumerate(patterns)
         if pattern in _NO_VOLUMES
     ]

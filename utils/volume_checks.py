@@ -3,16 +3,21 @@
 import gzip
 import math
 import os
+import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 
 from utils.errors import InputError
+from utils.metaimage import data_files, is_local, metaimage_fields, metaimage_head
 
 _MOST_BYTES = 2**31  # of voxels; the largest OCT volumes have half as many
 _HEAD_BYTES = 65_536  # that a header may take
 _PIECE_BYTES = 1 << 22
+_NIFTI_HEAD_BYTES = 348
+# Bytes a voxel of each NIfTI data type; what SimpleITK tells is the type that scaling makes of it.
+_NIFTI_BYTES = {2: 1, 256: 1, 4: 2, 512: 2, 8: 4, 768: 4, 16: 4, 64: 8, 1024: 8, 1280: 8}
 
 
 def check_counts(path):
@@ -32,28 +37,6 @@ def check_counts(path):
             )
 
 
-def metaimage_fields(path):
-    """The ``Name = value`` lines of a MetaImage header as a dictionary."""
-    fields = {}
-    for line in _metaimage_head(path).split(b"\n"):
-        name, separator, value = line.partition(b"=")
-        if not separator:
-            continue
-        fields[name.decode("latin-1").strip()] = value.decode("latin-1").strip()
-        if name.strip() == b"ElementDataFile":  # always the last line
-            break
-    return fields
-
-
-def _metaimage_head(path):
-    """The beginning of a MetaImage; bytes, since voxels may follow the header in the same file (.mha)."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or 'cannot be read'}") from error
-
-
 def check_data_file(path, header, decompress=True):
     """Raise `InputError` where a file does not hold, undamaged, the voxels that this `VolumeHeader` of it tells of.
 
@@ -67,45 +50,42 @@ def check_data_file(path, header, decompress=True):
         raise InputError(f"{path}: {' x '.join(map(str, header.shape[::-1]))} voxels, which no OCT scan has")
     if suffixes.endswith((".mhd", ".mha")):
         _check_metaimage(path, expected, decompress)
-    elif suffixes.endswith(".nii"):
-        check_size(path, path, expected, may_be_longer=True)
-    elif suffixes.endswith(".nii.gz") and decompress:
-        _check_inflated(path, path, expected, gzipped=True)
+    elif suffixes.endswith((".nii", ".nii.gz")):
+        _check_nifti(path, header, suffixes.endswith(".gz"), decompress)
     elif suffixes.endswith(".nrrd"):
         _check_nrrd(path, expected, decompress)
 
 
 def _check_metaimage(path, expected, decompress):
-    fields = metaimage_fields(path)
-    data_file = fields.get("ElementDataFile", "LOCAL")
-    if data_file.startswith("LIST") or "%" in data_file:
-        raise InputError(f"{path}: its voxels are in many files; save it as one volume")
-    local = data_file == "LOCAL"
-    data_path = path if local else _beside(path, data_file)
-    offset = _metaimage_head(path).find(b"LOCAL") if local else 0
+    fields, paths, local = metaimage_fields(path), data_files(path), is_local(path)
     if fields.get("CompressedData", "False").lower() != "true":
-        check_size(path, data_path, expected, local or "HeaderSize" in fields)
+        for data_path in paths:
+            check_size(path, data_path, expected // len(paths), local or "HeaderSize" in fields)
         return
+    if len(paths) > 1:
+        raise InputError(f"{path}: its compressed voxels are in {len(paths)} files; save it as one volume")
     try:
         compressed = int(fields.get("CompressedDataSize", 0))
     except ValueError as error:
         raise InputError(f"{path}: CompressedDataSize {fields['CompressedDataSize']} is no number") from error
-    check_size(path, data_path, compressed, True)
+    check_size(path, paths[0], compressed, True)
     if decompress:
-        _check_inflated(path, data_path, expected, offset + len(b"LOCAL\n") if local else 0)
+        _check_inflated(path, paths[0], expected, len(metaimage_head(path)) if local else 0)
 
 
-def _beside(path, data_file):
-    """Path of a header's data file; `InputError` where it is the header itself or leads out of its folder."""
-    data_path, refused = path.parent / data_file, "\0" in data_file
-    if not refused:
-        # A header that is a link itself lies where somebody has put both.
-        resolve = os.path.abspath if path.is_symlink() else os.path.realpath
-        refused = not resolve(data_path).startswith(os.path.join(resolve(path.parent), ""))
-        refused |= os.path.exists(data_path) and os.path.samefile(data_path, path)
-    if refused:
-        raise InputError(f"{path}: its data file {data_file[:80]!r} is not another file in the same folder")
-    return data_path
+def _check_nifti(path, header, gzipped, decompress):
+    try:
+        with gzip.open(path) if gzipped else open(path, "rb") as file:
+            head = file.read(_NIFTI_HEAD_BYTES)
+    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: damaged ({error}); copy or export it again") from error
+    order = "<" if head[:4] == struct.pack("<i", _NIFTI_HEAD_BYTES) else ">"
+    (code,) = struct.unpack(f"{order}h", head[70:72]) if len(head) == _NIFTI_HEAD_BYTES else (None,)
+    n_bytes = math.prod(header.shape) * _NIFTI_BYTES.get(code, np.dtype(header.element_type).itemsize)
+    if not gzipped:
+        check_size(path, path, _NIFTI_HEAD_BYTES + n_bytes, may_be_longer=True)
+    elif decompress:
+        _check_inflated(path, path, n_bytes, gzipped=True)
 
 
 def _check_nrrd(path, expected, decompress):

@@ -1,0 +1,43 @@
+"""File names as text, whatever their bytes and case."""
+
+import os
+import unicodedata
+from pathlib import Path
+
+
+def as_text(name):
+    """A file's name or path as a line of text: its bytes read as UTF-8, else as Latin-1; control characters as _."""
+    stored = os.fsencode(name)
+    try:
+        text = stored.decode("utf-8")
+    except UnicodeDecodeError:
+        text = stored.decode("latin-1")
+    return "".join("_" if unicodedata.category(character) == "Cc" else character for character in text)
+
+
+def same_name(name):
+    """What names have in common that differ in case, or in how their letters are stored."""
+    return unicodedata.normalize("NFC", as_text(name)).casefold()
+
+
+def file_called(folder, name):
+    """Path of the file `name` in `folder`, else of one whose name differs in case or in its letters' bytes, else None.
+
+    Where several differ so, it is the first by name.
+    """
+    path = os.path.join(folder, name)
+    if os.path.isfile(path):  # False for names that no file can have
+        return Path(path)
+    try:
+        others = sorted(os.listdir(os.path.dirname(path) or "."))
+    except (OSError, ValueError):
+        return None
+    wanted = same_name(os.path.basename(path))
+    paths = [os.path.join(os.path.dirname(path), other) for other in others if same_name(other) == wanted]
+    return next((Path(path) for path in paths if os.path.isfile(path)), None)
+
+
+def suffix_of(path):
+    """A file's suffix in lower case, ".nii.gz" as one."""
+    name = Path(path).name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1]
