@@ -26,7 +26,7 @@ from loss_functions import (
     straight_through_one_hot,
 )
 from model import create_discriminator, create_unet_model
-from utils.adversarial import AdversarialStep
+from utils.adversarial import AdversarialStep, discriminator_policy
 
 SEGMENTATION_LOSS = get_combined_cross_entropy_and_dice_loss_function(4, 4)
 SIZE = 24  # pixels of a patch's sides; the masks have 4 less
@@ -50,25 +50,28 @@ def no_segmentation_loss(y_true, y_pred):
     return keras.ops.zeros(())
 
 
-def create_generator(dropout=0.25, penalty=0.0):
+def create_generator(dropout=0.25, penalty=0.0, dtype_policy="float32"):
     """As much of the U-Net as a step can tell: 'valid' convolutions, penalties, batch norm and dropout."""
     image = keras.Input((SIZE, SIZE, 3))
-    regularizer = keras.regularizers.L2(penalty)
+    options = {"kernel_regularizer": keras.regularizers.L2(penalty), "dtype": dtype_policy}
     initializer = keras.initializers.GlorotUniform(seed=1)
-    tensor = layers.Conv2D(6, 3, kernel_initializer=initializer, kernel_regularizer=regularizer)(image)
-    tensor = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(tensor))
-    tensor = layers.SpatialDropout2D(dropout, seed=2)(tensor)
+    tensor = layers.Conv2D(6, 3, kernel_initializer=initializer, **options)(image)
+    tensor = layers.BatchNormalization(momentum=0.9, dtype=dtype_policy)(tensor)
+    tensor = layers.SpatialDropout2D(dropout, seed=2, dtype=dtype_policy)(layers.ReLU(dtype=dtype_policy)(tensor))
     initializer = keras.initializers.GlorotUniform(seed=3)
-    return keras.Model(image, layers.Conv2D(4, 3, kernel_initializer=initializer, activation="softmax")(tensor))
+    tensor = layers.Conv2D(4, 3, kernel_initializer=initializer, dtype=dtype_policy)(tensor)
+    return keras.Model(image, layers.Softmax(dtype="float32")(tensor))
 
 
 def adam():
     return keras.optimizers.Adam(3e-3, beta_1=0.5)
 
 
-def create_step(generator, adversarial_weight, segmentation_losses, optimizers=None, **options):
+def create_step(
+    generator, adversarial_weight, segmentation_losses, optimizers=None, d_dtype_policy="float32", **options
+):
     height, width = keras.tree.flatten(generator.output)[0].shape[1:3]
-    discriminator = create_discriminator((height, width, 3), base_filters=4, seed=2)
+    discriminator = create_discriminator((height, width, 3), base_filters=4, seed=2, dtype_policy=d_dtype_policy)
     optimizers = optimizers or (adam(), adam())
     return AdversarialStep(generator, discriminator, *optimizers, segmentation_losses, adversarial_weight, **options)
 
@@ -206,6 +209,42 @@ def test_one_pass_back_through_the_discriminator_serves_both(limit):
     assert step.means()["adversarial_share"] == pytest.approx(float(share), rel=1e-4)
     for variable, value, gradient in zip(variables, before, gradients, strict=True):
         np.testing.assert_allclose(variable, value - gradient, rtol=1e-4, atol=1e-6, err_msg=variable.path)
+
+
+@pytest.mark.skipif(ON_JAX, reason="the tape is TensorFlow's; the backends are compared below")
+@pytest.mark.parametrize("logit", [-16.0, 0.0])
+def test_the_generator_hears_a_sure_discriminator_in_float16_too(logit):
+    """What the discriminator's loss passes back at a logit of -16 is 1e-7 of what the generator has to hear."""
+    import tensorflow
+
+    images, masks = batch()
+    optimizers = [keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0)) for _ in range(2)]
+    unet = create_generator(dropout=0.0, dtype_policy="mixed_float16")
+    d_dtype_policy = discriminator_policy("mixed_float16")
+    step = create_step(unet, 1.0, [no_segmentation_loss], optimizers, d_dtype_policy=d_dtype_policy)
+    kernel, bias = step.discriminator.get_layer("logit").variables
+    bias.assign([logit])
+    in_float32 = create_generator(dropout=0.0)
+    in_float32.set_weights(unet.get_weights())
+    crop = tensorflow.constant(images[:, 2:-2, 2:-2])
+    variables = [variable.value for variable in in_float32.trainable_variables]
+    with tensorflow.GradientTape() as tape:
+        on_generated = step.discriminator([crop, straight_through_one_hot(in_float32(images, training=True))])
+        loss = generator_loss(on_generated)
+    np.testing.assert_allclose(on_generated, logit, atol=1)
+    expected = np.concatenate([np.ravel(gradient) for gradient in tape.gradient(loss, variables)])
+    before = arrays(unet.trainable_variables)
+    step(images, masks)
+    found = np.concatenate(
+        [np.ravel(old - new) for old, new in zip(before, arrays(unet.trainable_variables), strict=True)]
+    )
+    assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+
+
+def test_a_discriminator_in_float16_is_refused():
+    with pytest.raises(ValueError, match="float16"):
+        create_step(create_generator(), 1.0, [no_segmentation_loss], d_dtype_policy="mixed_float16")
+    assert [discriminator_policy(policy) for policy in ("float32", "mixed_bfloat16")] == ["float32", "mixed_bfloat16"]
 
 
 # ---- In balance ----------------------------------------------------------------------------------------------------
