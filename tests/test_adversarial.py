@@ -222,8 +222,7 @@ def test_the_generator_hears_a_sure_discriminator_in_float16_too(logit):
     unet = create_generator(dropout=0.0, dtype_policy="mixed_float16")
     d_dtype_policy = discriminator_policy("mixed_float16")
     step = create_step(unet, 1.0, [no_segmentation_loss], optimizers, d_dtype_policy=d_dtype_policy)
-    kernel, bias = step.discriminator.get_layer("logit").variables
-    bias.assign([logit])
+    step.discriminator.get_layer("logit").bias.assign([logit])
     in_float32 = create_generator(dropout=0.0)
     in_float32.set_weights(unet.get_weights())
     crop = tensorflow.constant(images[:, 2:-2, 2:-2])

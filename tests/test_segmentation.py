@@ -8,10 +8,13 @@ import pytest
 from stand_in import DETAILS, bright_scan, brightness_model, export_brightness_model
 
 from model import create_unet_model
-from utils.appearance import Appearance, unlike_training
+from utils.appearance import Appearance, training_appearance, unlike_training
+from utils.custom_nuts import SliceRow
 from utils.errors import InputError
+from utils.invalid import find_invalid
+from utils.mhd import write_volume
 from utils.preprocessing import resampling_matrix
-from utils.roi import prediction_region
+from utils.roi import prediction_region, roi_mask
 from utils.runs import export_best
 from utils.segmentation import (
     Ensemble,
@@ -28,6 +31,13 @@ SETTINGS = PredictionSettings("tennakoon", 0.003872, 128.0, 128.0, 0.5, None)
 def loaded(model):
     """`model` as `segment_scan` takes it."""
     return LoadedNetwork(model, SETTINGS, 200_000, {})
+
+
+def always_irf():
+    """A network that says IRF whatever it sees."""
+    model = brightness_model()
+    model.layers[-1].set_weights([np.zeros((1, 1, 3, 4), np.float32), np.array([0, 9, 0, 0], np.float32)])
+    return model
 
 
 def retina(rows=256, columns=160, slices=2):
@@ -58,16 +68,28 @@ def test_a_scan_smaller_than_a_patch_is_segmented_whole():
 
 
 def test_nothing_is_found_outside_the_region_of_interest():
-    """The network has only seen patches of the retina: a bright artefact far away from it is not fluid."""
+    """Training's patches are centred on the retina: a bright artefact far away from it is not fluid."""
     voxels = np.full((1, 496, 200), 20, np.uint8)
     voxels[0, 300:360] = retina(60, 200, 1)[0]
     bright = voxels[0].copy()
-    model = brightness_model()
-    model.layers[-1].set_weights([np.zeros((1, 1, 3, 4), np.float32), np.array([0, 9, 0, 0], np.float32)])  # IRF always
-    labels = segment_scan(loaded(model), voxels, (0.0117, 0.003872, 0.1), "Spectralis").labels[0]
+    labels = segment_scan(loaded(always_irf()), voxels, (0.0117, 0.003872, 0.1), "Spectralis").labels[0]
     np.testing.assert_array_equal(labels == 1, prediction_region(bright) == 1)
     assert (labels[:250] == 0).all()
     assert (labels[300:360] == 1).all()
+
+
+@pytest.mark.parametrize("case", ["wedge", "circular crop"])
+def test_padding_gets_no_label_where_rows_are_resampled(case):
+    """A network that says IRF everywhere; Cirrus' rows are twice as fine as those that it sees."""
+    voxels = retina(rows=512)
+    row, column = np.ogrid[:512, :160]
+    padding = row < 90 - column if case == "wedge" else np.hypot(row - 255.5, column - 79.5) >= 255
+    voxels[:, padding] = 255 if case == "wedge" else 0
+    invalid = find_invalid(voxels)
+    labels = segment_scan(loaded(always_irf()), voxels, (0.0117, 0.001936, 0.1), "Cirrus").labels
+    assert invalid[:, padding].all()
+    assert not labels[invalid].any()
+    assert (labels[~invalid] == 1).mean() > 0.98
 
 
 def test_probabilities_go_back_by_linear_interpolation():
@@ -172,6 +194,22 @@ def appearance_of(voxels):
     for slice_ in voxels:
         appearance.add(slice_, prediction_region(slice_))
     return appearance
+
+
+def test_a_training_scan_that_is_dimmed_has_its_retina_where_it_was(tmp_path):
+    """Most of its retina is a little too dark for the region that training's patches are drawn from."""
+    rng = np.random.default_rng(0)
+    voxels = rng.integers(1, 90, (2, 500, 160)).astype(np.uint8)
+    voxels[:, 100:400] = rng.integers(90, 124, (2, 300, 160))
+    voxels[:, 240:260] = rng.integers(129, 180, (2, 20, 160))
+    for kind, of_kind in (("oct_imgs", voxels), ("roi_masks", np.stack([roi_mask(slice_) for slice_ in voxels]))):
+        write_volume(tmp_path / kind / "Spectralis_a.mhd", of_kind, (0.0117, 0.003872, 0.12))
+    rows = [SliceRow("a", "Spectralis", "a", index, 0, 0, 0) for index in range(2)]
+    training = training_appearance(rows, tmp_path)
+    for factor in (1, 0.7):
+        dimmed = np.rint(voxels * factor).astype(np.uint8)
+        warnings = unlike_training(training, "Spectralis", (0.0117, 0.003872, 0.12), appearance_of(dimmed))
+        assert not any("retina" in warning for warning in warnings)
 
 
 def test_a_scan_unlike_the_training_data_is_told():
