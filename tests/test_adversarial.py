@@ -435,6 +435,7 @@ def trained_for_comparison(weights=None):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.skipif(ON_JAX, reason="started from TensorFlow")
 def test_both_backends_agree(tmp_path):
     before, after = trained_for_comparison()
