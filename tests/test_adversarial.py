@@ -273,7 +273,7 @@ def test_the_adversarial_loss_gains_weight_step_by_step(adversarial_alone):
 def test_the_unet_does_not_listen_to_a_discriminator_that_is_not_ready(adversarial_alone):
     step = adversarial_alone()
     weights = arrays(step.generator.trainable_variables)
-    for accuracy, weight in ((READY - 0.01, 0), (READY + 0.01, 1)):
+    for accuracy, weight in ((READY - 0.01, 0), (READY, 1)):
         step.d_accuracy.assign(accuracy)
         assert take(step, 0)[0]["adversarial_weight"] == weight
         assert any(changed(weights, arrays(step.generator.trainable_variables))) == bool(weight)
@@ -306,6 +306,10 @@ def test_measures_of_a_discriminator_that_takes_every_mask_for_a_readers(adversa
     assert measures["d_loss"] == pytest.approx((0.9 * 0.126928 + 0.1 * 2.126928 + 2.126928) / 2, abs=1e-5)
     assert (measures["d_accuracy_real"], measures["d_accuracy_generated"]) == (1, 0)
     assert measures["loss"] == 0
+    bias.assign([0.0])  # neither: what is not taken for a reader's is taken for generated
+    step.begin_means()
+    step(*batch(0))
+    assert (step.means()["d_accuracy_real"], step.means()["d_accuracy_generated"]) == (0, 1)
 
 
 def test_means_are_over_all_steps_since_they_began(adversarial_alone):

@@ -50,7 +50,7 @@ def retina(rows=256, columns=160, slices=2):
 def test_a_scan_gets_labels_on_its_own_grid(rows):
     """A bright block, twice as fine in the rows at 512, is found where it lies."""
     voxels = np.repeat(retina(), rows // 256, axis=1)
-    voxels[1, rows // 4 : rows // 2, 40:80] = 250
+    voxels[0, rows // 4 : rows // 2, 40:80] = 250
     segmentation = segment_scan(loaded(brightness_model()), voxels, (0.0117, 0.003872 * 256 / rows, 0.1), "Spectralis")
     assert segmentation.labels.shape == voxels.shape
     assert segmentation.labels.dtype == np.uint8
@@ -90,6 +90,40 @@ def test_padding_gets_no_label_where_rows_are_resampled(case):
     assert invalid[:, padding].all()
     assert not labels[invalid].any()
     assert (labels[~invalid] == 1).mean() > 0.98
+
+
+def test_another_threshold_may_be_asked_for():
+    model = always_irf()
+    model.layers[-1].set_weights([np.zeros((1, 1, 3, 4), np.float32), np.log([0.4, 0.6, 1e-9, 1e-9])])
+    for threshold, found in ((None, True), (0.7, False)):
+        segmentation = segment_scan(loaded(model), retina(), (0.0117, 0.003872, 0.1), "Spectralis", threshold=threshold)
+        assert (segmentation.labels == 1).any() == found
+
+
+def test_channels_are_the_slice_before_the_slice_and_the_one_after():
+    kernel = np.zeros((1, 1, 3, 4), np.float32)
+    kernel[0, 0] = [[0, 200, 0, 0], [0, 0, 0, 0], [0, 0, 200, 0]]  # IRF where the one before is bright, SRF after
+    model = brightness_model()
+    model.layers[-1].set_weights([kernel, np.array([0, -100, -100, -300], np.float32)])
+    voxels = retina(slices=3)
+    voxels[0, 100:120, 40:60] = voxels[2, 140:160, 40:60] = 250
+    labels = segment_scan(loaded(model), voxels, (0.0117, 0.003872, 0.1), "Spectralis").labels[1]
+    np.testing.assert_array_equal(labels == 1, voxels[0] == 250)
+    np.testing.assert_array_equal(labels == 2, voxels[2] == 250)
+
+
+def test_presence_is_the_largest_output_of_each_head():
+    """Heads that say how bright the brightest pixel of the slice is, half of it, a quarter of it."""
+    network = brightness_model()
+    image = network.input
+    largest = keras.layers.GlobalMaxPooling2D()(image[..., 1:2])
+    heads = [largest * factor for factor in (1.0, 0.5, 0.25)]
+    voxels = retina(slices=3)
+    voxels[1, 100:120, 40:60] = 192  # (192 - 128) / 128
+    segmentation = segment_scan(
+        loaded(keras.Model(image, [network.output, *heads])), voxels, (0.0117, 0.003872, 0.1), "Spectralis"
+    )
+    np.testing.assert_allclose(segmentation.head_presence, [0.5, 0.25, 0.125])
 
 
 def test_probabilities_go_back_by_linear_interpolation():
@@ -210,6 +244,24 @@ def test_a_training_scan_that_is_dimmed_has_its_retina_where_it_was(tmp_path):
         dimmed = np.rint(voxels * factor).astype(np.uint8)
         warnings = unlike_training(training, "Spectralis", (0.0117, 0.003872, 0.12), appearance_of(dimmed))
         assert not any("retina" in warning for warning in warnings)
+
+
+def test_the_range_of_the_training_scans_is_kept(tmp_path):
+    """Three scans, half dark and half bright texture; of the third all is texture, and it is the odd one out."""
+    shares = []
+    for name, bright_rows in (("a", 100), ("b", 100), ("c", 300)):
+        voxels = np.full((1, 300, 160), 20, np.uint8)
+        voxels[:, :bright_rows] = retina(bright_rows, 160, 1)
+        write_volume(tmp_path / "oct_imgs" / f"Spectralis_{name}.mhd", voxels, (0.0117, 0.003872, 0.12))
+        shares.append(appearance_of(voxels).values())
+    rows = [SliceRow(name, "Spectralis", name, 0, 0, 0, 0) for name in "abc"]
+    known = training_appearance(rows, tmp_path)["Spectralis"]
+    assert known["cases"] == 3
+    assert known["roi_share"] == [shares[0][1], shares[2][1]]
+    mean = np.mean([grey_values for grey_values, _ in shares], axis=0)
+    np.testing.assert_allclose(known["grey_values"], mean, atol=1e-6)
+    farthest = np.abs(np.cumsum(shares[2][0] - mean)).sum()
+    assert known["largest_distance"] == pytest.approx(farthest, rel=1e-3)
 
 
 def test_a_scan_unlike_the_training_data_is_told():

@@ -142,6 +142,7 @@ def test_label_is_the_likeliest_class_unless_it_is_unlikely():
     )
     np.testing.assert_array_equal(labels_from_probabilities(probabilities, 0.5), [[1, 2, 3, 0, 0]])
     np.testing.assert_array_equal(labels_from_probabilities(probabilities, 0.0), [[1, 2, 3, 0, 1]])
+    assert labels_from_probabilities(np.array([[[0.25, 0.5, 0.25, 0]]]), 0.5) == 1  # the threshold itself is enough
 
 
 def test_presence_is_the_largest_local_mean():
