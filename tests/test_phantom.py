@@ -85,7 +85,6 @@ def test_a_pixel_belongs_to_the_fluid_that_its_middle_lies_in():
     np.testing.assert_array_equal(labels[:, 1], [0, 0, 0, 0, 0, 0])
 
 
-
 def test_layout_sizes_spacings_and_types_are_those_of_the_vendors(written):
     folder, _ = written
     expected_files = {
