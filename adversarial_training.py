@@ -75,7 +75,7 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
 
     set_up_keras(config.SEED, config.DETERMINISTIC)
     from model import create_discriminator
-    from utils.adversarial import AdversarialStep
+    from utils.adversarial import AdversarialStep, discriminator_policy
 
     losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
     unet = create_network(**config.network_settings())
@@ -86,19 +86,20 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
     images, mask = held_out_patches(training)
     before = labels_of_patches(inference, images)
     height, width = unet.output_shape[0][1:3] if config.TRAIN_CLASSES else unet.output_shape[1:3]
+    d_dtype_policy = discriminator_policy(config.DTYPE_POLICY)
     discriminator = create_discriminator(
         (height, width, 3),
         config.N_CLASSES,
         config.D_BASE_FILTERS or config.BASE_FILTERS,
         config.SEED,
-        config.DTYPE_POLICY,
+        d_dtype_policy,
         config.D_POOLING,
     )
     step = AdversarialStep(
         unet,
         discriminator,
         training.adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY, "generator_adam"),
-        training.adam(config.D_ADAM_LR, config.D_ADAM_BETA_1, config.DTYPE_POLICY, "discriminator_adam"),
+        training.adam(config.D_ADAM_LR, config.D_ADAM_BETA_1, d_dtype_policy, "discriminator_adam"),
         losses,
         config.ADVERSARIAL_WEIGHT,
         real_label=config.D_REAL_LABEL,

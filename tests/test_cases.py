@@ -39,6 +39,11 @@ def test_vendor_in_the_data_root_counts(tmp_path):
     assert found(find_cases(tmp_path / "my Topcon scans")) == [("Topcon", "a", "a")]
 
 
+def test_the_nearest_folder_that_names_a_vendor_counts(tmp_path):
+    write_case(tmp_path / "compared with Cirrus" / "Topcon" / "a")
+    assert [case.vendor for case in find_cases(tmp_path)] == ["Topcon"]
+
+
 @pytest.mark.parametrize(
     ("vendor", "rows", "dtype", "spacing_mm"),
     [

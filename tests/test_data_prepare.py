@@ -161,6 +161,15 @@ def test_patches_without_fluid_are_dropped_in_the_pipeline(small_set):
         assert {slice_number(image) for image, *_ in samples} == set(range(101, 107))
 
 
+def test_a_patch_may_be_invalid_by_half_and_no_more(tmp_path):
+    volume = np.full((2, *PATCH), 100, np.uint8)
+    volume[0, :128] = volume[1, :129] = 0
+    write_case(tmp_path, "Topcon", "a", volume, np.ones_like(volume))
+    csv = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 2)])
+    ((image, *_),) = get_iterator_nuts(csv, tmp_path, training=False, seed=0, epoch=0)
+    np.testing.assert_array_equal(image[..., 1], volume[0])
+
+
 def test_a_slice_gives_two_and_a_quarter_images_whose_masks_follow(tmp_path):
     # A left-right asymmetric mask, and an image that is a function of it, so that every patch tells how it was made.
     mask = np.zeros((1, *PATCH), np.uint8)

@@ -90,6 +90,7 @@ def host_commands(settings):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_two_devices_on_jax_train_as_one(prepared, alone):
     log = train("jax", **prepared, RUN_NAME="jax2", DEVICES=2)
     np.testing.assert_allclose(log.loss, alone.loss, rtol=1e-4)

@@ -152,7 +152,7 @@ def test_whenever_a_process_dies_no_file_under_a_final_name_is_incomplete(rewrit
     [
         ("prepare_data.py", "worker", 0),
         ("prepare_data.py", "vanishing-file", 0),
-        ("model_training.py", "kill", 0),
+        pytest.param("model_training.py", "kill", 0, marks=pytest.mark.ci),
         ("model_training.py", "terminate", 3),
         ("adversarial_training.py", "kill", 1),
     ],

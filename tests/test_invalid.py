@@ -130,6 +130,34 @@ def test_circular_crop():
     assert find_circular_crop_radius(outside) == 105
 
 
+def test_outside_a_circular_crop_what_is_not_black_is_invalid_too():
+    """Dust on the exported picture, at exactly the crop's radius."""
+    volume = noise((2, 201, 161), 1, 120)
+    row, column = np.ogrid[:201, :161]
+    outside = np.hypot(row - 100, column - 80) >= 75
+    volume[:, outside] = 0
+    volume[1, 95:106, 155:] = 90
+    assert outside[100, 155]
+    np.testing.assert_array_equal(find_invalid(volume)[1], outside)
+
+
+def test_a_crop_of_one_slice_is_not_that_of_the_others():
+    volume = noise((2, 200, 160), 1, 120)
+    row, column = np.ogrid[:200, :160]
+    volume[0, np.hypot(row - 99.5, column - 79.5) >= 105] = 0
+    assert find_invalid(volume)[0].any()
+    assert not find_invalid(volume)[1].any()
+
+
+@pytest.mark.parametrize(("share", "radius"), [(0.03, 105), (0.06, None)])
+def test_padding_that_disagrees_with_a_circle_by_more_than_4_percent_is_none(share, radius):
+    row, column = np.ogrid[:200, :160]
+    padding = np.hypot(row - 99.5, column - 79.5) >= 105
+    inside = np.flatnonzero(np.hypot(row - 99.5, column - 79.5) < 50)
+    padding.ravel()[inside[: round(share * padding.sum())]] = True
+    assert find_circular_crop_radius(padding) == radius
+
+
 def test_other_padding_is_no_circular_crop():
     frame = np.ones((200, 160), bool)
     frame[30:-30, 30:-30] = False

@@ -37,6 +37,23 @@ def test_opened_volume_is_a_read_only_memmap(tmp_path):
         voxels[0, 0, 0] = 1
 
 
+def test_voxels_of_16_bit_come_slice_by_slice(tmp_path):
+    write_volume(tmp_path / "a.mhd", some_voxels("uint16"), SPACING_MM)
+    voxels, spacing_mm = open_voxels(tmp_path / "a.mhd")
+    np.testing.assert_array_equal(np.stack(list(voxels)), some_voxels("uint16"))
+    assert spacing_mm == pytest.approx(SPACING_MM)
+
+
+@pytest.mark.parametrize("field", ["BinaryDataByteOrderMSB", "ElementByteOrderMSB"])
+def test_voxels_of_another_byte_order_are_not_taken_as_they_lie(tmp_path, field):
+    path = tmp_path / "a.mhd"
+    write_volume(path, some_voxels("uint16"), SPACING_MM)
+    path.with_suffix(".raw").write_bytes(some_voxels(">u2").tobytes())
+    path.write_text(path.read_text().replace("BinaryDataByteOrderMSB = False", f"{field} = True"))
+    assert open_voxels(path) is None
+    np.testing.assert_array_equal(read_volume(path)[0], some_voxels("uint16"))
+
+
 def test_header_without_voxels(tmp_path):
     write_volume(tmp_path / "a.mhd", some_voxels("uint16"), SPACING_MM)
     header = read_header(tmp_path / "a.mhd")

@@ -1,3 +1,4 @@
+import random
 import subprocess
 import sys
 
@@ -67,7 +68,13 @@ def test_the_papers_network_is_model_pys():
 
 def test_a_network_of_segmentation_models_is_seeded_and_exports_its_weights():
     settings = {**SETTINGS, "dtype_policy": "mixed_bfloat16"}
-    network = create_network("Linknet/mobilenetv2", **settings)
+    before = random.getstate()
+    network = create_network("Linknet/mobilenetv2", **settings, batch_norm_momentum=0.77)
+    assert random.getstate() == before
+    norms = [layer for layer in network.layers if type(layer).__name__ == "BatchNormalization"]
+    assert {layer.momentum for layer in norms} == {0.77}
+    kernels = [layer for layer in network.layers if type(layer).__name__ == "Conv2D"]
+    assert {float(layer.kernel_regularizer.l2) for layer in kernels} == {1e-4}
     assert network.output_shape == (None, 96, 96, 4)
     assert network.output.dtype == "float32"
     again = create_network("Linknet/mobilenetv2", **settings)

@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +74,15 @@ def written(tmp_path_factory):
 @pytest.fixture(scope="module")
 def full_spectralis():
     return generate_phantom("Spectralis", 496, seed=11)
+
+
+def test_a_pixel_belongs_to_the_fluid_that_its_middle_lies_in():
+    """From 1.2 to 3.7 rows: middles at 1.5, 2.5 and 3.5; in the second column no middle."""
+    edges = {"top_mm": np.array([[0.0024, 0.0033]]), "bottom_mm": np.array([[0.0074, 0.0049]])}
+    eye = SimpleNamespace(boundaries_mm=np.zeros((1, 1, 2)), fluids=[SimpleNamespace(label=3, **edges)])
+    labels = label_b_scan(eye, 0, rows=6, row_mm=0.002)
+    np.testing.assert_array_equal(labels[:, 0], [0, 3, 3, 3, 0, 0])
+    np.testing.assert_array_equal(labels[:, 1], [0, 0, 0, 0, 0, 0])
 
 
 def test_layout_sizes_spacings_and_types_are_those_of_the_vendors(written):

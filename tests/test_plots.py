@@ -17,6 +17,15 @@ def test_every_class_has_its_own_colour():
         np.testing.assert_array_equal(picture[2, 5 * code], plots.CLASS_COLOURS[code])
 
 
+def test_fluid_that_the_scans_border_cuts_has_no_outline_there():
+    labels = np.zeros((6, 6), np.uint8)
+    labels[:4, :4] = 2
+    on_outline = (plots.overlay(np.full((6, 6), 100, np.uint8), labels) == plots.CLASS_COLOURS[2]).all(axis=2)
+    expected = np.zeros((6, 6), bool)
+    expected[3, :4] = expected[:4, 3] = True
+    np.testing.assert_array_equal(on_outline, expected)
+
+
 def test_a_mask_png_stores_the_labels_and_shows_colours(tmp_path):
     labels = np.array([[0, 1], [2, 3]], np.uint8)
     plots.save_mask(tmp_path / "mask.png", labels)

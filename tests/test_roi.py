@@ -6,9 +6,10 @@ from images import adversarial_masks, noise
 from skimage import morphology
 from skimage.filters import rank
 
-from utils.roi import CLOSING_RADIUS, ENTROPY_RADIUS, prediction_region, roi_mask, textured
+from utils.roi import prediction_region, roi_mask, textured
 
 SHAPE = (90, 70)
+ENTROPY_RADIUS, CLOSING_RADIUS = 15, 55  # the method's
 ADVERSARIAL_IMAGES = {
     f"{name}: {background} and {foreground}": np.where(mask, foreground, background).astype(np.uint8)
     for name, mask in adversarial_masks(SHAPE).items()
@@ -33,6 +34,10 @@ def test_texture_equals_scikit_image_on_adversarial_images(name):
     image = ADVERSARIAL_IMAGES[name]
     for share in (0.01, 0.5, 0.99):
         np.testing.assert_array_equal(textured(image, ENTROPY_RADIUS, share), textured_oracle(image, share))
+
+
+def test_no_texture_exceeds_the_largest():
+    assert not textured(noise(SHAPE, 0, 256), ENTROPY_RADIUS, 1.0).any()
 
 
 @pytest.mark.parametrize("shape", [(1, 60), (60, 1), (1, 1), (20, 90)])
@@ -122,6 +127,19 @@ def test_fluid_is_looked_for_in_dim_scans_as_in_bright_ones():
     difference = prediction_region(dim) != roi_mask(slice_)
     assert difference.mean() < 0.02
     np.testing.assert_array_equal(prediction_region(slice_), roi_mask(slice_))
+
+
+def test_a_b_scan_is_brightened_until_a_hundredth_of_its_valid_pixels_exceeds_210():
+    """Of 10,000 valid pixels a hundred are at 200 and a hundred at 105, which becomes 210."""
+    slice_ = np.zeros((200, 200), np.uint8)  # of which three quarters are invalid
+    slice_[100:, 100:] = noise((100, 100), 1, 40)
+    slice_[150:, 100:103] = noise((50, 3), 60, 69)  # up to twice 68: in the region
+    slice_[150:, 197:] = noise((50, 3), 55, 63)  # up to twice 62: not
+    slice_[100, 100:], slice_[101, 100:] = 200, 105
+    region = prediction_region(slice_)
+    np.testing.assert_array_equal(region, roi_mask(2 * np.minimum(slice_, 127)))
+    for factor in (1.9, 2.1):
+        assert (region != roi_mask(np.minimum(np.rint(factor * slice_), 255).astype(np.uint8))).any()
 
 
 def test_roi_of_an_even_slice_is_empty():

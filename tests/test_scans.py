@@ -92,6 +92,14 @@ def test_dicom_of_several_frames(tmp_path):
     assert (scan.vendor, scan.laterality, scan.scan_date) == ("Spectralis", "OS", "2026-01-31")
 
 
+def test_dicom_whose_white_is_0_is_inverted_within_its_bits(tmp_path):
+    data = dicom(VOXELS.astype(np.uint16) * 16, bits=12)
+    data.PhotometricInterpretation = "MONOCHROME1"
+    data.save_as(tmp_path / "scan.dcm", enforce_file_format=True)
+    expected, _ = as_grey(4095 - VOXELS.astype(np.uint16) * 16, "scan", bits=12)
+    np.testing.assert_array_equal(read(tmp_path / "scan.dcm").voxels, expected)
+
+
 def test_dicom_series_in_the_order_of_positions(tmp_path):
     twelve_bits = VOXELS.astype(np.uint16) * 16
     for index, name in zip((2, 0, 3, 1), ("a", "b.dcm", "c.dcm", "d.dcm"), strict=True):

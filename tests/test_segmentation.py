@@ -8,10 +8,13 @@ import pytest
 from stand_in import DETAILS, bright_scan, brightness_model, export_brightness_model
 
 from model import create_unet_model
-from utils.appearance import Appearance, unlike_training
+from utils.appearance import Appearance, training_appearance, unlike_training
+from utils.custom_nuts import SliceRow
 from utils.errors import InputError
+from utils.invalid import find_invalid
+from utils.mhd import write_volume
 from utils.preprocessing import resampling_matrix
-from utils.roi import prediction_region
+from utils.roi import prediction_region, roi_mask
 from utils.runs import export_best
 from utils.segmentation import (
     Ensemble,
@@ -30,6 +33,13 @@ def loaded(model):
     return LoadedNetwork(model, SETTINGS, 200_000, {})
 
 
+def always_irf():
+    """A network that says IRF whatever it sees."""
+    model = brightness_model()
+    model.layers[-1].set_weights([np.zeros((1, 1, 3, 4), np.float32), np.array([0, 9, 0, 0], np.float32)])
+    return model
+
+
 def retina(rows=256, columns=160, slices=2):
     """Bright noise over the whole B-scan, all of it below IRF's threshold of `brightness_model`."""
     rng = np.random.default_rng(0)
@@ -40,7 +50,7 @@ def retina(rows=256, columns=160, slices=2):
 def test_a_scan_gets_labels_on_its_own_grid(rows):
     """A bright block, twice as fine in the rows at 512, is found where it lies."""
     voxels = np.repeat(retina(), rows // 256, axis=1)
-    voxels[1, rows // 4 : rows // 2, 40:80] = 250
+    voxels[0, rows // 4 : rows // 2, 40:80] = 250
     segmentation = segment_scan(loaded(brightness_model()), voxels, (0.0117, 0.003872 * 256 / rows, 0.1), "Spectralis")
     assert segmentation.labels.shape == voxels.shape
     assert segmentation.labels.dtype == np.uint8
@@ -58,16 +68,62 @@ def test_a_scan_smaller_than_a_patch_is_segmented_whole():
 
 
 def test_nothing_is_found_outside_the_region_of_interest():
-    """The network has only seen patches of the retina: a bright artefact far away from it is not fluid."""
+    """Training's patches are centred on the retina: a bright artefact far away from it is not fluid."""
     voxels = np.full((1, 496, 200), 20, np.uint8)
     voxels[0, 300:360] = retina(60, 200, 1)[0]
     bright = voxels[0].copy()
-    model = brightness_model()
-    model.layers[-1].set_weights([np.zeros((1, 1, 3, 4), np.float32), np.array([0, 9, 0, 0], np.float32)])  # IRF always
-    labels = segment_scan(loaded(model), voxels, (0.0117, 0.003872, 0.1), "Spectralis").labels[0]
+    labels = segment_scan(loaded(always_irf()), voxels, (0.0117, 0.003872, 0.1), "Spectralis").labels[0]
     np.testing.assert_array_equal(labels == 1, prediction_region(bright) == 1)
     assert (labels[:250] == 0).all()
     assert (labels[300:360] == 1).all()
+
+
+@pytest.mark.parametrize("case", ["wedge", "circular crop"])
+def test_padding_gets_no_label_where_rows_are_resampled(case):
+    """A network that says IRF everywhere; Cirrus' rows are twice as fine as those that it sees."""
+    voxels = retina(rows=512)
+    row, column = np.ogrid[:512, :160]
+    padding = row < 90 - column if case == "wedge" else np.hypot(row - 255.5, column - 79.5) >= 255
+    voxels[:, padding] = 255 if case == "wedge" else 0
+    invalid = find_invalid(voxels)
+    labels = segment_scan(loaded(always_irf()), voxels, (0.0117, 0.001936, 0.1), "Cirrus").labels
+    assert invalid[:, padding].all()
+    assert not labels[invalid].any()
+    assert (labels[~invalid] == 1).mean() > 0.98
+
+
+def test_another_threshold_may_be_asked_for():
+    model = always_irf()
+    model.layers[-1].set_weights([np.zeros((1, 1, 3, 4), np.float32), np.log([0.4, 0.6, 1e-9, 1e-9])])
+    for threshold, found in ((None, True), (0.7, False)):
+        segmentation = segment_scan(loaded(model), retina(), (0.0117, 0.003872, 0.1), "Spectralis", threshold=threshold)
+        assert (segmentation.labels == 1).any() == found
+
+
+def test_channels_are_the_slice_before_the_slice_and_the_one_after():
+    kernel = np.zeros((1, 1, 3, 4), np.float32)
+    kernel[0, 0] = [[0, 200, 0, 0], [0, 0, 0, 0], [0, 0, 200, 0]]  # IRF where the one before is bright, SRF after
+    model = brightness_model()
+    model.layers[-1].set_weights([kernel, np.array([0, -100, -100, -300], np.float32)])
+    voxels = retina(slices=3)
+    voxels[0, 100:120, 40:60] = voxels[2, 140:160, 40:60] = 250
+    labels = segment_scan(loaded(model), voxels, (0.0117, 0.003872, 0.1), "Spectralis").labels[1]
+    np.testing.assert_array_equal(labels == 1, voxels[0] == 250)
+    np.testing.assert_array_equal(labels == 2, voxels[2] == 250)
+
+
+def test_presence_is_the_largest_output_of_each_head():
+    """Heads that say how bright the brightest pixel of the slice is, half of it, a quarter of it."""
+    network = brightness_model()
+    image = network.input
+    largest = keras.layers.GlobalMaxPooling2D()(image[..., 1:2])
+    heads = [largest * factor for factor in (1.0, 0.5, 0.25)]
+    voxels = retina(slices=3)
+    voxels[1, 100:120, 40:60] = 192  # (192 - 128) / 128
+    segmentation = segment_scan(
+        loaded(keras.Model(image, [network.output, *heads])), voxels, (0.0117, 0.003872, 0.1), "Spectralis"
+    )
+    np.testing.assert_allclose(segmentation.head_presence, [0.5, 0.25, 0.125])
 
 
 def test_probabilities_go_back_by_linear_interpolation():
@@ -172,6 +228,40 @@ def appearance_of(voxels):
     for slice_ in voxels:
         appearance.add(slice_, prediction_region(slice_))
     return appearance
+
+
+def test_a_training_scan_that_is_dimmed_has_its_retina_where_it_was(tmp_path):
+    """Most of its retina is a little too dark for the region that training's patches are drawn from."""
+    rng = np.random.default_rng(0)
+    voxels = rng.integers(1, 90, (2, 500, 160)).astype(np.uint8)
+    voxels[:, 100:400] = rng.integers(90, 124, (2, 300, 160))
+    voxels[:, 240:260] = rng.integers(129, 180, (2, 20, 160))
+    for kind, of_kind in (("oct_imgs", voxels), ("roi_masks", np.stack([roi_mask(slice_) for slice_ in voxels]))):
+        write_volume(tmp_path / kind / "Spectralis_a.mhd", of_kind, (0.0117, 0.003872, 0.12))
+    rows = [SliceRow("a", "Spectralis", "a", index, 0, 0, 0) for index in range(2)]
+    training = training_appearance(rows, tmp_path)
+    for factor in (1, 0.7):
+        dimmed = np.rint(voxels * factor).astype(np.uint8)
+        warnings = unlike_training(training, "Spectralis", (0.0117, 0.003872, 0.12), appearance_of(dimmed))
+        assert not any("retina" in warning for warning in warnings)
+
+
+def test_the_range_of_the_training_scans_is_kept(tmp_path):
+    """Three scans, half dark and half bright texture; of the third all is texture, and it is the odd one out."""
+    shares = []
+    for name, bright_rows in (("a", 100), ("b", 100), ("c", 300)):
+        voxels = np.full((1, 300, 160), 20, np.uint8)
+        voxels[:, :bright_rows] = retina(bright_rows, 160, 1)
+        write_volume(tmp_path / "oct_imgs" / f"Spectralis_{name}.mhd", voxels, (0.0117, 0.003872, 0.12))
+        shares.append(appearance_of(voxels).values())
+    rows = [SliceRow(name, "Spectralis", name, 0, 0, 0, 0) for name in "abc"]
+    known = training_appearance(rows, tmp_path)["Spectralis"]
+    assert known["cases"] == 3
+    assert known["roi_share"] == [shares[0][1], shares[2][1]]
+    mean = np.mean([grey_values for grey_values, _ in shares], axis=0)
+    np.testing.assert_allclose(known["grey_values"], mean, atol=1e-6)
+    farthest = np.abs(np.cumsum(shares[2][0] - mean)).sum()
+    assert known["largest_distance"] == pytest.approx(farthest, rel=1e-3)
 
 
 def test_a_scan_unlike_the_training_data_is_told():

@@ -34,6 +34,14 @@ def test_every_part_gets_one_however_large_the_fractions():
     assert Counter(split_patients(some_cases("Cirrus", 5), **settings).values()) == {"test": 3, "val": 1, "train": 1}
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_part_holds_the_whole_number_of_patients_that_is_nearest_to_its_share_of_a_fluid(seed):
+    """Three of eight patients have IRF, of whom 0.75 belong among the two that test."""
+    cases = some_cases("Cirrus", 8)
+    split = split_patients(cases, **SETTINGS | {"seed": seed}, fluids={case: {"IRF"} for case in cases[:3]})
+    assert [split[case] for case in cases[:3]].count("test") == 1
+
+
 def test_no_patient_is_in_two_parts():
     cases = [("Spectralis", f"DME-{patient}-{visit}") for patient in range(12) for visit in range(4)]
     split = split_patients(cases, **SETTINGS | {"pattern": r"^[A-Z]+-(\d+)"})

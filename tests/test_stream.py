@@ -42,6 +42,7 @@ def test_a_block_does_not_depend_on_the_ones_before_it(blocks):
     assert [plan_block(block, settings, **EPOCH) for block in reversed(numbered)] == in_order[::-1]
     number, rows = numbered[1]
     assert plan_block((number + 1, rows), settings, **EPOCH) != in_order[1]  # nor do two blocks share random numbers
+    assert plan_block((number, rows), settings, training=True, epoch=1) != in_order[1]  # nor do two epochs
 
 
 def test_patches_of_a_block_are_shuffled(blocks):

@@ -21,6 +21,15 @@ MEANS = (
 _ACCURACY_MEMORY = 0.95  # share of the running accuracy that a step keeps: it looks back some 20 steps
 
 
+def discriminator_policy(dtype_policy):
+    """The precision that the discriminator computes in where the U-Net's is `dtype_policy`: never float16.
+
+    Below a logit of about -10 on a generated mask, what the discriminator's loss passes back to the mask is smaller
+    than float16's smallest numbers, and with it the generator's gradient, which is a multiple of it, would be lost.
+    """
+    return "float32" if dtype_policy == "mixed_float16" else dtype_policy
+
+
 class AdversarialStep:
     """Alternating updates of a segmentation network (the generator) and a discriminator, on one batch.
 
@@ -45,7 +54,8 @@ class AdversarialStep:
       running means over about 20 steps.
 
     The optimizers are built here, a `keras.optimizers.LossScaleOptimizer` (for "mixed_float16") as well. The
-    `discriminator` is one of `model.create_discriminator`.
+    `discriminator` is one of `model.create_discriminator`, of a `discriminator_policy`; `ValueError` where it is in
+    float16.
 
     Call the step with (images, targets): float32 (B, H, W, 3) and the one-hot mask (B, H, W, 4) or the list of all four
     targets. `variables` hold all that a step changes and all that the next depends on.
@@ -67,6 +77,8 @@ class AdversarialStep:
         d_ready_accuracy=0.0,
         d_ahead_accuracy=1.0,
     ):
+        if any(layer.compute_dtype == "float16" for layer in discriminator.layers):
+            raise ValueError("the discriminator is in float16, which loses gradients; see `discriminator_policy`")
         self.generator, self.discriminator = generator, discriminator
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.segmentation_losses = segmentation_losses

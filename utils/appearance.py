@@ -4,6 +4,7 @@ import numpy as np
 
 from utils.mhd import open_volume
 from utils.prepared import volume_paths
+from utils.roi import prediction_region
 
 _SLICES = 12  # of each training case, evenly spaced
 _MARGIN = 1.5  # how far beyond the farthest training case grey values may be
@@ -19,7 +20,7 @@ class Appearance:
         self._counts, self._roi_pixels = np.zeros(256, np.int64), 0
 
     def add(self, slice_, region):
-        """A preprocessed B-scan (rows, columns; uint8, 0 = invalid) and its region of interest, not 0 there."""
+        """A preprocessed B-scan (rows, columns; uint8, 0 = invalid) and its `prediction_region`."""
         self._counts += np.bincount(slice_.ravel(), minlength=256)
         self._roi_pixels += np.count_nonzero(region)
 
@@ -34,11 +35,11 @@ def training_appearance(rows, preprocessed_folder):
     cases = sorted({(row.vendor, row.image_name) for row in rows})
     found = {}
     for vendor, name in cases:
-        volume_path, _, roi_path = volume_paths(preprocessed_folder, vendor, name)
-        (volume, spacing_mm), (roi, _) = open_volume(volume_path), open_volume(roi_path)
+        volume, spacing_mm = open_volume(volume_paths(preprocessed_folder, vendor, name)[0])
         appearance = Appearance()
         for index in np.unique(np.linspace(0, len(volume) - 1, _SLICES).astype(int)):
-            appearance.add(np.asarray(volume[index]), roi[index])
+            slice_ = np.array(volume[index])
+            appearance.add(slice_, prediction_region(slice_))  # as of the scans that it is compared with
         found.setdefault(vendor, []).append((*appearance.values(), (spacing_mm[0], spacing_mm[2])))
     return {vendor: _summary(*zip(*of_vendor, strict=True)) for vendor, of_vendor in found.items()}
 

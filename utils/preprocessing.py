@@ -47,12 +47,15 @@ def preprocess_volume(voxels, spacing_mm, vendor, *, axial_spacing_mm, reference
     return preprocessed
 
 
-def preprocessed_slices(voxels, spacing_mm, vendor, *, axial_spacing_mm, reference_histogram=None):
-    """Yield the slices of `preprocess_volume`; `voxels` may be a `utils.mhd.VoxelFile`, so that few are held."""
+def preprocessed_slices(voxels, spacing_mm, vendor, *, axial_spacing_mm, reference_histogram=None, invalid=None):
+    """Yield the slices of `preprocess_volume`; `voxels` may be a `utils.mhd.VoxelFile`, so that few are held.
+
+    `invalid` are the `invalid_pixels` of `voxels`, where the caller has found them already.
+    """
     if vendor not in VENDOR_RULES:
         raise ValueError(f"vendor must be one of {', '.join(VENDOR_RULES)}, got {vendor!r}")
     rule = VENDOR_RULES[vendor]
-    invalid = InvalidPixels(_slices_of_8_bit(voxels), int(to_8_bit(np.array(voxels.max()))))
+    invalid = invalid_pixels(voxels) if invalid is None else invalid
     table = np.arange(256, dtype=np.uint8)
     if rule.match_histogram and reference_histogram is not None:
         table = histogram_matching_table(grey_value_histogram(_slices_of_8_bit(voxels), invalid), reference_histogram)
@@ -64,6 +67,11 @@ def preprocessed_slices(voxels, spacing_mm, vendor, *, axial_spacing_mm, referen
         preprocessed = np.empty((rows_out, columns), np.uint8)
         resample_valid(slice_, left_out, first, weights, preprocessed)
         yield preprocessed
+
+
+def invalid_pixels(voxels):
+    """The `InvalidPixels` of a scan as exported (slices, rows, columns; uint8 or uint16): its padding."""
+    return InvalidPixels(_slices_of_8_bit(voxels), int(to_8_bit(np.array(voxels.max()))))
 
 
 def _slices_of_8_bit(voxels):

@@ -13,6 +13,7 @@ from utils.files import code_digest, digest
 from utils.networks import OUR_NETWORK, create_network, tile_step
 from utils.preprocessing import (
     PREPROCESSING_CODE,
+    invalid_pixels,
     preprocessed_slices,
     resampled_rows,
     resampling_matrix,
@@ -230,28 +231,31 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, head_outputs=None, 
     Arguments are as in `segment_scan`. What the network of further outputs says is appended to `head_outputs`.
     ``on_preprocessed(slice, region)``, if given, is called with each preprocessed B-scan and its region of interest,
     both uint8 (rows, columns). The next B-scan is prepared while one is predicted, and no more than a few are held.
+    The scan's padding is background with probability 1.
     """
     settings = network.settings
-    _, rows, columns = voxels.shape
-    scan_rows = resampled_rows(rows, spacing_mm[1], settings.axial_spacing_mm)
-    to_scan_rows = resampling_matrix(scan_rows, rows)
+    rows = voxels.shape[1]
+    to_scan_rows = resampling_matrix(resampled_rows(rows, spacing_mm[1], settings.axial_spacing_mm), rows)
+    channels = 5 if isinstance(network.model, Ensemble) else 4
+    invalid = invalid_pixels(voxels)
     slices = preprocessed_slices(
         voxels,
         spacing_mm,
         vendor,
         axial_spacing_mm=settings.axial_spacing_mm,
         reference_histogram=settings.reference_histogram,
+        invalid=invalid,
     )
 
     def stacks():
         for before, slice_, after in with_neighbours(slices):
-            # Only in the region of interest: training's patches have shown the network nothing else.
+            # Only where training's patches are drawn from; a dim scan is brightened to find that region.
             region = prediction_region(slice_)
             if on_preprocessed:
                 on_preprocessed(slice_, region)
             yield np.stack([slice_ if near is None else near for near in (before, slice_, after)]), region
 
-    for probabilities in predict_stacks(
+    predicted = predict_stacks(
         network.model,
         _ahead(stacks()),
         settings.slice_mean,
@@ -259,10 +263,11 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, head_outputs=None, 
         tile_pixels=network.tile_pixels,
         step=tile_step(settings.network),
         head_outputs=head_outputs if isinstance(network.model.output, list) else None,
-        channels=5 if isinstance(network.model, Ensemble) else 4,
-    ):
-        probabilities = probabilities[:scan_rows, :columns]  # without the padding of small scans
+        channels=channels,
+    )
+    for probabilities, padding in zip(predicted, invalid, strict=True):
         on_scan_rows = np.tensordot(to_scan_rows, probabilities, axes=1)
+        on_scan_rows[padding] = np.eye(channels)[0]  # once more: interpolation reached into it
         yield on_scan_rows, presence_scores(probabilities)
 
 

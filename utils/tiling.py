@@ -126,9 +126,14 @@ class Tile:
         return region[self.row : self.row + self.rows, self.column : self.column + self.columns]
 
     def cut(self, images):
-        """The tile of `images` (B, rows, columns, C), mirrored beyond their border."""
+        """The tile of `images` (B, rows, columns, C), mirrored beyond their border, but below it black.
+
+        There the signal of a whole scan fades out, and padding is what training has shown below small ones.
+        """
+        n_rows = images.shape[1]
         for axis, start, length in ((1, self.row, self.rows), (2, self.column, self.columns)):
             images = images.take(_mirrored(start - CONTEXT, start + length + CONTEXT, images.shape[axis]), axis=axis)
+        images[:, n_rows - (self.row - CONTEXT) :] = 0
         return images
 
     def paste(self, output, stitched):

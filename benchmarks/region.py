@@ -1,0 +1,69 @@
+"""Where fluid is looked for: how much of it the region misses, and how large the region is, by `BRIGHT_GREY`.
+
+    python -m benchmarks.region DIR [DIR ...]
+
+Each DIR holds cases in RETOUCH layout. A row for each DIR and grey value: the share of each outlined fluid that lies
+outside of `utils.roi.prediction_region`, and its area as a multiple of the region that training's patches are drawn
+from, in all and in the B-scans whose 99th percentile is at least 180. Grey value 0 brightens nothing. Cirrus and Topcon
+are not matched to Spectralis, so that they are as dim as they come.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from utils.cases import find_cases
+from utils.labels import FLUIDS
+from utils.mhd import read_volume
+from utils.preprocessing import preprocess_reference, preprocess_volume
+from utils.roi import prediction_region, roi_mask
+
+GREY_VALUES = (0, 180, 190, 200, 210, 220, 230, 240)
+WELL_EXPOSED = 180
+GRID = {"axial_spacing_mm": 0.003872}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("data", type=Path, nargs="+", help="folders of cases")
+    print("| cases | B-scans | `BRIGHT_GREY` | IRF outside | SRF outside | PED outside | area | area, well exposed |")
+    print("|---|---|---|---|---|---|---|---|")
+    for folder in parser.parse_args().data:
+        pixels = pd.DataFrame([row for case in find_cases(folder) for row in count_pixels(case)])
+        n_b_scans = len(pixels) // len(GREY_VALUES)
+        for bright_grey, of_value in pixels.groupby("bright_grey"):
+            outside = [
+                f"{of_value[f'{fluid} outside'].sum() / total:.1%}" if (total := of_value[fluid].sum()) else "–"
+                for fluid in FLUIDS
+            ]
+            areas = [
+                f"{rows['region'].sum() / rows['training'].sum():.2f}"
+                for rows in (of_value, of_value[of_value["p99"] >= WELL_EXPOSED])
+            ]
+            print(f"| {folder.name} | {n_b_scans} | {bright_grey} | {' | '.join([*outside, *areas])} |", flush=True)
+
+
+def count_pixels(case):
+    """Yield a row of pixel counts for each B-scan of a case and grey value."""
+    voxels, spacing_mm = read_volume(case.oct_path)
+    volume = preprocess_volume(voxels, spacing_mm, case.vendor, **GRID)
+    labels = np.zeros_like(volume)
+    if case.reference_path is not None:
+        labels = preprocess_reference(read_volume(case.reference_path)[0], spacing_mm, **GRID)
+    for slice_, label in zip(volume, labels, strict=True):
+        common = {"p99": np.percentile(slice_[slice_ > 0], 99), "training": roi_mask(slice_, label).sum()}
+        for bright_grey in GREY_VALUES:
+            region = prediction_region(slice_, bright_grey)
+            row = {**common, "bright_grey": bright_grey, "region": region.sum()}
+            for fluid, code in FLUIDS.items():
+                row |= {fluid: (label == code).sum(), f"{fluid} outside": ((label == code) & (region == 0)).sum()}
+            yield row
+
+
+if __name__ == "__main__":
+    main()
