@@ -18,6 +18,7 @@ from utils.balance import converged, discriminator_state
 from utils.checkpoints import newest_state
 from utils.epochs import TrainingRun, why_finished
 from utils.errors import InputError, run_script
+from utils.exported_model import check_input, export_best, read_best, set_weights
 from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import create_inference_network, create_network
 from utils.plots import save_comparison
@@ -43,10 +44,10 @@ def main(argv):
     check_monitor(config.MONITOR, b_scans, config.split_csv("val"))
     data = describe_data(rows, **config.preparation_settings())
     start = config.run_folder("segmentation") / "best.keras"
-    start_details = runs.read_best(start)
+    start_details = read_best(start)
     histogram = {"reference_histogram": read_histogram_if_any(config.matched_histogram_csv())}
     remedy = "set it back, or train another RUN_NAME"
-    runs.check_input(start, start_details, config.prediction_settings() | histogram, remedy)
+    check_input(start, start_details, config.prediction_settings() | histogram, remedy)
     runs.check_same_data(start, start_details.get("data"), data)
     data |= {part: seen for part, seen in start_details.get("data", {}).items() if part not in data}
     folder = config.run_folder("adversarial")
@@ -82,7 +83,7 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
     training.compile_for_scoring(unet, losses, config.THRESHOLD)
     inference = create_inference_network(**config.network_settings())
     training.compile_for_scoring(inference, losses, config.THRESHOLD)
-    runs.set_weights([unet, inference], start)
+    set_weights([unet, inference], start)
     images, mask = held_out_patches(training)
     before = labels_of_patches(inference, images)
     height, width = unet.output_shape[0][1:3] if config.TRAIN_CLASSES else unet.output_shape[1:3]
@@ -114,9 +115,10 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
 
     def export(best):
         details = {**best, "step": "adversarial", **config.prediction_settings(), "config": config.values()}
-        details |= {"data": data, "training_appearance": start_details.get("training_appearance")}
-        details["made_from"] = start_details["sha256"]
-        training.export_best(folder, inference, details, config.reference_histogram_csv())
+        details |= {"data": data, "made_from": start_details["sha256"]}
+        details |= {"training_appearance": start_details.get("training_appearance")}
+        details |= {"reference_histogram": start_details["reference_histogram"]}
+        export_best(folder, inference, details)
 
     def validate(epoch):
         inference.set_weights(unet.get_weights())

@@ -31,6 +31,7 @@ import config
 from utils import detection, runs
 from utils.errors import InputError, run_script
 from utils.evaluation import fullest_b_scan, match_pairs, pairs_of_split, score_pairs, typical_cases
+from utils.exported_model import best_model, check_input, read_best
 from utils.files import write_csv, write_json
 from utils.held_out import segment_and_score
 from utils.keras_setup import set_up_keras
@@ -91,8 +92,8 @@ def evaluate_model():
     missing = [path for path in missing if not path.exists()]
     if missing:
         raise InputError(*(f"{path}: not found; is DATA_ROOT the folder given to prepare_data.py?" for path in missing))
-    model_path, why = runs.best_model(config.run_folder("adversarial"), config.run_folder("segmentation"))
-    details = runs.read_best(model_path)
+    model_path, why = best_model(config.run_folder("adversarial"), config.run_folder("segmentation"))
+    details = read_best(model_path)
     check_model(model_path, details)
     print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}): {why}")
 
@@ -135,7 +136,7 @@ def check_model(model_path, details):
     """
     histogram = {"reference_histogram": read_histogram_if_any(config.matched_histogram_csv())}
     remedy = "set it back, or evaluate label volumes with --predictions"
-    runs.check_input(model_path, details, config.prediction_settings() | histogram, remedy)
+    check_input(model_path, details, config.prediction_settings() | histogram, remedy)
     if "data" not in details:
         print(f"note: {model_path} does not say which cases it was trained on")
     data = details.get("data", {})

@@ -14,9 +14,11 @@ from utils.checkpoints import newest_state
 from utils.distribution import agreed, sharing
 from utils.epochs import TrainingRun, why_finished
 from utils.errors import run_script
+from utils.exported_model import check_input, export_best, read_best, set_weights
 from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import create_inference_network, create_network
 from utils.prepared import all_seen, check_unseen, describe_data, read_csv_data
+from utils.reference_histogram import read_histogram_if_any
 from utils.validation import check_monitor, choose_b_scans
 
 PANELS = {"loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
@@ -51,9 +53,9 @@ def check_starting_weights(validation_rows):
 
     Raises `InputError` where it takes other images than the settings say, or has been trained on validation cases.
     """
-    details = runs.read_best(config.INIT_WEIGHTS)
+    details = read_best(config.INIT_WEIGHTS)
     remedy = "set it to the model's, prepare the data again, or start from another model"
-    runs.check_input(config.INIT_WEIGHTS, details, config.prediction_settings(), remedy)
+    check_input(config.INIT_WEIGHTS, details, config.prediction_settings(), remedy)
     if "data" not in details:
         print(f"note: {config.INIT_WEIGHTS} does not say which cases it was trained on")
     seen = all_seen(details.get("data", {}))
@@ -77,7 +79,7 @@ def train(folder, training_rows, b_scans, data, state):
         training.compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
         optimizer.build(unet.trainable_variables)
         if config.INIT_WEIGHTS and not state:
-            runs.set_weights([unet], config.INIT_WEIGHTS)
+            set_weights([unet], config.INIT_WEIGHTS)
     inference = create_inference_network(**config.network_settings())
     training.compile_for_scoring(inference, losses, config.THRESHOLD)
     variables = [*unet.non_trainable_variables, *unet.trainable_variables, *optimizer.variables]
@@ -89,7 +91,8 @@ def train(folder, training_rows, b_scans, data, state):
     def export(best):
         details = {**best, "step": "segmentation", **config.prediction_settings(), "config": config.values()}
         details |= {"data": data, "training_appearance": appearance}
-        training.export_best(folder, inference, details, config.reference_histogram_csv())
+        details["reference_histogram"] = read_histogram_if_any(config.reference_histogram_csv())
+        export_best(folder, inference, details)
 
     rules = config.training_rules(config.EPOCH)
     run = TrainingRun(

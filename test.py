@@ -31,8 +31,8 @@ import pandas as pd
 from tqdm import tqdm
 
 import config
-from utils import runs
 from utils.errors import InputError, run_script
+from utils.exported_model import PredictionSettings, find_best_model, read_best
 from utils.files import locked, remove_unfinished, write_csv
 from utils.labels import FLUIDS
 from utils.mhd import VENDORS
@@ -43,7 +43,7 @@ from utils.scan_output import Job, output_name, segment_to_files
 from utils.scan_page import write_index
 from utils.scan_summary import mixed_models, summary_table
 from utils.scans import search_scans
-from utils.segmentation import PredictionSettings, prediction_digest
+from utils.segmentation import prediction_digest
 
 PHANTOM_MODEL = Path("weights", "phantom.keras")
 LEFT_OUT_LINES = 12  # printed; left_out.csv has all
@@ -80,12 +80,12 @@ def main(argv):
     found = None
     if arguments.model:
         model_path, why = Path(arguments.model), "named with --model"
-    elif found := runs.find_best_model(config.run_folder("adversarial"), config.run_folder("segmentation")):
+    elif found := find_best_model(config.run_folder("adversarial"), config.run_folder("segmentation")):
         model_path, why = found
     else:
         print(f"no model in {config.run_folder('segmentation')}: this is {PHANTOM_MODEL}, {PHANTOM_MODEL_IS}")
         model_path, why = Path(__file__).parent / PHANTOM_MODEL, "nothing was trained"
-    details = runs.read_best(model_path)
+    details = read_best(model_path)
     PredictionSettings.from_details(details)
     print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}): {why}; {len(scans)} scans")
     job = Job(

@@ -25,8 +25,8 @@ import pandas as pd
 
 from benchmarks.sampling import print_stretches, run_sampled, stretches_of
 from benchmarks.scripts import prepare, run
-from utils import runs
 from utils.errors import InputError, run_script
+from utils.exported_model import read_best
 from utils.mhd import volume_files, write_volume
 from utils.phantom import generate_phantom
 from utils.tasks import overrides
@@ -232,7 +232,7 @@ def two_users(folder, _):
         logs = [read_log(alone / "runs" / name / step) for name in ("both", "first", "second")]
         complaints += [] if logs[0] == logs[1] == logs[2] else [f"{script}: the logs of three equal runs differ"]
     for name in ("both", "first"):
-        runs.read_best(alone / "runs" / name / "adversarial" / "best.keras")  # raises where it is damaged
+        read_best(alone / "runs" / name / "adversarial" / "best.keras")  # raises where it is damaged
     run("evaluate.py", **settings, RUN_NAME="first")
     at_once("evaluate.py", RUN_NAME="both")
     # The last digits of probabilities differ from run to run, and with them average_precision.

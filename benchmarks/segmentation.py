@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.exported_model import export_best, read_best
 from utils.labels import FLUIDS
 from utils.mhd import volume_writer
 from utils.phantom import generate_phantom
 from utils.preprocessing import preprocess_volume, resampled_rows, resampling_matrix
 from utils.roi import prediction_region
-from utils.runs import export_best, read_best
 from utils.tiling import labels_from_probabilities, predict_probabilities
 
 PATCH, USED, LOST = (256, 128), (160, 32), 46  # pixels: a patch, what of its output is used, what it loses a side

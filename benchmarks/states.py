@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from utils.errors import InputError
-from utils.files import UNFINISHED
+from utils.exported_model import read_best
+from utils.files import UNFINISHED, sha256
 from utils.mhd import open_volume
-from utils.runs import read_best, sha256
 
 # Names in tables and JSON that two equal runs may differ in; Keras puts addresses in memory into a model's config.
 NOT_RESULTS = {"seconds", "patches_per_s", "WORKERS", "shared_object_id"}

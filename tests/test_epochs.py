@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from utils import runs
 from utils.checkpoints import newest_state
 from utils.epochs import TrainingRun, epoch_score, why_finished
+from utils.files import sha256
 
 RULES = {"epochs": 5, "monitor": "val_dice", "window": 3, "patience": None, "slow_down_after": None}
 RULES |= {"keep_epochs": 0, "save_minutes": 60.0}
@@ -91,7 +91,7 @@ def test_an_exported_model_better_than_the_state_says_is_never_overwritten_by_a_
     state = newest_state(tmp_path)
     (tmp_path / "best.keras").write_text("network")
     details = {"epoch": 2, "metric": "val_dice", "value": 0.7, "score": 0.7}
-    details["sha256"] = runs.sha256(tmp_path / "best.keras")
+    details["sha256"] = sha256(tmp_path / "best.keras")
     (tmp_path / "best.json").write_text(json.dumps(details))
     exported = []
     run = start(tmp_path, state, exported, window=1)

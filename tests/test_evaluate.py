@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from prepared_records import write_record
 from stand_in import bright_scan, export_brightness_model
 
 import config
@@ -15,7 +16,7 @@ from utils.evaluation import pairs_of_split
 from utils.files import write_json
 from utils.held_out import segment_case
 from utils.mhd import write_volume
-from utils.prepared import SliceRow, patient_digest, record_path
+from utils.prepared import SliceRow, patient_digest
 from utils.segmentation import load_network
 from utils.summary import COLUMNS
 
@@ -52,9 +53,7 @@ def write_cases(data_root, output_root):
             write_volume(data_root / "Spectralis" / name / "oct.mhd", voxels, SPACING_MM)
             write_volume(data_root / "Spectralis" / name / "reference.mhd", reference, SPACING_MM)
             rows += [SliceRow(name, "Spectralis", f"Spectralis/{name}", index, 1, 0, 0) for index in range(2)]
-            record = {"AXIAL_SPACING_MM": 0.003872, "matched": False, "preprocessing code": "", "voxels": name}
-            record["reference histogram"] = None
-            write_json(record_path(output_root / "pre_processed", "Spectralis", name, "images"), record)
+            write_record(output_root, "Spectralis", name)
         output_root.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows, columns=SliceRow._fields).to_csv(output_root / f"{part}_data.csv", index=False)
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from benchmarks.states import difference, incomplete
 from utils.checkpoints import save_state
+from utils.exported_model import export_best
 from utils.files import remove_unfinished
 from utils.mhd import write_volume
-from utils.runs import export_best
 from utils.scan_output import _put_in_place
 
 

@@ -3,6 +3,7 @@ import pytest
 
 from utils import runs
 from utils.errors import InputError
+from utils.files import read_json
 
 PART = {"cases": ["1", "2"], "patients": ["p"], "rows": "r"}
 DATA = {"preparation": {"AXIAL_SPACING_MM": [0.004]}, "train": PART, "val": {**PART, "cases": ["3"]}}
@@ -33,7 +34,7 @@ def test_a_run_of_before_goes_on_with_a_note(tmp_path, capsys):
     (tmp_path / "data.json").unlink()
     runs.start_run(tmp_path, {}, DATA)
     assert "does not say which cases were used" in capsys.readouterr().out
-    assert runs.read_json(tmp_path / "data.json") == DATA
+    assert read_json(tmp_path / "data.json") == DATA
 
 
 def test_a_changed_setting_stops_a_run_and_is_named(tmp_path):
@@ -44,10 +45,10 @@ def test_a_changed_setting_stops_a_run_and_is_named(tmp_path):
     text = "\n".join(caught.value.messages)
     assert "SEED was 1, is now 2" in text
     assert "ADAM_LR was 0.1, is now 0.2" in text
-    assert runs.read_json(tmp_path / "config.json") == settings
+    assert read_json(tmp_path / "config.json") == settings
     runs.start_run(tmp_path, {**settings, "EPOCH": 9, "WORKERS": 2, "D_ADAM_LR": 0.5}, DATA, irrelevant=["D_ADAM_LR"])
-    assert runs.read_json(tmp_path / "config.json")["EPOCH"] == 9
-    assert runs.read_json(tmp_path / "versions.json")["numpy"] == np.__version__
+    assert read_json(tmp_path / "config.json")["EPOCH"] == 9
+    assert read_json(tmp_path / "versions.json")["numpy"] == np.__version__
 
 
 def test_the_weights_of_the_last_epochs_are_kept(tmp_path):
@@ -64,62 +65,10 @@ def test_the_weights_of_the_last_epochs_are_kept(tmp_path):
     assert len(list(tmp_path.glob("epochs/*"))) == 3
 
 
-def test_an_exported_model_is_checked_against_its_description(tmp_path):
-    class Model:
-        def save(self, path):
-            path.write_text("network")
-
-    runs.export_best(tmp_path, Model(), {"epoch": 4})
-    assert runs.read_best(tmp_path / "best.keras")["epoch"] == 4
-    (tmp_path / "best.keras").write_text("another")
-    with pytest.raises(InputError, match=r"not the model that best\.json describes"):
-        runs.read_best(tmp_path / "best.keras")
-    with pytest.raises(InputError, match="no such model"):
-        runs.read_best(tmp_path / "other.keras")
-
-
-class Exported:
-    """Stands for a model: its file holds some text."""
-
-    def __init__(self, content):
-        self.save = lambda path: path.write_text(content)
-
-
-def test_a_fine_tuned_model_is_taken_only_where_it_was_made_from_todays_segmentation_model(tmp_path):
-    fine_tuned, trained = folders = tmp_path / "adversarial", tmp_path / "segmentation"
-    assert runs.find_best_model(*folders) is None
-    with pytest.raises(InputError, match=r"run model_training\.py first"):
-        runs.best_model(*folders)
-    runs.export_best(trained, Exported("a U-Net"), {})
-    assert runs.best_model(*folders) == (trained / "best.keras", "there is no fine-tuned one")
-    start = runs.read_best(trained / "best.keras")["sha256"]
-    runs.export_best(fine_tuned, Exported("fine-tuned"), {"made_from": start})
-    assert runs.best_model(*folders) == (fine_tuned / "best.keras", f"fine-tuned from the model in {trained}")
-    runs.export_best(trained, Exported("a U-Net trained again"), {})
-    path, why = runs.best_model(*folders)
-    assert path == trained / "best.keras"
-    assert f"{fine_tuned} was made from another segmentation model" in why
-    runs.export_best(fine_tuned, Exported("fine-tuned"), {})  # by an earlier version
-    path, why = runs.best_model(*folders)
-    assert path == fine_tuned / "best.keras"
-    assert "it may be old" in why
-    (trained / "best.json").unlink()
-    assert "no model in" in runs.best_model(*folders)[1]
-
-
-def test_between_two_exports_no_description_stands_beside_another_model(tmp_path, monkeypatch):
-    runs.export_best(tmp_path, Exported("first"), {"epoch": 1})
-    monkeypatch.setattr(runs, "write_json", lambda path, content: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        runs.export_best(tmp_path, Exported("second"), {"epoch": 2})
-    assert (tmp_path / "best.keras").read_text() == "second"
-    assert runs.find_best_model(tmp_path / "adversarial", tmp_path) is None
-
-
 def test_damaged_json_is_named(tmp_path):
     (tmp_path / "last.json").write_text('{"epoch": ')
     with pytest.raises(InputError, match=r"last\.json: not valid JSON"):
-        runs.read_json(tmp_path / "last.json")
+        read_json(tmp_path / "last.json")
 
 
 def test_log_and_events(tmp_path):

@@ -9,17 +9,16 @@ from stand_in import DETAILS, bright_scan, brightness_model, export_brightness_m
 
 from model import create_unet_model
 from utils.appearance import Appearance, training_appearance, unlike_training
-from utils.custom_nuts import SliceRow
 from utils.errors import InputError
+from utils.exported_model import PredictionSettings, export_best
 from utils.invalid import find_invalid
 from utils.mhd import write_volume
+from utils.prepared import SliceRow
 from utils.preprocessing import resampling_matrix
 from utils.roi import prediction_region, roi_mask
-from utils.runs import export_best
 from utils.segmentation import (
     Ensemble,
     LoadedNetwork,
-    PredictionSettings,
     load_network,
     segment_scan,
     segment_volume,

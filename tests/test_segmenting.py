@@ -19,10 +19,11 @@ from stand_in import DETAILS, bright_scan, export_brightness_model
 
 from utils import scan_output, segmentation
 from utils.evaluation import Pair
+from utils.exported_model import read_best
+from utils.files import sha256
 from utils.held_out import segment_and_score
 from utils.mhd import read_volume, write_volume
 from utils.phantom_varied import generate_varied
-from utils.runs import read_best, sha256
 from utils.scan_output import Job, segment_to_files
 from utils.scans import find_scans
 from utils.segmentation import load_network, prediction_digest

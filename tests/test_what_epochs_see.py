@@ -2,12 +2,13 @@
 
 import pandas as pd
 import pytest
+from prepared_records import write_record
 
 import adversarial_training
 import config
 import model_training
-from utils import runs
-from utils.custom_nuts import SliceRow
+from utils.exported_model import export_best
+from utils.prepared import SliceRow
 
 PARTS = ("train", "val", "test")
 
@@ -18,6 +19,7 @@ def output(tmp_path, monkeypatch):
     for part in PARTS:
         rows = [SliceRow(part, "Cirrus", f"Cirrus/{part}", index, 1, 1, 1) for index in range(3)]
         pd.DataFrame(rows, columns=SliceRow._fields).to_csv(tmp_path / f"{part}_data.csv", index=False)
+        write_record(tmp_path, "Cirrus", part)
     for name, value in {**config.values(), "OUTPUT_ROOT": str(tmp_path)}.items():
         monkeypatch.setattr(config, name, value)
     (tmp_path / "runs").mkdir()
@@ -32,7 +34,7 @@ class Exported:
 def test_training_chooses_its_epochs_on_validation_cases(output, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        model_training, "train", lambda folder, rows, b_scans, state: seen.update(rows=rows, b_scans=b_scans)
+        model_training, "train", lambda folder, rows, b_scans, data, state: seen.update(rows=rows, b_scans=b_scans)
     )
     model_training.main([])
     assert {row.image_name for row in seen["b_scans"]} == {"val"}
@@ -40,10 +42,11 @@ def test_training_chooses_its_epochs_on_validation_cases(output, monkeypatch):
 
 
 def test_fine_tuning_chooses_its_epochs_on_validation_cases(output, monkeypatch):
-    runs.export_best(output / "runs" / "unet" / "segmentation", Exported(), {})
+    details = {**config.prediction_settings(), "reference_histogram": None}
+    export_best(output / "runs" / "unet" / "segmentation", Exported(), details)
     seen = []
     monkeypatch.setattr(
-        adversarial_training, "fine_tune", lambda folder, start, details, b_scans, state: seen.extend(b_scans)
+        adversarial_training, "fine_tune", lambda folder, start, details, b_scans, data, state: seen.extend(b_scans)
     )
     adversarial_training.main([])
     assert {row.image_name for row in seen} == {"val"}

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError
-from utils.files import write_json, written_whole
-from utils.runs import read_json, sha256
+from utils.files import read_json, sha256, write_json, written_whole
 
 STATES_KEPT = 2  # the newest, and the one before in case that it is damaged
 

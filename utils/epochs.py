@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from utils import runs
 from utils.checkpoints import restore_variables, save_state
+from utils.exported_model import read_best
 from utils.plots import save_progress
 
 PROJECTED_AFTER = 20  # steps, after which the console says how long the run will take
@@ -75,7 +76,7 @@ class TrainingRun:
         Where an export was cut off, the epoch that is done again exports it, whatever was the best before.
         """
         if (self.folder / "best.json").exists():
-            details = runs.read_best(self.folder / "best.keras")
+            details = read_best(self.folder / "best.keras")
             if details["metric"] == self.rules["monitor"] and self._is_better(details["score"]):
                 self.progress["best"] = {name: details[name] for name in ("epoch", "metric", "value", "score")}
         else:

@@ -89,6 +89,22 @@ def write_csv(path, table):
         table.to_csv(temporary, index=False)
 
 
+def read_json(path):
+    """Content of a JSON file; `InputError` where it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; run the step that writes it first") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); delete it and run the step that writes it") from None
+
+
+def sha256(path):
+    """Hexadecimal SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest(content):
     """Sixteen hexadecimal digits that change with `content` (bytes)."""
     return hashlib.sha256(content).hexdigest()[:16]

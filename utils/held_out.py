@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from utils import detection, runs
+from utils import detection
 from utils.errors import InputError
 from utils.evaluation import read_labels, score_pairs
-from utils.files import code_digest, write_json
+from utils.files import code_digest, read_json, write_json
 from utils.labels import FLUIDS
 from utils.mhd import read_header, read_volume, volume_files, write_volume
 
@@ -48,7 +48,7 @@ def segment_case(network, pair, threshold):
         "files": [[path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.exists()],
     }
     if record_path.exists() and pair.prediction_path.exists():
-        record = runs.read_json(record_path)
+        record = read_json(record_path)
         if record["made_from"] == made_from:
             return _with_nan(record["rows"])
     record_path.unlink(missing_ok=True)

@@ -13,10 +13,10 @@ import pandas as pd
 
 from utils.errors import InputError, run_script
 from utils.evaluation import fullest_b_scan, pairs_of_split
+from utils.files import read_json
 from utils.labels import FLUIDS
 from utils.plots import save_comparison
 from utils.report import markdown_table, number
-from utils.runs import read_json
 
 STEPS = {"segmentation": "training", "adversarial": "fine-tuning"}
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -12,7 +11,7 @@ import time
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.files import locked, remove_unfinished, write_json, written_whole
+from utils.files import locked, read_json, remove_unfinished, write_json, written_whole
 
 # Settings that may differ when a run goes on: they say how long, where and with how many processes, not what.
 MAY_CHANGE = {
@@ -33,7 +32,6 @@ MAY_CHANGE = {
         "THRESHOLD",
     ),
 }
-NETWORK_SETTINGS = ("MODEL", "BASE_FILTERS", "TRAIN_CLASSES")  # what decides the shapes of weights
 _PACKAGES = [
     *("tensorflow", "jax", "keras", "segmentation-models", "nutsml", "numpy", "numba"),
     *("pandas", "scikit-image", "SimpleITK"),
@@ -133,16 +131,6 @@ def _version(package):
         return None
 
 
-def read_json(path):
-    """Content of a JSON file; `InputError` where it is missing or damaged."""
-    try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found; run the step that writes it first") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); delete it and run the step that writes it") from None
-
-
 # ---- The weights of every epoch -----------------------------------------------------------------------------------
 def keep_epoch_weights(folder, model, epoch, keep):
     """Store this epoch's weights as ``epochs/NNNN.weights.h5`` and remove all but the last `keep` (None: all)."""
@@ -154,108 +142,6 @@ def keep_epoch_weights(folder, model, epoch, keep):
     stored = sorted(folder.glob("[0-9]*.weights.h5"))
     for outdated in stored[:-keep] if keep else []:
         outdated.unlink()
-
-
-# ---- The best model ------------------------------------------------------------------------------------------------
-def export_best(folder, model, details):
-    """Write ``best.keras`` (`model`, a float32 inference graph), then ``best.json``: `details` and its SHA-256.
-
-    In between there is no ``best.json``: what a killed process leaves is no pair of two models' files.
-    """
-    path = Path(folder) / "best.keras"
-    with written_whole(path) as temporary:
-        model.save(temporary)
-        path.with_suffix(".json").unlink(missing_ok=True)
-    write_json(path.with_suffix(".json"), {**details, "sha256": sha256(path)})
-
-
-def read_best(path):
-    """Details of an exported model, after checking that it is the file that they describe.
-
-    `path` is the ``.keras`` file. Raises `InputError` where either file is missing or the two do not belong together.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such model; train one with model_training.py or name another with --model")
-    details = read_json(path.with_suffix(".json"))
-    if details.get("sha256") != sha256(path):
-        raise InputError(f"{path}: is not the model that {path.stem}.json describes; copy both files of one run")
-    return details
-
-
-def check_input(path, details, settings, remedy):
-    """Raise `InputError` where the model at `path`, with these `details`, takes other images than `settings` say.
-
-    `settings` and `details` are dictionaries with the axial spacing, the grey values' mean and standard deviation and
-    the reference histogram (256 counts, or None); what `settings` lacks is not compared. `remedy` says what to do.
-    """
-    names = ("axial_spacing_mm", "slice_mean", "slice_sd")
-    complaints = [
-        f"{path}: its {name} is {details[name]:g}, config.{name.upper()} is {settings[name]:g}; {remedy}"
-        for name in names
-        if details[name] != settings[name]
-    ]
-    if "reference_histogram" in settings and details["reference_histogram"] != settings["reference_histogram"]:
-        complaints.append(f"{path}: its grey values were matched to another reference histogram; {remedy}")
-    if complaints:
-        raise InputError(*complaints)
-
-
-def find_best_model(adversarial, segmentation):
-    """The model to evaluate and to segment with, of the run's step folders: (``best.keras``, why it is taken).
-
-    That is the fine-tuned model where it was made from the segmentation model of today, else the latter. None where
-    neither step has exported one. `why` is a clause for the console and the report.
-    """
-    fine_tuned, trained = (_exported(folder) for folder in (adversarial, segmentation))
-    if fine_tuned is None:
-        return trained and (trained, "there is no fine-tuned one")
-    if trained is None:
-        return fine_tuned, f"fine-tuned; there is no model in {segmentation} to compare its origin with"
-    made_from = read_best(fine_tuned).get("made_from")
-    if made_from is None:
-        return fine_tuned, "fine-tuned; it was written before models kept what they were made from, so it may be old"
-    if made_from != read_best(trained)["sha256"]:
-        return trained, f"the fine-tuned one in {adversarial} was made from another segmentation model"
-    return fine_tuned, f"fine-tuned from the model in {segmentation}"
-
-
-def best_model(adversarial, segmentation):
-    """As `find_best_model`; `InputError` where neither step has exported a model."""
-    if found := find_best_model(adversarial, segmentation):
-        return found
-    raise InputError(f"{segmentation}: no best.keras there; run model_training.py first, or check RUN_NAME")
-
-
-def _exported(folder):
-    """Path of a step's complete ``best.keras``, or None."""
-    path = Path(folder) / "best.keras"
-    return path if path.with_suffix(".json").exists() else None
-
-
-def set_weights(networks, path):
-    """Give `networks`, all of one architecture, the weights of the exported model at `path`.
-
-    Raises `InputError` where it is no Keras model, or another network.
-    """
-    import keras
-
-    try:
-        weights = keras.models.load_model(path, compile=False).get_weights()
-    except (ValueError, OSError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: not a Keras model ({str(error).strip().splitlines()[0]})") from error
-    if [weight.shape for weight in weights] != [weight.shape for weight in networks[0].weights]:
-        details = read_json(Path(path).with_suffix(".json")).get("config", {})
-        its_own = ", ".join(f"{name} = {details[name]!r}" for name in NETWORK_SETTINGS if name in details)
-        raise InputError(f"{path}: is another network than this run's; it was trained with {its_own or 'others'}")
-    for network in networks:
-        network.set_weights(weights)
-
-
-def sha256(path):
-    """Hexadecimal SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- The log -------------------------------------------------------------------------------------------------------

@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from utils import runs
 from utils.appearance import Appearance, unlike_training
 from utils.errors import InputError, what_failed
-from utils.files import UNFINISHED, code_digest, write_csv, write_json, written_whole
+from utils.files import UNFINISHED, code_digest, read_json, write_csv, write_json, written_whole
 from utils.keras_setup import OUT_OF_MEMORY, set_up_keras
 from utils.labels import FLUIDS
 from utils.measurements import CIRCLES_MM, Measurements
@@ -304,7 +303,7 @@ def _made_from(files, job):
 def read_record(path):
     """Content of a ``scan.json``; None where there is none, or none that can be read."""
     try:
-        return runs.read_json(path)
+        return read_json(path)
     except InputError:
         return None
 

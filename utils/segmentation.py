@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import runs
 from utils.errors import InputError
+from utils.exported_model import PredictionSettings, read_best
 from utils.files import code_digest, digest
 from utils.networks import OUR_NETWORK, create_network, tile_step
 from utils.preprocessing import (
@@ -25,26 +25,6 @@ from utils.tiling import TILE_PIXELS, labels_from_probabilities, predict_stacks,
 MEMORY_GB = 0.8  # of intermediate results, by default
 # Of a tile, for each of `BASE_FILTERS` in our network, and whatever their number; measured on TensorFlow.
 _BYTES_PER_PIXEL = {"float32": (22, 520), "mixed_bfloat16": (12, 420), "mixed_float16": (12, 420)}
-
-
-@dataclass(frozen=True)
-class PredictionSettings:
-    """What turns a scan into the network's input and its output into labels; stored in ``best.json``."""
-
-    network: str  # as `config.MODEL`
-    axial_spacing_mm: float
-    slice_mean: float
-    slice_sd: float
-    threshold: float
-    reference_histogram: list | None  # counts of the 256 grey values that Cirrus and Topcon are matched to
-
-    @classmethod
-    def from_details(cls, details):
-        """The settings in the content of ``best.json``; `InputError` where one is missing."""
-        missing = [name for name in cls.__dataclass_fields__ if name not in details]
-        if missing:
-            raise InputError(f"best.json: lacks {', '.join(missing)}; train the model with this version's scripts")
-        return cls(**{name: details[name] for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
@@ -77,7 +57,7 @@ def load_network(path, *, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=
     import keras
 
     path = Path(path)
-    details = runs.read_best(path)
+    details = read_best(path)
     settings = PredictionSettings.from_details(details)
     try:
         exported = keras.models.load_model(path, compile=False)

@@ -5,13 +5,10 @@ import itertools
 
 import numpy as np
 
-from utils import runs
 from utils.data_prepare import get_data_iterator, patch_samples, read_csv_data
 from utils.distribution import mean_over_replicas
-from utils.labels import CLASS_NAMES
 from utils.networks import tile_step
 from utils.plots import save_comparison
-from utils.reference_histogram import read_histogram_if_any
 from utils.validation import FluidDice, segment_b_scans
 
 SAMPLED_B_SCANS = 32  # of every vendor, to guess how many patches an epoch has
@@ -167,12 +164,3 @@ def validate(inference, csv_path, b_scans, preview_path, settings, *, train_clas
     if preview_path is not None:
         save_comparison(preview_path, pictures)
     return {f"val_{name}": value for name, value in {**dice.values(), **values}.items()}
-
-
-def export_best(folder, inference, details, histogram_csv):
-    """Export `inference` as ``best.keras``.
-
-    `details` go into ``best.json``, with the class names and the reference histogram where `histogram_csv` exists.
-    """
-    histogram = read_histogram_if_any(histogram_csv)
-    runs.export_best(folder, inference, {**details, "class_names": CLASS_NAMES, "reference_histogram": histogram})

@@ -1,0 +1,53 @@
+import pytest
+
+from utils import exported_model
+from utils.errors import InputError
+from utils.exported_model import best_model, export_best, find_best_model, read_best
+
+
+class Exported:
+    """Stands for a model: its file holds some text."""
+
+    def __init__(self, content):
+        self.save = lambda path: path.write_text(content)
+
+
+def test_an_exported_model_is_checked_against_its_description(tmp_path):
+    export_best(tmp_path, Exported("network"), {"epoch": 4})
+    assert read_best(tmp_path / "best.keras")["epoch"] == 4
+    (tmp_path / "best.keras").write_text("another")
+    with pytest.raises(InputError, match=r"not the model that best\.json describes"):
+        read_best(tmp_path / "best.keras")
+    with pytest.raises(InputError, match="no such model"):
+        read_best(tmp_path / "other.keras")
+
+
+def test_a_fine_tuned_model_is_taken_only_where_it_was_made_from_todays_segmentation_model(tmp_path):
+    fine_tuned, trained = folders = tmp_path / "adversarial", tmp_path / "segmentation"
+    assert find_best_model(*folders) is None
+    with pytest.raises(InputError, match=r"run model_training\.py first"):
+        best_model(*folders)
+    export_best(trained, Exported("a U-Net"), {})
+    assert best_model(*folders) == (trained / "best.keras", "there is no fine-tuned one")
+    start = read_best(trained / "best.keras")["sha256"]
+    export_best(fine_tuned, Exported("fine-tuned"), {"made_from": start})
+    assert best_model(*folders) == (fine_tuned / "best.keras", f"fine-tuned from the model in {trained}")
+    export_best(trained, Exported("a U-Net trained again"), {})
+    path, why = best_model(*folders)
+    assert path == trained / "best.keras"
+    assert f"{fine_tuned} was made from another segmentation model" in why
+    export_best(fine_tuned, Exported("fine-tuned"), {})  # by an earlier version
+    path, why = best_model(*folders)
+    assert path == fine_tuned / "best.keras"
+    assert "it may be old" in why
+    (trained / "best.json").unlink()
+    assert "no model in" in best_model(*folders)[1]
+
+
+def test_between_two_exports_no_description_stands_beside_another_model(tmp_path, monkeypatch):
+    export_best(tmp_path, Exported("first"), {"epoch": 1})
+    monkeypatch.setattr(exported_model, "write_json", lambda path, content: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        export_best(tmp_path, Exported("second"), {"epoch": 2})
+    assert (tmp_path / "best.keras").read_text() == "second"
+    assert find_best_model(tmp_path / "adversarial", tmp_path) is None

@@ -1,0 +1,129 @@
+"""The exported model: ``best.keras``, a plain network, and ``best.json``, which says what it is and what it needs.
+
+A pair is complete by its ``best.json``. Whoever writes, finds, reads or compares such a pair does it here.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import InputError
+from utils.files import read_json, sha256, write_json, written_whole
+from utils.labels import CLASS_NAMES
+
+NETWORK_SETTINGS = ("MODEL", "BASE_FILTERS", "TRAIN_CLASSES")  # what decides the shapes of weights
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """What turns a scan into the network's input and its output into labels; stored in ``best.json``."""
+
+    network: str  # as `config.MODEL`
+    axial_spacing_mm: float
+    slice_mean: float
+    slice_sd: float
+    threshold: float
+    reference_histogram: list | None  # counts of the 256 grey values that Cirrus and Topcon are matched to
+
+    @classmethod
+    def from_details(cls, details):
+        """The settings in the content of ``best.json``; `InputError` where one is missing."""
+        missing = [name for name in cls.__dataclass_fields__ if name not in details]
+        if missing:
+            raise InputError(f"best.json: lacks {', '.join(missing)}; train the model with this version's scripts")
+        return cls(**{name: details[name] for name in cls.__dataclass_fields__})
+
+
+def export_best(folder, model, details):
+    """Write ``best.keras`` (`model`, a float32 inference graph), then ``best.json``, which says what it is.
+
+    That is `details`, a dictionary, with the class names and the model's SHA-256. In between there is no ``best.json``:
+    what a killed process leaves is no pair of two models' files.
+    """
+    path = Path(folder) / "best.keras"
+    with written_whole(path) as temporary:
+        model.save(temporary)
+        path.with_suffix(".json").unlink(missing_ok=True)
+    write_json(path.with_suffix(".json"), {**details, "class_names": CLASS_NAMES, "sha256": sha256(path)})
+
+
+def read_best(path):
+    """Details of an exported model, after checking that it is the file that they describe.
+
+    `path` is the ``.keras`` file. Raises `InputError` where either file is missing or the two do not belong together.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such model; train one with model_training.py or name another with --model")
+    details = read_json(path.with_suffix(".json"))
+    if details.get("sha256") != sha256(path):
+        raise InputError(f"{path}: is not the model that {path.stem}.json describes; copy both files of one run")
+    return details
+
+
+def check_input(path, details, settings, remedy):
+    """Raise `InputError` where the model at `path`, with these `details`, takes other images than `settings` say.
+
+    `settings` and `details` are dictionaries with the axial spacing, the grey values' mean and standard deviation and
+    the reference histogram (256 counts, or None); what `settings` lacks is not compared. `remedy` says what to do.
+    """
+    names = ("axial_spacing_mm", "slice_mean", "slice_sd")
+    complaints = [
+        f"{path}: its {name} is {details[name]:g}, config.{name.upper()} is {settings[name]:g}; {remedy}"
+        for name in names
+        if details[name] != settings[name]
+    ]
+    if "reference_histogram" in settings and details["reference_histogram"] != settings["reference_histogram"]:
+        complaints.append(f"{path}: its grey values were matched to another reference histogram; {remedy}")
+    if complaints:
+        raise InputError(*complaints)
+
+
+def find_best_model(adversarial, segmentation):
+    """The model to evaluate and to segment with, of the run's step folders: (``best.keras``, why it is taken).
+
+    That is the fine-tuned model where it was made from the segmentation model of today, else the latter. None where
+    neither step has exported one. `why` is a clause for the console and the report.
+    """
+    fine_tuned, trained = (_exported(folder) for folder in (adversarial, segmentation))
+    if fine_tuned is None:
+        return trained and (trained, "there is no fine-tuned one")
+    if trained is None:
+        return fine_tuned, f"fine-tuned; there is no model in {segmentation} to compare its origin with"
+    made_from = read_best(fine_tuned).get("made_from")
+    if made_from is None:
+        return fine_tuned, "fine-tuned; it was written before models kept what they were made from, so it may be old"
+    if made_from != read_best(trained)["sha256"]:
+        return trained, f"the fine-tuned one in {adversarial} was made from another segmentation model"
+    return fine_tuned, f"fine-tuned from the model in {segmentation}"
+
+
+def best_model(adversarial, segmentation):
+    """As `find_best_model`; `InputError` where neither step has exported a model."""
+    if found := find_best_model(adversarial, segmentation):
+        return found
+    raise InputError(f"{segmentation}: no best.keras there; run model_training.py first, or check RUN_NAME")
+
+
+def _exported(folder):
+    """Path of a step's complete ``best.keras``, or None."""
+    path = Path(folder) / "best.keras"
+    return path if path.with_suffix(".json").exists() else None
+
+
+def set_weights(networks, path):
+    """Give `networks`, all of one architecture, the weights of the exported model at `path`.
+
+    Raises `InputError` where it is no Keras model, or another network.
+    """
+    import keras
+
+    try:
+        weights = keras.models.load_model(path, compile=False).get_weights()
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not a Keras model ({str(error).strip().splitlines()[0]})") from error
+    if [weight.shape for weight in weights] != [weight.shape for weight in networks[0].weights]:
+        details = read_json(Path(path).with_suffix(".json")).get("config", {})
+        its_own = ", ".join(f"{name} = {details[name]!r}" for name in NETWORK_SETTINGS if name in details)
+        raise InputError(f"{path}: is another network than this run's; it was trained with {its_own or 'others'}")
+    for network in networks:
+        network.set_weights(weights)
