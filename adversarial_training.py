@@ -20,7 +20,7 @@ from utils.epochs import TrainingRun, why_finished
 from utils.errors import InputError, run_script
 from utils.exported_model import check_input, export_best, read_best, set_weights
 from utils.keras_setup import failures_named, set_up_keras
-from utils.networks import create_inference_network, create_network
+from utils.networks import as_list, create_inference_network, create_network
 from utils.plots import save_comparison
 from utils.prepared import describe_data, read_csv_data
 from utils.reference_histogram import read_histogram_if_any
@@ -191,9 +191,7 @@ def held_out_patches(training):
 
 def labels_of_patches(network, images):
     """Labels, uint8 (B, h, w), of the likeliest class of each pixel."""
-    outputs = network.predict_on_batch(images)
-    probabilities = outputs[0] if isinstance(outputs, list) else outputs
-    return probabilities.argmax(axis=-1).astype(np.uint8)
+    return as_list(network.predict_on_batch(images))[0].argmax(axis=-1).astype(np.uint8)
 
 
 def draw_verdicts(path, verdict, images, reference, before, after):

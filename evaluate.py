@@ -102,7 +102,7 @@ def evaluate_model():
     set_up_keras(config.SEED, config.DETERMINISTIC)
     network = load_network(model_path, memory_gb=config.PREDICTION_GB)
     with runs.only_writer(folder):
-        patches = score_patches(network.model)
+        patches = score_patches(network)
         tables, failed = {}, []
         for part, pairs in parts.items():
             tables[part], complaints = segment_and_score(network, pairs, config.THRESHOLD, config.WORKERS)
@@ -146,21 +146,23 @@ def check_model(model_path, details):
         check_unseen(path, read_csv_data(path), all_seen(seen), **config.preparation_settings())
 
 
-def score_patches(model):
+def score_patches(network):
     """Loss, IoU and F-score on the patches of the held-out cases, as in training's validation."""
     from utils import training
 
-    losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, isinstance(model.output, list))
-    training.compile_for_scoring(model, losses, config.THRESHOLD)
+    losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, network.has_heads)
+    training.compile_for_scoring(network.model, losses, config.THRESHOLD)
     with training.epoch_batches(
         config.split_csv("test"),
         config.batch_settings(),
         training=False,
         epoch=0,
-        train_classes=isinstance(model.output, list),
+        train_classes=network.has_heads,
     ) as batches:
         batches = tqdm(batches, desc="patches", unit="batch", leave=False, mininterval=1.0)
-        return training.scores(model.evaluate(training.keras_batches(iter(batches)), verbose=0, return_dict=True))
+        return training.scores(
+            network.model.evaluate(training.keras_batches(iter(batches)), verbose=0, return_dict=True)
+        )
 
 
 # ---- Label volumes of any origin ------------------------------------------------------------------------------------

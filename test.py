@@ -35,7 +35,6 @@ from utils.errors import InputError, run_script
 from utils.exported_model import PredictionSettings, find_best_model, read_best
 from utils.files import locked, remove_unfinished, write_csv
 from utils.labels import FLUIDS
-from utils.mhd import VENDORS
 from utils.names import as_text
 from utils.parallel import map_unordered
 from utils.scan_names import told_apart
@@ -44,6 +43,7 @@ from utils.scan_page import write_index
 from utils.scan_summary import mixed_models, summary_table
 from utils.scans import search_scans
 from utils.segmentation import prediction_digest
+from utils.vendors import VENDORS
 
 PHANTOM_MODEL = Path("weights", "phantom.keras")
 LEFT_OUT_LINES = 12  # printed; left_out.csv has all

@@ -21,9 +21,10 @@ from tqdm import tqdm
 from benchmarks import plain_preprocessing as plain
 from utils import preprocessing as ours
 from utils.invalid import find_invalid
-from utils.mhd import VENDORS, read_volume, write_volume
+from utils.mhd import read_volume, write_volume
 from utils.phantom import generate_phantom
 from utils.roi import roi_mask
+from utils.vendors import VENDORS
 
 AXIAL_SPACING_MM = 0.003872
 REPEATS = 3

@@ -166,7 +166,7 @@ def test_a_patch_may_be_invalid_by_half_and_no_more(tmp_path):
     volume[0, :128] = volume[1, :129] = 0
     write_case(tmp_path, "Topcon", "a", volume, np.ones_like(volume))
     csv = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 2)])
-    ((image, *_),) = get_iterator_nuts(csv, tmp_path, training=False, seed=0, epoch=0)
+    ((image, *_),) = samples_of(csv, tmp_path, training=False, epoch=0)
     np.testing.assert_array_equal(image[..., 1], volume[0])
 
 

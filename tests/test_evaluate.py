@@ -31,7 +31,7 @@ PATTERN = r"^(\w+)_O[DS]$"
 @pytest.fixture
 def settings(monkeypatch):
     """Set values of config.py for the length of a test; returns the function that does so."""
-    monkeypatch.setattr(evaluate, "score_patches", lambda model: {})  # these need preprocessed volumes
+    monkeypatch.setattr(evaluate, "score_patches", lambda network: {})  # these need preprocessed volumes
 
     def change(**values):
         for name, value in {**config.values(), **values}.items():

@@ -12,7 +12,6 @@ import pytest
 import SimpleITK
 
 from utils.errors import InputError
-from utils.mhd import VENDORS
 from utils.phantom import (
     APPEARANCE,
     VENDOR_TURNS,
@@ -28,6 +27,7 @@ from utils.phantom import (
     write_phantoms,
 )
 from utils.phantom_anatomy import IRF, LAYERS, PED, SRF, create_eye
+from utils.vendors import VENDORS
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,8 +11,9 @@ from PIL import Image
 from raw_cases import PROJECT, SLICES, prepare, read_csv, write_case
 
 from utils.errors import InputError
-from utils.mhd import VENDORS, open_volume, read_header, read_volume, write_volume
+from utils.mhd import open_volume, read_header, read_volume, write_volume
 from utils.preprocessing import preprocess_reference, preprocess_volume
+from utils.vendors import VENDORS
 
 REAL_SCANS = PROJECT.parent / "shared" / "data" / "real_oct"
 COLUMNS = ["image_name", "vendor", "root", "slice", "is_IRF", "is_SRF", "is_PED"]
@@ -238,7 +239,7 @@ def test_names_of_any_bytes_in_a_locale_of_ascii(tmp_path, monkeypatch):
     assert set(read_csv(folder / "slice_gt.csv")["image_name"]) == {"M\u00fcller \u00b2", "B"}
     assert pandas.read_csv(folder / "skipped.csv")["case"].tolist() == ["RETOUCH-TrainingSet-Topcon/K\u00f6hler"]
     assert open_volume(folder / "oct_imgs" / "Topcon_M\u00fcller \u00b2.mhd")[0].shape[0] == SLICES
-    assert "2 of 2 cases are prepared already" in prepare(data, tmp_path / "output", flags=["--skip-bad"]).stdout
+    assert "images: 2 of 2 cases are done already" in prepare(data, tmp_path / "output", flags=["--skip-bad"]).stdout
 
 
 def test_cases_without_reference_are_taken_when_asked_for(tmp_path, prepare_here):

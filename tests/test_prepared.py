@@ -10,8 +10,9 @@ import adversarial_training
 import config
 import model_training
 from utils.errors import InputError
-from utils.mhd import VENDORS, write_volume
+from utils.mhd import write_volume
 from utils.prepared import all_seen, check_unseen, describe_data, patient_digest, read_csv_data, read_records
+from utils.vendors import VENDORS
 
 
 @pytest.fixture

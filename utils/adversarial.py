@@ -13,6 +13,7 @@ from loss_functions import (
 )
 from utils.base import crop_and_cast
 from utils.gradients import create_backend
+from utils.networks import as_list
 
 MEANS = (
     *("loss", "adversarial_loss", "adversarial_weight", "adversarial_share", "foreground_dice"),
@@ -233,7 +234,7 @@ class AdversarialStep:
     def _generate(self, images, training):
         """The generator's outputs, a list, and its masks, one-hot float32."""
         outputs = self.generator(images, training=training)
-        outputs = outputs if isinstance(outputs, list) else [outputs]
+        outputs = as_list(outputs)
         return outputs, straight_through_one_hot(ops.cast(outputs[0], "float32"))
 
     def _logits_on_both(self, image, real, generated):

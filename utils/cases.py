@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.mhd import VENDORS, VOLUMES, read_header
+from utils.mhd import VOLUMES
 from utils.names import as_text, file_called, same_name, suffix_of
+from utils.vendors import vendor_by_size, vendor_in
 
 _NAMES = {"oct.mhd", "reference.mhd"}  # of a case's files, whatever their case
-_SPACING_TOLERANCE = 0.03  # share by which a spacing may differ from a vendor's and still be its own
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,6 @@ def volumes_of_no_case(data_root):
     ]
 
 
-def why_vendor_unknown(header):
-    """What of a scan with this `VolumeHeader` failed to tell its vendor."""
-    _, rows, columns = header.shape
-    spacing_x_mm, spacing_y_mm, _ = header.spacing_mm
-    return (
-        f"no folder on the way is named after one, and {columns} x {rows} {header.element_type} pixels of "
-        f"{spacing_x_mm:g} x {spacing_y_mm:g} mm are no vendor's own"
-    )
-
-
 def _folders_below(top):
     """(folder, names of its files) of `top` and the folders below, linked ones too, but for hidden ones."""
     for folder, below, names in os.walk(top, followlinks=True):
@@ -80,34 +70,3 @@ def _cases(oct_paths, top):
         name = as_text(Path(os.path.abspath(folder)).name)
         cases.append(Case(name, vendor, folder, oct_path, file_called(folder, "reference.mhd"), root.as_posix()))
     return sorted(cases, key=lambda case: (case.vendor or "", case.name, case.root))
-
-
-def vendor_in(names):
-    """The vendor that the first of `names` to hold exactly one vendor's name holds; None where none does."""
-    for name in names:
-        held = [vendor for vendor in VENDORS if vendor.lower() in name.lower()]
-        if len(held) == 1:
-            return held[0]
-    return None
-
-
-def vendor_by_size(oct_path):
-    """The vendor whose exports have the element type, size and spacing of a volume file, else None."""
-    try:
-        header = read_header(oct_path)
-    except InputError:  # whoever needs more than the vendor reads it again and says so
-        return None
-    _, rows, columns = header.shape
-    spacing_x_mm, spacing_y_mm, _ = header.spacing_mm
-    for vendor, known in VENDORS.items():
-        row_spacings_mm = dict(zip(known.rows, known.spacing_y_mm, strict=True))
-        if (
-            header.element_type == known.element_type
-            and columns == known.columns
-            and rows in row_spacings_mm
-            and abs(spacing_y_mm / row_spacings_mm[rows] - 1) <= _SPACING_TOLERANCE
-            and min(known.spacing_x_mm) * (1 - _SPACING_TOLERANCE) <= spacing_x_mm
-            and spacing_x_mm <= max(known.spacing_x_mm) * (1 + _SPACING_TOLERANCE)
-        ):
-            return vendor
-    return None

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas
 
-from utils.cases import Case, why_vendor_unknown
+from utils.cases import Case
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES, FLUIDS
-from utils.mhd import VENDORS, read_header, read_volume, reordering_onto, voxel_digest
+from utils.mhd import read_header, read_volume, reordering_onto, voxel_digest
 from utils.names import as_text
 from utils.preprocessing import to_8_bit
 from utils.spacing import PLAUSIBLE_SPACING_MM, believed_spacing_mm, has_swapped_axes, is_plausible
+from utils.vendors import VENDORS, why_vendor_unknown
 from utils.volume_checks import check_data_file
 
 _GREY_TYPES = ("uint8", "uint16")

@@ -9,12 +9,13 @@ import pandas as pd
 from utils.checks import notes_text
 from utils.errors import InputError
 from utils.labels import FLUIDS
-from utils.mhd import VENDORS, read_header, read_volume, read_volume_onto, reordering_onto
+from utils.mhd import read_header, read_volume, read_volume_onto, reordering_onto
 from utils.names import as_text, file_called, same_name, suffix_of
 from utils.parallel import map_unordered
 from utils.prepared import read_csv_data
 from utils.preprocessing import to_8_bit
 from utils.scores import score_volume
+from utils.vendors import VENDORS, vendor_in
 
 SUFFIXES = (".mhd", ".mha", ".nii.gz", ".nii")
 _CASE_FILES = ("reference.mhd", "oct.mhd")
@@ -107,8 +108,7 @@ def _reference_cases(folder):
         return _named_volumes(folder)
     cases = {}
     for path in in_folders:
-        parents = [part.name.lower() for part in path.resolve().parents]
-        vendor = next((vendor for part in parents for vendor in VENDORS if vendor.lower() in part), "unknown")
+        vendor = vendor_in([part.name for part in path.resolve().parents]) or "unknown"
         cases.setdefault((vendor, as_text(path.parent.name)), []).append(path)
     return cases
 

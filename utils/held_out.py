@@ -7,7 +7,7 @@ from tqdm import tqdm
 from utils import detection
 from utils.errors import InputError
 from utils.evaluation import read_labels, score_pairs
-from utils.files import code_digest, read_json, write_json
+from utils.files import code_digest, fingerprint, read_json, write_json
 from utils.labels import FLUIDS
 from utils.mhd import read_header, read_volume, volume_files, write_volume
 
@@ -45,7 +45,7 @@ def segment_case(network, pair, threshold):
         "prediction": prediction_digest(network.details),
         "scores": code_digest("utils.detection", __name__),
         "threshold": threshold,
-        "files": [[path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.exists()],
+        "files": fingerprint(files),
     }
     if record_path.exists() and pair.prediction_path.exists():
         record = read_json(record_path)

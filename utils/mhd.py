@@ -1,4 +1,4 @@
-"""OCT volumes and reference masks in and out: MetaImage files, vendors and what their scans look like."""
+"""OCT volumes and reference masks in and out, as MetaImage files."""
 
 import contextlib
 import hashlib
@@ -15,26 +15,6 @@ from utils.geometry import IDENTITY, NOT_STATED, Placement, find_reordering, sta
 from utils.metaimage import data_files, is_local, metaimage_fields, metaimage_head, named_files
 from utils.names import suffix_of
 from utils.volume_checks import check_counts, check_data_file, check_size
-
-
-@dataclass(frozen=True)
-class VendorFormat:
-    """How a vendor's volumes are exported in RETOUCH (measured on the 70 training volumes)."""
-
-    element_type: str  # numpy dtype of oct.raw
-    columns: int
-    rows: tuple  # every height seen
-    slices: int
-    spacing_x_mm: tuple  # smallest and largest column spacing seen
-    spacing_y_mm: tuple  # row spacing for each height in `rows`
-    spacing_z_mm: tuple  # smallest and largest slice spacing seen
-
-
-VENDORS = {
-    "Cirrus": VendorFormat("uint8", 512, (1024,), 128, (0.011742, 0.011742), (0.001955,), (0.0469, 0.0472)),
-    "Spectralis": VendorFormat("uint16", 512, (496,), 49, (0.0109, 0.0120), (0.003872,), (0.116, 0.129)),
-    "Topcon": VendorFormat("uint8", 512, (885, 650), 128, (0.01172, 0.01172), (0.0026, 0.0035), (0.04688, 0.04688)),
-}
 
 VOLUMES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")  # what SimpleITK reads
 _METAIMAGE = (".mhd", ".mha")

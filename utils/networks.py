@@ -70,6 +70,11 @@ def _expected_name(name):
     )
 
 
+def as_list(outputs):
+    """What a network gives, or is given, as a list, whether it has one output or several."""
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
 def tile_step(name):
     """Pixels of which a tile's sides must be multiples."""
     return SIZE_STEPS.get(name.partition("/")[0], 8)
@@ -186,7 +191,7 @@ def _instead_of_lambda(layer, name, dtype_policy):
     import keras
     from keras import layers
 
-    inputs = layer.input if isinstance(layer.input, list) else [layer.input]
+    inputs = as_list(layer.input)
     channels = inputs[0].shape[-1]
     match layer.arguments:
         case {"channels_axis": 3}:  # squeeze and excitation: (B, C) -> (B, 1, 1, C)

@@ -2,6 +2,8 @@
 
 import contextlib
 import signal
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
 
 import joblib
@@ -45,6 +47,23 @@ def ctrl_c_blocked():
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ahead(iterable, count):
+    """Yield the elements of `iterable`, of which a thread prepares up to `count` ahead.
+
+    What goes wrong there is raised here as itself.
+    """
+    iterator, end = iter(iterable), object()
+    with ThreadPoolExecutor(1, "ahead") as thread:
+        waiting = deque(thread.submit(next, iterator, end) for _ in range(count))
+        try:
+            while (element := waiting.popleft().result()) is not end:
+                waiting.append(thread.submit(next, iterator, end))
+                yield element
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _with_item(function, item):

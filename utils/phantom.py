@@ -19,9 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.errors import InputError, run_script
-from utils.mhd import VENDORS, write_volume
+from utils.mhd import write_volume
 from utils.phantom_anatomy import CHOROID_DEPTHS_MM, IRF, PED, SRF, create_eye, filled_columns
 from utils.phantom_varied import generate_varied
+from utils.vendors import VENDORS
 
 VENDOR_TURNS = (("Cirrus", 1024), ("Spectralis", 496), ("Topcon", 885), ("Topcon", 650))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.errors import InputError
-from utils.files import code_digest, digest, write_json
+from utils.files import code_digest, digest, fingerprint, write_json
 from utils.mhd import (
     open_volume,
     read_header,
@@ -115,10 +115,9 @@ def forget(case, preprocessed_folder, stage):
 
 
 def source_files(case):
-    """Name, size in bytes and modification time in ns of each file of `case`: [[name, bytes, ns], ...]."""
+    """The `fingerprint` of the files of `case`."""
     paths = [path for path in (case.oct_path, case.reference_path) if path is not None]
-    files = [(file, file.stat()) for path in paths for file in volume_files(path)]
-    return [[file.name, status.st_size, status.st_mtime_ns] for file, status in files]
+    return fingerprint([file for path in paths for file in volume_files(path)])
 
 
 def _why_unfinished(case, preprocessed_folder, stage, expected, outputs):

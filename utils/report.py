@@ -7,6 +7,7 @@ import pandas as pd
 
 from utils import report_figures
 from utils.files import written_whole
+from utils.html import cell_text, html_page, html_table, number
 from utils.labels import FLUIDS
 
 # Published figures: method, data, Dice (IRF / SRF / PED or their mean), AVD in mm3, AUC, source.
@@ -181,18 +182,9 @@ def published(summary, detection, n_cases):
     return pd.DataFrame(rows, columns=["", "method", "data", "Dice IRF / SRF / PED", "AVD (mm³)", "AUC", "source"])
 
 
-def number(value):
-    """Three decimals, or "-" for nan."""
-    return "-" if np.isnan(value) else f"{value:.3f}"
-
-
 def with_interval(value, low, high):
     """A mean and its interval as text."""
     return number(value) if np.isnan(low) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _cell(value):
-    return number(value) if isinstance(value, float) else str(value)
 
 
 # ---- Markdown ------------------------------------------------------------------------------------------------------
@@ -216,7 +208,9 @@ def to_markdown(blocks):
 def markdown_table(table):
     """A DataFrame as a Markdown table, numbers with three decimals and "-" where there is none."""
     lines = [list(table.columns), ["---"] * len(table.columns)]
-    lines += [[_one_line(_cell(value)).replace("|", "\\|") for value in row] for row in table.itertuples(index=False)]
+    lines += [
+        [_one_line(cell_text(value)).replace("|", "\\|") for value in row] for row in table.itertuples(index=False)
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -226,43 +220,9 @@ def _one_line(text):
 
 
 # ---- HTML ----------------------------------------------------------------------------------------------------------
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c2024; --soft: #667078; --line: #e3e6e9; --page: #fff; --band: #f6f7f8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7ea; --soft: #98a1a9; --line: #2d3339; --page: #14171a; --band: #1b1f23; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 68rem; padding: 2.5rem 1.25rem 5rem; background: var(--page); color: var(--ink);
-  font: 16px/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1.25rem; letter-spacing: -0.01em; }
-h2 { font-size: 1.25rem; margin: 3rem 0 .6rem; padding-top: 1rem; border-top: 1px solid var(--line); }
-p, li, dd { max-width: 48rem; }
-p, figcaption, .note { color: var(--soft); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.25rem; font-size: .92rem; margin: 0 0 1.5rem; }
-dt { color: var(--soft); } dd { margin: 0; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-th, td { padding: .4rem .85rem .4rem 0; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; }
-tr.mean td { font-weight: 600; }
-figure { margin: 1.5rem 0; overflow-x: auto; }
-figure svg { width: 100%; min-width: 40rem; max-width: 60rem; height: auto; display: block; }
-figcaption { font-size: .875rem; margin-top: .4rem; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); gap: 1rem; }
-.pictures figure { margin: 0; } .pictures img { width: 100%; height: auto; display: block; border-radius: 4px; }
-details { margin-top: .5rem; } summary { cursor: pointer; color: var(--soft); }
-@media (max-width: 40rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; } }
-"""
-
-
 def to_html(title, blocks):
     """The blocks as a page that needs no other file and no script."""
-    body = "\n".join(_html_block(*block) for block in blocks)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+    return html_page(title, "\n".join(_html_block(*block) for block in blocks))
 
 
 def _html_block(kind, content, *more):
@@ -284,16 +244,6 @@ def _html_block(kind, content, *more):
         return f'<div class="pictures">{"".join(map(_html_picture, content))}</div>'
     table = html_table(content)
     return f"<details><summary>{len(content)} rows</summary>{table}</details>" if kind == "long table" else table
-
-
-def html_table(table):
-    """A DataFrame as an HTML table that scrolls where the page is narrow."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
-    rows = []
-    for row in table.to_dict("records"):
-        cells = "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row.values())
-        rows.append(f"<tr{' class=mean' if row.get('fluid') == 'mean' else ''}>{cells}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _html_picture(overlay):

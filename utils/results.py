@@ -14,9 +14,10 @@ import pandas as pd
 from utils.errors import InputError, run_script
 from utils.evaluation import fullest_b_scan, pairs_of_split
 from utils.files import read_json
+from utils.html import number
 from utils.labels import FLUIDS
 from utils.plots import save_comparison
-from utils.report import markdown_table, number
+from utils.report import markdown_table
 
 STEPS = {"segmentation": "training", "adversarial": "fine-tuning"}
 

@@ -4,8 +4,8 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from utils.cases import vendor_in
 from utils.names import as_text, same_name, suffix_of
+from utils.vendors import vendor_in
 
 
 def told_apart(scans, vendor=None):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from utils.appearance import Appearance, unlike_training
 from utils.errors import InputError, what_failed
-from utils.files import UNFINISHED, code_digest, read_json, write_csv, write_json, written_whole
+from utils.files import UNFINISHED, code_digest, fingerprint, read_json, write_csv, write_json, written_whole
 from utils.keras_setup import OUT_OF_MEMORY, set_up_keras
 from utils.labels import FLUIDS
 from utils.measurements import CIRCLES_MM, Measurements
@@ -296,7 +296,7 @@ def _made_from(files, job):
     return {
         "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
         "code": code_digest(*_OUTPUT_CODE),
-        "files": [[path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.exists()],
+        "files": fingerprint(paths),
     }
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from utils.files import written_whole
+from utils.html import STYLE, html_page, html_table
 from utils.labels import FLUIDS
 from utils.plots import CLASS_COLOURS
-from utils.report import STYLE, html_table
 
 _TEMPLATE = Path(__file__).with_name("scan_page.html")
 _LONG_NAMES = {"IRF": "intraretinal fluid", "SRF": "subretinal fluid", "PED": "pigment epithelial detachment"}
@@ -99,12 +99,6 @@ def write_index(path, table, links, warning=None):
         cell = f"<td>{html.escape(str(text))}</td>"
         body = body.replace(cell, f'<td><a href="{html.escape(link)}">{html.escape(str(text))}</a></td>', 1)
     above = f'<p class="warning"><strong>{html.escape(warning)}</strong></p>\n' if warning else ""
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Segmented scans</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<style>{STYLE}td:last-child {{ white-space: normal; min-width: 16rem; }}</style>\n</head>\n<body>\n"
-        f"<h1>Segmented scans</h1>\n{above}{body}\n"
-        "</body>\n</html>\n"
-    )
+    style = "td:last-child { white-space: normal; min-width: 16rem; }"
     with written_whole(path) as temporary:
-        temporary.write_text(page, "utf-8")
+        temporary.write_text(html_page("Segmented scans", f"<h1>Segmented scans</h1>\n{above}{body}", style), "utf-8")

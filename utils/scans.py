@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.cases import vendor_by_size, vendor_in
 from utils.errors import InputError
 from utils.files import natural_order
 from utils.geometry import NOT_STATED, Placement
 from utils.grey_values import as_grey
-from utils.mhd import VENDORS, VOLUMES, volume_files
+from utils.mhd import VOLUMES, volume_files
 from utils.names import suffix_of
 from utils.not_scans import LeftOut, kind_of_folder, labels_of_others, with_scan_beside
 from utils.scan_folder import scans_in, scans_of_file
@@ -21,6 +20,7 @@ from utils.scan_formats import is_dicom, read_content
 from utils.scan_pictures import PICTURES
 from utils.scan_vendors import VENDORS_OWN
 from utils.spacing import has_swapped_axes, spacing_to_use
+from utils.vendors import VENDORS, vendor_by_size, vendor_in
 
 
 @dataclass(frozen=True)

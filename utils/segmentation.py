@@ -1,16 +1,17 @@
 """A scan segmented: preprocessed as in training, predicted within its region of interest, back on its own grid."""
 
-import concurrent.futures
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from utils.errors import InputError
 from utils.exported_model import PredictionSettings, read_best
 from utils.files import code_digest, digest
-from utils.networks import OUR_NETWORK, create_network, tile_step
+from utils.networks import OUR_NETWORK, as_list, create_network, tile_step
+from utils.parallel import ahead
 from utils.preprocessing import (
     PREPROCESSING_CODE,
     invalid_pixels,
@@ -41,10 +42,20 @@ class Segmentation:
 class LoadedNetwork:
     """A network that is ready to predict, and what it needs to know about scans."""
 
-    model: object  # what `utils.tiling.predict_stacks` takes
+    model: Any  # what `utils.tiling.predict_stacks` takes
     settings: PredictionSettings
     tile_pixels: int  # at most, of a batch of tiles
     details: dict  # content of best.json
+
+    @property
+    def has_heads(self):
+        """Whether it also tells, for each tile, which fluids are present."""
+        return len(as_list(self.model.output)) > 1
+
+    @property
+    def channels(self):
+        """Of its first output: the four classes and, of an `Ensemble`, the disagreement."""
+        return 5 if isinstance(self.model, Ensemble) else 4
 
 
 def load_network(path, *, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=False, dropout_samples=0, seed=0):
@@ -63,7 +74,7 @@ def load_network(path, *, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=
         exported = keras.models.load_model(path, compile=False)
     except (ValueError, OSError, TypeError, KeyError) as error:
         raise InputError(f"{path}: not a Keras model ({str(error).strip().splitlines()[0]})") from error
-    outputs = exported.output if isinstance(exported.output, list) else [exported.output]
+    outputs = as_list(exported.output)
     if outputs[0].shape[-1] != 4 or exported.input_shape[-1] != 3:
         raise InputError(
             f"{path}: takes {exported.input_shape[-1]} slices and tells {outputs[0].shape[-1]} classes; expected 3 "
@@ -116,13 +127,13 @@ class Ensemble:
 
     def predict_on_batch(self, images):
         """Outputs for `images`, float32 (B, H, W, 3), as numpy arrays."""
-        outputs = _as_list(self._model.predict_on_batch(images))
+        outputs = as_list(self._model.predict_on_batch(images))
         predictions = [outputs[0]]
         if self._mirrored:
             mirrored = np.ascontiguousarray(images[:, :, ::-1])
-            predictions.append(_as_list(self._model.predict_on_batch(mirrored))[0][:, :, ::-1])
+            predictions.append(as_list(self._model.predict_on_batch(mirrored))[0][:, :, ::-1])
         for _ in range(self._dropout_samples):
-            predictions.append(_as_list(self._sampled.predict_on_batch(images))[0])
+            predictions.append(as_list(self._sampled.predict_on_batch(images))[0])
         mean = sum(predictions) / len(predictions)
         disagreement = sum(np.abs(prediction - mean).sum(axis=-1) for prediction in predictions) / 2 / len(predictions)
         return [np.concatenate([mean, disagreement[..., np.newaxis]], axis=-1), *outputs[1:]]
@@ -144,10 +155,6 @@ def _with_dropout(model):
     return keras.models.clone_model(
         model, clone_function=lambda layer: Always(layer) if isinstance(layer, kinds) else layer
     )
-
-
-def _as_list(outputs):
-    return outputs if isinstance(outputs, list) else [outputs]
 
 
 def prediction_digest(details):
@@ -200,7 +207,7 @@ def segment_scan(network, voxels, spacing_mm, vendor, *, threshold=None, on_slic
 
 def head_presence(network, head_outputs):
     """Largest of the `head_outputs` of `segmented_slices` for each fluid, float (3,); None without presence heads."""
-    if not isinstance(network.model.output, list):
+    if not network.has_heads:
         return None
     return np.max([np.zeros(3), *(tile for batch in head_outputs for tile in batch)], axis=0)
 
@@ -216,7 +223,6 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, head_outputs=None, 
     settings = network.settings
     rows = voxels.shape[1]
     to_scan_rows = resampling_matrix(resampled_rows(rows, spacing_mm[1], settings.axial_spacing_mm), rows)
-    channels = 5 if isinstance(network.model, Ensemble) else 4
     invalid = invalid_pixels(voxels)
     slices = preprocessed_slices(
         voxels,
@@ -237,25 +243,15 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, head_outputs=None, 
 
     predicted = predict_stacks(
         network.model,
-        _ahead(stacks()),
+        ahead(stacks(), 1),
         settings.slice_mean,
         settings.slice_sd,
         tile_pixels=network.tile_pixels,
         step=tile_step(settings.network),
-        head_outputs=head_outputs if isinstance(network.model.output, list) else None,
-        channels=channels,
+        head_outputs=head_outputs if network.has_heads else None,
+        channels=network.channels,
     )
     for probabilities, padding in zip(predicted, invalid, strict=True):
         on_scan_rows = np.tensordot(to_scan_rows, probabilities, axes=1)
-        on_scan_rows[padding] = np.eye(channels)[0]  # once more: interpolation reached into it
+        on_scan_rows[padding] = np.eye(network.channels)[0]  # once more: interpolation reached into it
         yield on_scan_rows, presence_scores(probabilities)
-
-
-def _ahead(iterable):
-    """Yield the items of `iterable` while a thread is at the next one."""
-    iterator, end = iter(iterable), object()
-    with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        future = executor.submit(next, iterator, end)
-        while (item := future.result()) is not end:
-            future = executor.submit(next, iterator, end)
-            yield item

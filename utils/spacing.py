@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from utils.mhd import VENDORS
+from utils.vendors import VENDORS
 
 # Smallest and largest spacing (mm) that a retinal scan has. x, between A-scans: 3 mm in 4096 to 9 mm in 200. y, along
 # the A-scan: finer than any retinal device resolves, to coarser than any. z, between B-scans: up to line scans.

@@ -9,7 +9,6 @@ out of the memory-mapped volumes takes less time than receiving them would.
 import functools
 import itertools
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -20,7 +19,7 @@ from nutsflow import FilterFalse, Map, nut_processor
 # Worker processes import this module, and neither TensorFlow nor nutsml: each takes its second to load.
 from utils.custom_nuts import MirrorAndRotate, PlanRetouchPatches, ReadOCT, drop_patch
 from utils.errors import InputError
-from utils.parallel import ctrl_c_blocked
+from utils.parallel import ahead, ctrl_c_blocked
 
 B_SCANS_PER_BLOCK = 16  # some 150 patches; a batch of 16 patches then comes from about 10 B-scans
 BLOCKS_AHEAD = 4  # blocks for each worker that are being decided on or wait to be cut out
@@ -101,17 +100,8 @@ def _set_up_worker():
 
 @nut_processor
 def Prefetch(iterable, n_ahead):
-    """iterable >> Prefetch(n_ahead): the same elements, of which a thread prepares up to `n_ahead` ahead.
+    """iterable >> Prefetch(n_ahead): the same elements, `utils.parallel.ahead`.
 
-    What goes wrong there is raised here as itself. (nutsflow's nut of this name leaves the consumer waiting for ever.)
+    (nutsflow's nut of this name leaves the consumer waiting for ever where something goes wrong.)
     """
-    iterator, end = iter(iterable), object()
-    with ThreadPoolExecutor(1, "prefetch") as thread:
-        ahead = deque(thread.submit(next, iterator, end) for _ in range(n_ahead))
-        try:
-            while (element := ahead.popleft().result()) is not end:
-                ahead.append(thread.submit(next, iterator, end))
-                yield element
-        finally:
-            for future in ahead:
-                future.cancel()
+    yield from ahead(iterable, n_ahead)

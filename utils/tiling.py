@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from utils.networks import as_list
+
 CONTEXT = 56  # pixels of each tile side that are not stitched: 46 + 9, rounded up to the network's step
 STEP = 8  # the network's total stride
 TILE_PIXELS = 196_608  # at most, of a batch of tiles: what the full network as exported computes in 1.2 GB
@@ -104,7 +106,7 @@ def predict_stacks(
             inputs -= slice_mean
             inputs /= slice_sd
             outputs = model.predict_on_batch(inputs)
-            probabilities, *heads = outputs if isinstance(outputs, list) else [outputs]
+            probabilities, *heads = as_list(outputs)
             if head_outputs is not None:
                 head_outputs.append(np.concatenate([np.reshape(head, (len(group), -1)) for head in heads], axis=1))
             tile.paste(probabilities, stitched)
