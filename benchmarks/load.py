@@ -28,7 +28,7 @@ from benchmarks.scripts import prepare, run
 from utils.errors import InputError, run_script
 from utils.exported_model import read_best
 from utils.mhd import volume_files, write_volume
-from utils.phantom import generate_phantom
+from utils.phantom.retouch_like import generate_phantom
 from utils.tasks import overrides
 
 # The challenge's training set: vendor, rows, slices, cases. Which Topcon volumes have 64 slices is not published.

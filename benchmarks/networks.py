@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.scripts import prepare, run
 from utils.networks import tile_step
-from utils.phantom import generate_phantom
+from utils.phantom.retouch_like import generate_phantom
 from utils.preprocessing import preprocess_volume
 from utils.tiling import predict_probabilities
 

@@ -22,7 +22,7 @@ from benchmarks import plain_preprocessing as plain
 from utils import preprocessing as ours
 from utils.invalid import find_invalid
 from utils.mhd import read_volume, write_volume
-from utils.phantom import generate_phantom
+from utils.phantom.retouch_like import generate_phantom
 from utils.roi import roi_mask
 from utils.vendors import VENDORS
 

@@ -26,7 +26,7 @@ import numpy as np
 from utils.exported_model import export_best, read_best
 from utils.labels import FLUIDS
 from utils.mhd import volume_writer
-from utils.phantom import generate_phantom
+from utils.phantom.retouch_like import generate_phantom
 from utils.preprocessing import preprocess_volume, resampled_rows, resampling_matrix
 from utils.roi import prediction_region
 from utils.tiling import labels_from_probabilities, predict_probabilities

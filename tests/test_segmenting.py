@@ -23,7 +23,7 @@ from utils.exported_model import read_best
 from utils.files import sha256
 from utils.held_out import segment_and_score
 from utils.mhd import read_volume, write_volume
-from utils.phantom_varied import generate_varied
+from utils.phantom.varied import generate_varied
 from utils.scan_output import Job, segment_to_files
 from utils.scans import find_scans
 from utils.segmentation import load_network, prediction_digest

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from utils.phantom_anatomy import CHOROID_DEPTHS_MM, filled_columns
-from utils.phantom_varied_eye import HOSTS, IRF, LAYER_GREYS, LAYERS, PED, RETINA_TOP, SRF, bump
+from utils.phantom.anatomy import CHOROID_DEPTHS_MM, filled_columns
+from utils.phantom.varied_eye import HOSTS, IRF, LAYER_GREYS, LAYERS, PED, RETINA_TOP, SRF, bump
 
 MEAN_TISSUE_GREY = 125
 

@@ -1,6 +1,6 @@
-"""The eye behind a varied phantom: layers, cysts and detachments in millimetres, drawn from `utils.phantom_ranges`.
+"""The eye behind a varied phantom: layers, cysts and detachments in millimetres, drawn from `utils.phantom.ranges`.
 
-Layers, subretinal fluid and detachments are boundaries over the lateral plane, as in `utils.phantom_anatomy`; cysts are
+Layers, subretinal fluid and detachments are boundaries over the lateral plane, as in `utils.phantom.anatomy`; cysts are
 bodies of any outline in the image plane, placed in the layers' own coordinates so that they bend with the retina.
 """
 
@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from utils import phantom_anatomy
 from utils.labels import FLUIDS
-from utils.phantom_anatomy import CHOROID_DEPTHS_MM, healthy_thicknesses, smooth_field
+from utils.phantom import anatomy
+from utils.phantom.anatomy import CHOROID_DEPTHS_MM, healthy_thicknesses, smooth_field
 
 IRF, SRF, PED = FLUIDS.values()
 # Of a detachment: what is thinner, in mm or in rows, nobody could tell from the layers around; nor a whole one whose
@@ -29,7 +29,7 @@ def _with(greys, name, grey, before):
     return dict([*items[:place], (name, grey), *items[place:]])
 
 
-LAYER_GREYS = _with(phantom_anatomy.LAYER_GREYS, "preretinal gap", 12, before="nerve fibre layer")
+LAYER_GREYS = _with(anatomy.LAYER_GREYS, "preretinal gap", 12, before="nerve fibre layer")
 LAYER_GREYS = _with(LAYER_GREYS, "epiretinal membrane", 215, before="preretinal gap")
 LAYER_GREYS = _with(LAYER_GREYS, "subretinal material", 165, before="retinal pigment epithelium")
 LAYERS = tuple(LAYER_GREYS)

@@ -1,4 +1,4 @@
-"""Varied phantoms: B-scans whose anatomy, disease and appearance are drawn anew from `utils.phantom_ranges`.
+"""Varied phantoms: B-scans whose anatomy, disease and appearance are drawn anew from `utils.phantom.ranges`.
 
 Where `utils.phantom` imitates three scanners and the challenge's volumes of fluid, this is what a network is trained on
 that has to cope with scans nobody foresaw. A case is a slab of few slices.
@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from utils.labels import FLUIDS
-from utils.phantom_ranges import Knobs
-from utils.phantom_scanner import VariedScanner
-from utils.phantom_varied_drawing import VariedDrawing
-from utils.phantom_varied_eye import VariedEye
+from utils.phantom.ranges import Knobs
+from utils.phantom.varied_drawing import VariedDrawing
+from utils.phantom.varied_eye import VariedEye
+from utils.phantom.varied_scanner import VariedScanner
 
 DECLARED_ROW_MM = 0.003872  # what the header says, whatever the truth
 LEAST_PIXELS = 25  # of a body of fluid in a B-scan; what is smaller has no label, as no reader would outline it

@@ -1,4 +1,4 @@
-"""What varies between varied phantoms, how far, and why: the one table of `utils.phantom_varied`.
+"""What varies between varied phantoms, how far, and why: the one table of `utils.phantom.varied`.
 
 Appearance goes beyond what scanners do, so that a network that was trained on it takes a real scanner for one more of
 many; anatomy stays within what eyes have. (Domain randomisation, as in SynthSeg: Billot et al., Medical Image Analysis

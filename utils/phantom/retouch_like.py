@@ -1,27 +1,18 @@
-"""Synthetic OCT volumes in RETOUCH layout, so that every script can be tried without the RETOUCH data.
+"""Phantoms like RETOUCH's volumes: three vendors' matrices, spacings, element types, and amounts of fluid.
 
-    python -m utils.phantom --output data --cases 16 --slices 8 --seed 0
-
-writes `RETOUCH-TrainingSet-<Vendor>/TRAINnnn/{oct,reference}.{mhd,raw}`: vendors in turn (Cirrus, Spectralis, Topcon
-with 885 rows, Topcon with 650), with the matrix, spacing and element type of that vendor's scans. Which fluids a case
-holds, and how much, follows the RETOUCH training volumes. Fewer slices than the vendor's are a slab cut through the
-fluids of a full-depth eye: byte for byte the slices that the full volume has there. Same seed, same bytes.
+Vendors come in turn (Cirrus, Spectralis, Topcon with 885 rows, Topcon with 650). Which fluids a case holds, and how
+much, follows the RETOUCH training volumes. Fewer slices than the vendor's are a slab cut through the fluids of a
+full-depth eye: byte for byte the slices that the full volume has there. Same seed, same bytes.
 """
 
-import argparse
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import NormalDist
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from utils.errors import InputError, run_script
-from utils.mhd import write_volume
-from utils.phantom_anatomy import CHOROID_DEPTHS_MM, IRF, PED, SRF, create_eye, filled_columns
-from utils.phantom_varied import generate_varied
+from utils.phantom.anatomy import CHOROID_DEPTHS_MM, IRF, PED, SRF, create_eye, filled_columns
 from utils.vendors import VENDORS
 
 VENDOR_TURNS = (("Cirrus", 1024), ("Spectralis", 496), ("Topcon", 885), ("Topcon", 650))
@@ -33,17 +24,14 @@ FLUID_STATISTICS = {
     "Topcon": {IRF: (17 / 22, 0.14, 0.50), SRF: (11 / 22, 0.03, 0.75), PED: (9 / 22, 0.15, 3.24)},
 }
 MOST_SLICES = max(scanner.slices for scanner in VENDORS.values())
-VARIED_SLICES = 3  # at most, of a varied case: what the network sees at once
-# Rows and columns: what 'valid' convolutions take from a patch's border, 46 pixels, rounded up.
-MIRRORED_MARGIN = (48, 48)
 WHITE, BLACK = 1, 2  # padding of two kinds
 NOISE_EXPONENT = 0.7  # of an exponentially distributed number: 1 exponential, 0.5 Rayleigh
 CASES_PER_BLOCK = 4  # of one vendor; every block has each fluid in about its share
 
 
 @dataclass(frozen=True)
-class Appearance:
-    """How a vendor's exports differ from the grey values of `utils.phantom_anatomy`, a Spectralis's."""
+class ScannerLook:
+    """How a vendor's exports differ from the grey values of `utils.phantom.anatomy`, a Spectralis's."""
 
     speckle: float  # 0: none, 1: fully developed (one exposure, no averaging)
     grain_columns: float  # standard deviation of the speckle's blur along the B-scan, in pixels
@@ -55,15 +43,15 @@ class Appearance:
     offset: float  # exported grey value of black
 
 
-APPEARANCE = {
-    "Cirrus": Appearance(0.90, 0.7, 0.0025, 30, 7, 0.10, 0.80, 0),
-    "Spectralis": Appearance(0.65, 0.8, 0.0040, 26, 7, 0.06, 1.00, 0),
-    "Topcon": Appearance(0.85, 0.8, 0.0030, 28, 5, 0.14, 0.72, 35),
+SCANNER_LOOKS = {
+    "Cirrus": ScannerLook(0.90, 0.7, 0.0025, 30, 7, 0.10, 0.80, 0),
+    "Spectralis": ScannerLook(0.65, 0.8, 0.0040, 26, 7, 0.06, 1.00, 0),
+    "Topcon": ScannerLook(0.85, 0.8, 0.0030, 28, 5, 0.14, 0.72, 35),
 }
 
 
 @dataclass(frozen=True)
-class Case:
+class PlannedCase:
     """What a synthetic case is to hold."""
 
     name: str  # TRAIN001, ...
@@ -73,7 +61,7 @@ class Case:
 
 
 def draw_cases(cases, seed):
-    """The first `cases` cases of `seed`, as a list of `Case`; nothing is rendered.
+    """The first `cases` cases of `seed`, as a list of `PlannedCase`; nothing is rendered.
 
     Each vendor's cases come in blocks of four, and in each block a fluid is present as often as keeps the running share
     at the table's. Volumes are log-normal around the median (a tenth of it at least, the maximum at most), drawn along
@@ -92,7 +80,7 @@ def draw_cases(cases, seed):
             volume_mm3 = fluid_volume_mm3(quantile, median_mm3, maximum_mm3)
             fluid_mm3[label] = volume_mm3 if label in present else 0
             present_before[vendor, label] += label in present
-        drawn.append(Case(f"TRAIN{index + 1:03d}", vendor, rows, fluid_mm3))
+        drawn.append(PlannedCase(f"TRAIN{index + 1:03d}", vendor, rows, fluid_mm3))
         done[vendor] += 1
     return drawn
 
@@ -155,7 +143,7 @@ def generate_phantom(vendor, rows, slices=None, seed=0, fluid_mm3=None, padded_w
     reference = np.empty(voxels.shape, np.uint8)
     for place, slice_index in enumerate(range(first, last)):
         slice_rng = np.random.default_rng([*seed, 1 + slice_index])
-        image = render_b_scan(slice_rng, eye, slice_index, rows, spacing_mm, APPEARANCE[vendor])
+        image = render_b_scan(slice_rng, eye, slice_index, rows, spacing_mm, SCANNER_LOOKS[vendor])
         image[invalid == WHITE] = 255 - slice_rng.integers(0, 6, (invalid == WHITE).sum())
         image[invalid == BLACK] = 0
         voxels[place] = np.rint(image * (np.iinfo(voxels.dtype).max / 255))
@@ -257,90 +245,3 @@ def invalid_pixels(rng, rows, columns, padded_wedges, circular_crop):
         centre_distance = np.hypot(row - (rows - 1) / 2, column - (columns - 1) / 2)
         invalid[centre_distance > 0.45 * np.hypot(rows, columns)] = BLACK
     return invalid
-
-
-def write_phantoms(output, cases, slices=None, seed=0, padded_wedges=False, circular_crop=False, progress=False):
-    """Write `cases` synthetic cases in RETOUCH layout under `output` and return their `Case` descriptions.
-
-    Raises `InputError` where `output` holds other cases in this layout, which would mix two data sets.
-    """
-    drawn = draw_cases(cases, seed)
-    volumes = (
-        generate_phantom(case.vendor, case.rows, slices, (seed, number), case.fluid_mm3, padded_wedges, circular_crop)
-        for number, case in enumerate(drawn)
-    )
-    _write_cases(output, [(case.vendor, case.name) for case in drawn], volumes, progress)
-    return drawn
-
-
-def write_varied(output, cases, slices=None, seed=0, progress=False):
-    """Write `cases` of `utils.phantom_varied` as Spectralis cases of one to `slices` slices (None: `VARIED_SLICES`).
-
-    Above and at the sides they are mirrored outwards by `MIRRORED_MARGIN`, as a scan is for its prediction: so patches
-    whose middle lies at a scan's border are learned from, too. Raises `InputError` as `write_phantoms`.
-    """
-    slices = slices or VARIED_SLICES
-    volumes = (_with_margin(*generate_varied(1 + number % slices, (seed, number))) for number in range(cases))
-    _write_cases(output, [("Spectralis", f"TRAIN{number + 1:03d}") for number in range(cases)], volumes, progress)
-
-
-def _with_margin(voxels, reference, spacing_mm):
-    rows, columns = MIRRORED_MARGIN
-    wider = [np.pad(part, ((0, 0), (rows, 0), (columns, columns)), mode="symmetric") for part in (voxels, reference)]
-    return *wider, spacing_mm
-
-
-def _write_cases(output, names, volumes, progress):
-    """Write voxels, reference and spacing of `volumes` as the cases of these (vendor, name)."""
-    output = Path(output)
-    folders = [output / f"RETOUCH-TrainingSet-{vendor}" / name for vendor, name in names]
-    others = sorted({path for path in output.glob("RETOUCH-TrainingSet-*/*") if path.is_dir()} - set(folders))
-    if others:
-        raise InputError(
-            f"{output}: holds {others[0].relative_to(output)}, none of the {len(folders)} cases to write; "
-            "remove it or choose another folder"
-        )
-    for folder in tqdm(folders, unit="case", disable=not progress):
-        voxels, reference, spacing_mm = next(volumes)
-        write_volume(folder / "reference.mhd", reference, spacing_mm)
-        write_volume(folder / "oct.mhd", voxels, spacing_mm)
-
-
-def main(argv):
-    """Parse the command line and write the cases that it asks for."""
-    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--output", required=True, help="folder to write into, e.g. config.DATA_ROOT")
-    parser.add_argument("--cases", type=int, default=16, help="cases in all, vendors in turn (default 16)")
-    parser.add_argument("--slices", type=int, help="slices a case, at most the vendor's (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default 0)")
-    parser.add_argument("--varied", action="store_true", help="anatomy and appearance of wide range, to train on")
-    parser.add_argument("--padded-wedges", action="store_true", help="white wedges in two corners of every B-scan")
-    parser.add_argument("--circular-crop", action="store_true", help="black outside a circle in every B-scan")
-    arguments = parser.parse_args(argv)
-    complaints = []
-    most_cases = 99_999 if arguments.varied else 999
-    if not 1 <= arguments.cases <= most_cases:
-        complaints.append(f"--cases {arguments.cases}: expected 1 to {most_cases}")
-    if arguments.slices is not None and not 1 <= arguments.slices <= MOST_SLICES:
-        complaints.append(f"--slices {arguments.slices}: expected 1 to {MOST_SLICES}")
-    if arguments.seed < 0:
-        complaints.append(f"--seed {arguments.seed}: expected 0 or more")
-    if Path(arguments.output).is_file():
-        complaints.append(f"--output {arguments.output}: is a file, expected a folder")
-    if complaints:
-        raise InputError(*complaints)
-    options = vars(arguments)
-    if options.pop("varied"):
-        if options.pop("padded_wedges") | options.pop("circular_crop"):
-            raise InputError("--varied: draws wedges itself; leave --padded-wedges and --circular-crop out")
-        write = write_varied
-    else:
-        write = write_phantoms
-    try:
-        write(**options, progress=True)
-    except OSError as error:
-        raise InputError(f"{error.filename or arguments.output}: cannot be written: {error.strerror}") from error
-
-
-if __name__ == "__main__":
-    run_script(main)
