@@ -45,14 +45,14 @@ from utils.overview import save_overview
 from utils.parallel import map_unordered
 from utils.preparation import (
     Preparation,
+    PreparedFiles,
     create_roi_mask,
-    forget,
     preprocess_case,
     source_files,
     why_images_unfinished,
     why_roi_unfinished,
 )
-from utils.prepared import SliceRow
+from utils.prepared import SliceRow, record_path, volume_paths
 from utils.preprocessing import grey_value_histogram, to_8_bit
 from utils.reference_histogram import read_reference_histogram, write_reference_histogram
 from utils.splits import PARTS, split_patients
@@ -91,7 +91,8 @@ def main(argv):
         n_done = preprocess_oct_images(facts, reference_histogram) + create_roi_masks(facts)
         create_test_train_set(facts, split)
         if n_done or not (folder / "overview.png").exists():
-            save_overview(folder / "overview.png", facts, folder, reference_histogram)
+            files = {case: prepared_files(case) for case in facts}
+            save_overview(folder / "overview.png", facts, files, reference_histogram)
     if notes := notes_text({case.root: of_case.notes for case, of_case in facts.items()}):
         print(notes)
     print(f"\n{summary_text(summary)}\n\n{split_text(facts, split)}")
@@ -171,12 +172,11 @@ def preprocess_oct_images(facts, reference_histogram):
     rows resampled; `utils.preprocessing` holds the rules. The CSV has a row for each B-scan: image_name, vendor, root,
     slice, is_IRF, is_SRF, is_PED. Only cases that are not finished are done, by `WORKERS` processes. Returns how many.
     """
-    folder = config.preprocessed_folder()
     preparation = Preparation(config.AXIAL_SPACING_MM, reference_histogram)
-    reasons = {case: why_images_unfinished(case, folder, preparation) for case in facts}
-    preprocess = functools.partial(preprocess_case, preprocessed_folder=folder, preparation=preparation)
+    reasons = {case: why_images_unfinished(case, prepared_files(case), preparation) for case in facts}
+    preprocess = functools.partial(preprocess_case, preparation=preparation)
     done = do_unfinished("images", preprocess, reasons, facts)
-    write_csv(folder / "slice_gt.csv", slice_table(facts))
+    write_csv(config.preprocessed_folder() / "slice_gt.csv", slice_table(facts))
     return done
 
 
@@ -185,24 +185,30 @@ def create_roi_masks(facts):
 
     As in `preprocess_oct_images`, only what is not finished is done. Returns how many cases that were.
     """
-    folder = config.preprocessed_folder()
-    reasons = {case: why_roi_unfinished(case, folder) for case in facts}
-    create = functools.partial(create_roi_mask, preprocessed_folder=folder)
-    return do_unfinished("roi", create, reasons, facts)
+    reasons = {case: why_roi_unfinished(prepared_files(case)) for case in facts}
+    return do_unfinished("roi", create_roi_mask, reasons, facts)
+
+
+def prepared_files(case):
+    """The `PreparedFiles` of `case`."""
+    of_case = (config.preprocessed_folder(), case.vendor, case.name)
+    oct_path, mask_path, roi_path = volume_paths(*of_case)
+    records = (record_path(*of_case, stage) for stage in ("images", "roi"))
+    return PreparedFiles(oct_path, mask_path, roi_path, *records)
 
 
 def do_unfinished(stage, function, reasons, facts):
-    """Call `function` on each case that has a reason in `reasons` ({case: text or None}), saying why.
-
-    `stage` names the record that `function` renews: "images" or "roi". Returns how many cases there were.
+    """Call `function`, of a pair (case, `PreparedFiles`), for each case with a reason in `reasons` ({case: text or
+    None}), and say why. `stage` names the record that it renews: "images" or "roi". Returns how many cases there were.
     """
-    unfinished = [case for case, reason in reasons.items() if reason is not None]
+    unfinished = {case: prepared_files(case) for case, reason in reasons.items() if reason is not None}
     print(f"{stage}: {len(reasons) - len(unfinished)} of {len(reasons)} cases are done already")
     for reason, count in Counter(reasons[case] for case in unfinished).items():
         print(f"  {count} to do: {reason}")
-    for case in unfinished:
-        forget(case, config.preprocessed_folder(), stage)
-    for _ in _with_progress(stage, function, unfinished, {case: facts[case].shape[0] for case in unfinished}):
+    for files in unfinished.values():  # without a record until they are whole: they may come to be of two kinds
+        {"images": files.images_record, "roi": files.roi_record}[stage].unlink(missing_ok=True)
+    b_scans = {pair: facts[pair[0]].shape[0] for pair in unfinished.items()}
+    for _ in _with_progress(stage, function, list(b_scans), b_scans):
         pass
     return len(unfinished)
 

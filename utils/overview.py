@@ -6,7 +6,6 @@ from utils.files import written_whole
 from utils.labels import CLASS_NAMES, FLUIDS
 from utils.mhd import open_volume, read_volume, read_volume_onto
 from utils.plots import CLASS_COLOURS
-from utils.prepared import volume_paths
 from utils.preprocessing import VENDOR_RULES, histogram_matching_table, to_8_bit
 
 _MOST_CASES = 2  # of a vendor
@@ -14,11 +13,11 @@ _ROI_COLOUR = np.array([94, 201, 98])
 _INVALID_COLOUR = np.array([90, 60, 110], np.uint8)
 
 
-def save_overview(path, facts, preprocessed_folder, reference_histogram=None):
+def save_overview(path, facts, files, reference_histogram=None):
     """Write the picture as PNG: a row for each of up to two prepared cases a vendor, with its grey values beside it.
 
-    `facts` is {`Case`: `CaseFacts`}. Of each case the B-scan with the most fluid is shown, or the middle one.
-    `reference_histogram` (256 counts) is what Cirrus and Topcon were matched to.
+    `facts` is {`Case`: `CaseFacts`}, `files` {`Case`: `PreparedFiles`}. Of each case the B-scan with the most fluid is
+    shown, or the middle one. `reference_histogram` (256 counts) is what Cirrus and Topcon were matched to.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -29,7 +28,7 @@ def save_overview(path, facts, preprocessed_folder, reference_histogram=None):
     for (before, after, distribution), case in zip(panels, cases, strict=True):
         slice_index = _slice_to_show(facts[case])
         _draw(before, f"{case.vendor} {case.name}, slice {slice_index}: as exported", *_exported(case, slice_index))
-        _draw(after, "preprocessed", *_preprocessed(case, preprocessed_folder, slice_index))
+        _draw(after, "preprocessed", *_preprocessed(case, files[case], slice_index))
         _draw_distribution(distribution, case.vendor, facts[case].grey_counts, reference_histogram)
     legend = [Patch(color=CLASS_COLOURS[label] / 255, label=CLASS_NAMES[label]) for label in FLUIDS.values()]
     legend += [
@@ -64,12 +63,11 @@ def _exported(case, slice_index):
     return to_8_bit(voxels[slice_index]), labels, spacing_mm[1] / spacing_mm[0]
 
 
-def _preprocessed(case, preprocessed_folder, slice_index):
+def _preprocessed(case, files, slice_index):
     """As `_exported` of the B-scan as networks see it, and its ROI."""
-    oct_path, mask_path, roi_path = volume_paths(preprocessed_folder, case.vendor, case.name)
-    volume, spacing_mm = open_volume(oct_path)
-    labels = None if case.reference_path is None else open_volume(mask_path)[0][slice_index]
-    return volume[slice_index], labels, spacing_mm[1] / spacing_mm[0], open_volume(roi_path)[0][slice_index]
+    volume, spacing_mm = open_volume(files.oct)
+    labels = None if case.reference_path is None else open_volume(files.mask)[0][slice_index]
+    return volume[slice_index], labels, spacing_mm[1] / spacing_mm[0], open_volume(files.roi)[0][slice_index]
 
 
 def _draw(ax, title, grey, labels, aspect, roi=None):

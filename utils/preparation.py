@@ -7,6 +7,7 @@ written after its files.
 import contextlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -22,10 +23,20 @@ from utils.mhd import (
     voxel_digest,
     write_volume,
 )
-from utils.prepared import record_path, volume_paths
 from utils.preprocessing import PREPROCESSING_CODE, VENDOR_RULES, preprocess_reference, preprocess_volume
 from utils.reference_histogram import digest_of
 from utils.roi import ROI_CODE, roi_mask
+
+
+@dataclass(frozen=True)
+class PreparedFiles:
+    """Where the preprocessed files of a case are, and the records of its two stages."""
+
+    oct: Path
+    mask: Path
+    roi: Path
+    images_record: Path
+    roi_record: Path
 
 
 @dataclass(frozen=True)
@@ -37,9 +48,12 @@ class Preparation:
 
 
 # ---- Images --------------------------------------------------------------------------------------------------------
-def preprocess_case(case, preprocessed_folder, preparation):
-    """Write the preprocessed scan and reference (where there is one) of `case`, then the record of its images."""
-    oct_path, mask_path, _ = volume_paths(preprocessed_folder, case.vendor, case.name)
+def preprocess_case(case_and_files, preparation):
+    """Write the preprocessed scan and reference (where there is one) of a case, then the record of its images.
+
+    `case_and_files` is a pair (`Case`, `PreparedFiles`).
+    """
+    case, files = case_and_files
     record = images_record(case, preparation)  # before reading: a file changed meanwhile is not taken for this one
     axial_spacing_mm = preparation.axial_spacing_mm
     voxels, spacing_mm = read_volume(case.oct_path)
@@ -54,20 +68,19 @@ def preprocess_case(case, preprocessed_folder, preparation):
     del voxels
     written_spacing_mm = (spacing_mm[0], axial_spacing_mm, spacing_mm[2])
     placement = read_header(case.oct_path).placement.with_row_spacing(spacing_mm[1], axial_spacing_mm)
-    write_volume(oct_path, volume, written_spacing_mm, placement)
+    write_volume(files.oct, volume, written_spacing_mm, placement)
     del volume
     if case.reference_path is not None:
         reference = read_volume_onto(case.reference_path, case.oct_path)
         reference = preprocess_reference(reference, spacing_mm, axial_spacing_mm=axial_spacing_mm)
-        write_volume(mask_path, reference, written_spacing_mm, placement)
-    write_json(record_path(preprocessed_folder, case.vendor, case.name, "images"), record)
+        write_volume(files.mask, reference, written_spacing_mm, placement)
+    write_json(files.images_record, record)
 
 
-def why_images_unfinished(case, preprocessed_folder, preparation):
+def why_images_unfinished(case, files, preparation):
     """What is to be done about the images of `case`, in a few words; None where its files are as they should be."""
-    oct_path, mask_path, _ = volume_paths(preprocessed_folder, case.vendor, case.name)
-    outputs = (oct_path,) if case.reference_path is None else (oct_path, mask_path)
-    return _why_unfinished(case, preprocessed_folder, "images", images_record(case, preparation), outputs)
+    outputs = (files.oct,) if case.reference_path is None else (files.oct, files.mask)
+    return _why_unfinished(files.images_record, images_record(case, preparation), outputs)
 
 
 def images_record(case, preparation):
@@ -83,45 +96,41 @@ def images_record(case, preparation):
 
 
 # ---- Region of interest --------------------------------------------------------------------------------------------
-def create_roi_mask(case, preprocessed_folder):
-    """Write the ROI mask of `case`, made from its preprocessed images, then its record."""
-    oct_path, mask_path, roi_path = volume_paths(preprocessed_folder, case.vendor, case.name)
-    record = roi_record(case, preprocessed_folder)
-    volume, spacing_mm = open_volume(oct_path)
-    references = [None] * len(volume) if case.reference_path is None else open_volume(mask_path)[0]
-    placement = read_header(oct_path).placement
-    with volume_writer(roi_path, volume.shape, np.uint8, spacing_mm, placement) as write_slice:
+def create_roi_mask(case_and_files):
+    """Write the ROI mask of a case, made from its preprocessed images, then its record.
+
+    `case_and_files` is as in `preprocess_case`.
+    """
+    case, files = case_and_files
+    record = roi_record(files)
+    volume, spacing_mm = open_volume(files.oct)
+    references = [None] * len(volume) if case.reference_path is None else open_volume(files.mask)[0]
+    placement = read_header(files.oct).placement
+    with volume_writer(files.roi, volume.shape, np.uint8, spacing_mm, placement) as write_slice:
         for slice_, reference in zip(volume, references, strict=True):
             write_slice(roi_mask(slice_, reference))
-    write_json(record_path(preprocessed_folder, case.vendor, case.name, "roi"), record)
+    write_json(files.roi_record, record)
 
 
-def why_roi_unfinished(case, preprocessed_folder):
-    """What is to be done about the ROI mask of `case`, whose images are prepared; None where it is as it should be."""
-    roi_path = volume_paths(preprocessed_folder, case.vendor, case.name)[-1]
-    return _why_unfinished(case, preprocessed_folder, "roi", roi_record(case, preprocessed_folder), (roi_path,))
+def why_roi_unfinished(files):
+    """What is to be done about the ROI mask of a case whose images are prepared; None where it is as it should be."""
+    return _why_unfinished(files.roi_record, roi_record(files), (files.roi,))
 
 
-def roi_record(case, preprocessed_folder):
-    """What the record of the ROI mask of `case` says: which images it was made from, and by which code."""
-    images = record_path(preprocessed_folder, case.vendor, case.name, "images").read_bytes()
-    return {"images": digest(images), "ROI code": code_digest(*ROI_CODE)}
+def roi_record(files):
+    """What the record of a ROI mask says: which images it was made from, and by which code."""
+    return {"images": digest(files.images_record.read_bytes()), "ROI code": code_digest(*ROI_CODE)}
 
 
 # ---- Records -------------------------------------------------------------------------------------------------------
-def forget(case, preprocessed_folder, stage):
-    """Remove the record of a `stage` of `case` that is about to be done: its files may come to be of two kinds."""
-    record_path(preprocessed_folder, case.vendor, case.name, stage).unlink(missing_ok=True)
-
-
 def source_files(case):
     """The `fingerprint` of the files of `case`."""
     paths = [path for path in (case.oct_path, case.reference_path) if path is not None]
     return fingerprint([file for path in paths for file in volume_files(path)])
 
 
-def _why_unfinished(case, preprocessed_folder, stage, expected, outputs):
-    path = record_path(preprocessed_folder, case.vendor, case.name, stage)
+def _why_unfinished(path, expected, outputs):
+    """What is to be done, by the record at `path`, which should say what is `expected`, and the files `outputs`."""
     if not path.exists():
         return "not prepared yet"
     record = None
