@@ -13,18 +13,26 @@ import itertools
 import numpy as np
 
 import config
-from utils import runs
-from utils.balance import converged, discriminator_state
-from utils.checkpoints import newest_state
-from utils.epochs import TrainingRun, why_finished
 from utils.errors import InputError, run_script
 from utils.exported_model import check_input, export_best, read_best, set_weights
 from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import as_list, create_inference_network, create_network
 from utils.plots import save_comparison
+from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.prepared import describe_data, read_csv_data
-from utils.reference_histogram import read_histogram_if_any
-from utils.validation import check_monitor, choose_b_scans
+from utils.training import run_folder
+from utils.training.discriminator_state import converged, discriminator_state
+from utils.training.epoch import (
+    adam,
+    compile_for_scoring,
+    epoch_batches,
+    estimate_steps,
+    score_epoch,
+    segmentation_losses,
+)
+from utils.training.run import TrainingRun, why_finished
+from utils.training.state import newest_state
+from utils.training.validation import check_monitor, choose_b_scans
 
 PANELS = {"segmentation loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
 PANELS |= {"losses against each other": ["adversarial_loss", "d_loss"]}
@@ -48,11 +56,11 @@ def main(argv):
     histogram = {"reference_histogram": read_histogram_if_any(config.matched_histogram_csv())}
     remedy = "set it back, or train another RUN_NAME"
     check_input(start, start_details, config.prediction_settings() | histogram, remedy)
-    runs.check_same_data(start, start_details.get("data"), data)
+    run_folder.check_same_data(start, start_details.get("data"), data)
     data |= {part: seen for part, seen in start_details.get("data", {}).items() if part not in data}
     folder = config.run_folder("adversarial")
-    with runs.only_writer(folder):
-        runs.start_run(folder, {**config.values(), "STARTING_MODEL": start_details["sha256"]}, data)
+    with run_folder.only_writer(folder):
+        run_folder.start_run(folder, {**config.values(), "STARTING_MODEL": start_details["sha256"]}, data)
         state = newest_state(folder)
         if state and (reason := why_ended(state[0])):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
@@ -72,19 +80,17 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
 
     Every epoch is scored on `b_scans` among others; `data` is of `describe_data`, for ``best.json``.
     """
-    from utils import training
-
     set_up_keras(config.SEED, config.DETERMINISTIC)
     from model import create_discriminator
-    from utils.adversarial import AdversarialStep, discriminator_policy
+    from utils.training.adversarial import AdversarialStep, discriminator_policy
 
-    losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
+    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
     unet = create_network(**config.network_settings())
-    training.compile_for_scoring(unet, losses, config.THRESHOLD)
+    compile_for_scoring(unet, losses, config.THRESHOLD)
     inference = create_inference_network(**config.network_settings())
-    training.compile_for_scoring(inference, losses, config.THRESHOLD)
+    compile_for_scoring(inference, losses, config.THRESHOLD)
     set_weights([unet, inference], start)
-    images, mask = held_out_patches(training)
+    images, mask = held_out_patches()
     before = labels_of_patches(inference, images)
     height, width = unet.output_shape[0][1:3] if config.TRAIN_CLASSES else unet.output_shape[1:3]
     d_dtype_policy = discriminator_policy(config.DTYPE_POLICY)
@@ -99,8 +105,8 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
     step = AdversarialStep(
         unet,
         discriminator,
-        training.adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY, "generator_adam"),
-        training.adam(config.D_ADAM_LR, config.D_ADAM_BETA_1, d_dtype_policy, "discriminator_adam"),
+        adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY, "generator_adam"),
+        adam(config.D_ADAM_LR, config.D_ADAM_BETA_1, d_dtype_policy, "discriminator_adam"),
         losses,
         config.ADVERSARIAL_WEIGHT,
         real_label=config.D_REAL_LABEL,
@@ -110,7 +116,7 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
         d_ready_accuracy=config.D_READY_ACCURACY,
         d_ahead_accuracy=config.D_AHEAD_ACCURACY,
     )
-    print(runs.settings_text(config.values()))
+    print(run_folder.settings_text(config.values()))
     print(f"{folder}: discriminator of {discriminator.count_params():,} parameters, weight {config.ADVERSARIAL_WEIGHT}")
 
     def export(best):
@@ -124,9 +130,9 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
         inference.set_weights(unet.get_weights())
         after, labels = labels_of_patches(inference, images), mask.argmax(axis=-1).astype(np.uint8)
         draw_verdicts(folder / "verdicts" / f"{epoch:04d}.png", step.verdict, images, labels, before, after)
-        with validation_batches(training) as batches:
+        with validation_batches() as batches:
             held_out = step.held_out_accuracy(itertools.islice(batches, HELD_OUT_BATCHES))
-        return held_out | training.validate(
+        return held_out | score_epoch(
             inference,
             config.split_csv("val"),
             b_scans,
@@ -142,9 +148,7 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
     run = TrainingRun(
         folder, inference, step.generator_optimizer, step.variables, state, rules, panels=PANELS, export=export
     )
-    expected_steps = config.STEPS_PER_EPOCH or training.expected_steps(
-        config.split_csv("train"), config.batch_settings()
-    )
+    expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), config.batch_settings())
     with run.interruptible(), failures_named():
         if not run.progress["history"]:
             run.record({"epoch": 0, **validate(0)})
@@ -152,7 +156,7 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
             print(f"epoch 0, the model of the segmentation step: {best['metric']} {best['value']:.4f}")
         while not (reason := why_ended(run.progress)):
             epoch, first_step = run.begin_epoch(expected_steps)
-            with training.epoch_batches(
+            with epoch_batches(
                 config.split_csv("train"),
                 config.training_batch_settings(),
                 training=True,
@@ -174,16 +178,16 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
     print(f"curves: {folder / 'progress.png'}; next: python evaluate.py")
 
 
-def validation_batches(training):
+def validation_batches():
     """The context of the validation patches' batches, always the same."""
-    return training.epoch_batches(
+    return epoch_batches(
         config.split_csv("val"), config.batch_settings(), training=False, epoch=0, train_classes=config.TRAIN_CLASSES
     )
 
 
-def held_out_patches(training):
+def held_out_patches():
     """(images, one-hot mask) of some validation patches, always the same."""
-    with validation_batches(training) as batches:
+    with validation_batches() as batches:
         images, targets = next(batches)
     mask = targets[0] if config.TRAIN_CLASSES else targets
     return images[:SHOWN_PATCHES], mask[:SHOWN_PATCHES]

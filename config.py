@@ -182,7 +182,7 @@ def network_settings():
 
 
 def training_rules(epochs):
-    """What `utils.epochs.TrainingRun` goes by, with the number of epochs."""
+    """What `utils.training.run.TrainingRun` goes by, with the number of epochs."""
     return {
         "epochs": epochs,
         "monitor": MONITOR,

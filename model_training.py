@@ -8,18 +8,27 @@ Writes  OUTPUT_ROOT/runs/RUN_NAME/segmentation/: best.keras and best.json, log.c
 """
 
 import config
-from utils import runs
-from utils.appearance import training_appearance
-from utils.checkpoints import newest_state
-from utils.distribution import agreed, sharing
-from utils.epochs import TrainingRun, why_finished
 from utils.errors import run_script
 from utils.exported_model import check_input, export_best, read_best, set_weights
 from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import create_inference_network, create_network
+from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.prepared import all_seen, check_unseen, describe_data, read_csv_data
-from utils.reference_histogram import read_histogram_if_any
-from utils.validation import check_monitor, choose_b_scans
+from utils.segmentation.appearance import training_appearance
+from utils.training import run_folder
+from utils.training.devices import agreed, sharing
+from utils.training.epoch import (
+    adam,
+    compile_for_scoring,
+    epoch_batches,
+    estimate_steps,
+    fit_epoch,
+    score_epoch,
+    segmentation_losses,
+)
+from utils.training.run import TrainingRun, why_finished
+from utils.training.state import newest_state
+from utils.training.validation import check_monitor, choose_b_scans
 
 PANELS = {"loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
 PANELS |= {"IoU and F-score on patches, mean of the fluids": ["iou_score", "f_score"]}
@@ -36,11 +45,11 @@ def main(argv):
     if config.INIT_WEIGHTS:
         data["earlier"] = check_starting_weights(rows["val"])
     folder = config.run_folder("segmentation")
-    with runs.only_writer(folder, config.HOST == 0):
+    with run_folder.only_writer(folder, config.HOST == 0):
         may_change = [name for name in config.values() if name.startswith(("ADVERSARIAL_", "D_"))]  # of the next step
-        if runs.backend_name() == "jax":  # on TensorFlow each device has its own Dice loss
+        if run_folder.backend_name() == "jax":  # on TensorFlow each device has its own Dice loss
             may_change.append("DEVICES")
-        runs.start_run(folder, config.values(), data, may_change, writes=config.HOST == 0)
+        run_folder.start_run(folder, config.values(), data, may_change, writes=config.HOST == 0)
         state = newest_state(folder)
         if state and (reason := why_finished(state[0], config.EPOCH, config.PATIENCE)):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
@@ -68,22 +77,20 @@ def train(folder, training_rows, b_scans, data, state):
 
     `data` is of `describe_data`, for ``best.json``.
     """
-    from utils import training
-
     set_up_keras(config.SEED, config.DETERMINISTIC)
     shared = sharing(config.DEVICES, config.HOSTS, config.HOST, config.COORDINATOR)
-    losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
+    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
     with shared():
         unet = create_network(**config.network_settings())
-        optimizer = training.adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY)
-        training.compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
+        optimizer = adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY)
+        compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
         optimizer.build(unet.trainable_variables)
         if config.INIT_WEIGHTS and not state:
             set_weights([unet], config.INIT_WEIGHTS)
     inference = create_inference_network(**config.network_settings())
-    training.compile_for_scoring(inference, losses, config.THRESHOLD)
+    compile_for_scoring(inference, losses, config.THRESHOLD)
     variables = [*unet.non_trainable_variables, *unet.trainable_variables, *optimizer.variables]
-    print(runs.settings_text(config.values()))
+    print(run_folder.settings_text(config.values()))
     print(f"{folder}: {unet.count_params():,} parameters, {config.DTYPE_POLICY}, batches of {config.BATCH_SIZE}")
 
     appearance = training_appearance(training_rows, config.preprocessed_folder())
@@ -98,14 +105,12 @@ def train(folder, training_rows, b_scans, data, state):
     run = TrainingRun(
         folder, inference, optimizer, variables, state, rules, panels=PANELS, export=export, records=config.HOST == 0
     )
-    expected_steps = config.STEPS_PER_EPOCH or training.expected_steps(
-        config.split_csv("train"), config.batch_settings()
-    )
+    expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), config.batch_settings())
     with run.interruptible(), failures_named():
         while not (reason := why_finished(run.progress, config.EPOCH, config.PATIENCE)):
             epoch, first_step = run.begin_epoch(expected_steps)
             with (
-                training.epoch_batches(
+                epoch_batches(
                     config.split_csv("train"),
                     config.training_batch_settings(),
                     training=True,
@@ -116,9 +121,9 @@ def train(folder, training_rows, b_scans, data, state):
                 ) as batches,
                 shared(),
             ):
-                training.fit_epoch(unet, batches, run.after_step)
+                fit_epoch(unet, batches, run.after_step)
             inference.set_weights(unet.get_weights())
-            validation = training.validate(
+            validation = score_epoch(
                 inference,
                 config.split_csv("val"),
                 b_scans,

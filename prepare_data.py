@@ -1,7 +1,7 @@
 """Step 1: raw volumes to preprocessed volumes, ROI masks, the slice CSV and the splits.
 
-Reads DATA_ROOT/RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd (other layouts: see `utils.cases`), writes below
-OUTPUT_ROOT: pre_processed/{oct_imgs,oct_masks,roi_masks}/<Vendor>_<case>.mhd, pre_processed/slice_gt.csv,
+Reads DATA_ROOT/RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd (other layouts: see `utils.preparation.cases`),
+writes below OUTPUT_ROOT: pre_processed/{oct_imgs,oct_masks,roi_masks}/<Vendor>_<case>.mhd, pre_processed/slice_gt.csv,
 reference_histogram.csv, summary.csv and overview.png there, and {train,val,test}_data.csv. Nothing is written before
 all cases are checked. Run again, it goes on with the cases that are not finished, or that a changed setting concerns.
 
@@ -23,8 +23,13 @@ import pandas
 from tqdm import tqdm
 
 import config
-from utils.cases import find_cases, volumes_of_no_case
-from utils.checks import (
+from utils.errors import InputError, run_script
+from utils.files import locked, remove_unfinished, write_csv, write_json
+from utils.labels import FLUIDS
+from utils.names import as_text
+from utils.parallel import map_unordered
+from utils.preparation.cases import find_cases, volumes_of_no_case
+from utils.preparation.checks import (
     CaseFacts,
     Finding,
     check_facts,
@@ -35,15 +40,9 @@ from utils.checks import (
     summary_text,
     vendor_summary,
 )
-from utils.errors import InputError, run_script
-from utils.files import locked, remove_unfinished, write_csv, write_json
-from utils.invalid import find_invalid
-from utils.labels import FLUIDS
-from utils.mhd import read_volume
-from utils.names import as_text
-from utils.overview import save_overview
-from utils.parallel import map_unordered
-from utils.preparation import (
+from utils.preparation.invalid import find_invalid
+from utils.preparation.overview import save_overview
+from utils.preparation.prepare_case import (
     Preparation,
     PreparedFiles,
     create_roi_mask,
@@ -52,10 +51,11 @@ from utils.preparation import (
     why_images_unfinished,
     why_roi_unfinished,
 )
+from utils.preparation.preprocessing import grey_value_histogram, to_8_bit
+from utils.preparation.reference_histogram import read_reference_histogram, write_reference_histogram
+from utils.preparation.splits import PARTS, split_patients
 from utils.prepared import SliceRow, record_path, volume_paths
-from utils.preprocessing import grey_value_histogram, to_8_bit
-from utils.reference_histogram import read_reference_histogram, write_reference_histogram
-from utils.splits import PARTS, split_patients
+from utils.volumes.mhd import read_volume
 
 LEFT_OUT_LINES = 12  # printed, of volume files that are part of no case
 
@@ -169,8 +169,9 @@ def preprocess_oct_images(facts, reference_histogram):
     """Preprocess the scans and reference masks of the cases in `facts` ({case: `CaseFacts`}) and write slice_gt.csv.
 
     Grey values of Cirrus and Topcon are matched to `reference_histogram` (256 counts, or None) and median-filtered,
-    rows resampled; `utils.preprocessing` holds the rules. The CSV has a row for each B-scan: image_name, vendor, root,
-    slice, is_IRF, is_SRF, is_PED. Only cases that are not finished are done, by `WORKERS` processes. Returns how many.
+    rows resampled; `utils.preparation.preprocessing` holds the rules. The CSV has a row for each B-scan: image_name,
+    vendor, root, slice, is_IRF, is_SRF, is_PED. Only cases that are not finished are done, by `WORKERS` processes.
+    Returns how many.
     """
     preparation = Preparation(config.AXIAL_SPACING_MM, reference_histogram)
     reasons = {case: why_images_unfinished(case, prepared_files(case), preparation) for case in facts}
@@ -181,7 +182,8 @@ def preprocess_oct_images(facts, reference_histogram):
 
 
 def create_roi_masks(facts):
-    """Write the ROI mask of each preprocessed case in `facts`: local entropy, closed by a disk (`utils.roi`).
+    """Write the ROI mask of each preprocessed case in `facts`: local entropy, closed by a disk
+    (`utils.preparation.roi`).
 
     As in `preprocess_oct_images`, only what is not finished is done. Returns how many cases that were.
     """

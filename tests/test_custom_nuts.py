@@ -23,8 +23,8 @@ from utils.custom_nuts import (
     sample_patches_retouch_mask,
 )
 from utils.errors import InputError
-from utils.mhd import write_volume
 from utils.patch_settings import PatchSettings
+from utils.volumes.mhd import write_volume
 
 Row = namedtuple("Row", "image_name vendor slice")
 PATCH = (256, 128)

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from utils.checkpoints import newest_state
-from utils.epochs import TrainingRun, epoch_score, why_finished
 from utils.files import sha256
+from utils.training.run import TrainingRun, epoch_score, why_finished
+from utils.training.state import newest_state
 
 RULES = {"epochs": 5, "monitor": "val_dice", "window": 3, "patience": None, "slow_down_after": None}
 RULES |= {"keep_epochs": 0, "save_minutes": 60.0}
@@ -148,7 +148,7 @@ def test_a_state_within_an_epoch_is_saved_when_it_is_due(tmp_path):
 
 def test_after_twenty_steps_the_hours_are_projected_and_what_would_shorten_them(tmp_path, capsys, monkeypatch):
     seconds = iter(range(0, 10**9, 60))
-    monkeypatch.setattr("utils.epochs.time.monotonic", lambda: next(seconds))
+    monkeypatch.setattr("utils.training.run.time.monotonic", lambda: next(seconds))
     run = start(tmp_path, epochs=100)
     run.begin_epoch(expected_steps=30)
     for _ in range(20):

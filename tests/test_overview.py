@@ -3,12 +3,12 @@
 import numpy as np
 from PIL import Image
 
-from utils.cases import find_cases
-from utils.checks import read_facts
-from utils.mhd import write_volume
-from utils.overview import save_overview
 from utils.plots import CLASS_COLOURS
-from utils.preparation import Preparation, PreparedFiles, create_roi_mask, preprocess_case
+from utils.preparation.cases import find_cases
+from utils.preparation.checks import read_facts
+from utils.preparation.overview import save_overview
+from utils.preparation.prepare_case import Preparation, PreparedFiles, create_roi_mask, preprocess_case
+from utils.volumes.mhd import write_volume
 
 
 def write_case(folder, seed, labels=(0, 1, 3)):

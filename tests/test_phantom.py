@@ -26,7 +26,7 @@ from utils.phantom.retouch_like import (
     render_b_scan,
     slab_through_fluids,
 )
-from utils.vendors import VENDORS
+from utils.volumes.vendors import VENDORS
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,12 +11,12 @@ from scipy import ndimage
 
 from utils.errors import InputError
 from utils.labels import FLUIDS
-from utils.mhd import read_volume
 from utils.phantom.__main__ import MIRRORED_MARGIN, main, write_varied
 from utils.phantom.ranges import RANGES, SHARES, Knobs, Range
 from utils.phantom.varied import LEAST_PIXELS, generate_varied
 from utils.phantom.varied_drawing import VariedDrawing
 from utils.phantom.varied_eye import HOSTS, LAYERS, VariedEye, spanned
+from utils.volumes.mhd import read_volume
 
 ROOT = Path(__file__).parent.parent
 IRF, SRF, PED = FLUIDS.values()

@@ -15,9 +15,9 @@ from PIL import Image
 
 import config
 from utils import tasks
-from utils.config_table import config_table
-from utils.mhd import read_volume, write_volume
-from utils.results import dice_table, what_it_took
+from utils.tools.config_table import config_table
+from utils.tools.results import dice_table, what_it_took
+from utils.volumes.mhd import read_volume, write_volume
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text("utf-8")
@@ -61,7 +61,7 @@ QUICK = {
         "cp -r scored scored_before && python evaluate.py --compare scored scored_before"
     ),
     "python evaluate.py --rank scored scored_before": None,
-    "python -m utils.config_table": None,
+    "python -m utils.tools.config_table": None,
     **dict.fromkeys(
         ('pip install "tensorflow[and-cuda]"', 'pip install "jax[cuda13]"', "pip install eyepy"), "true"
     ),  # test_what_is_to_be_installed_exists
@@ -79,8 +79,8 @@ SLOW = {
     'python test.py scans other/oct.mhd "export/*.png" --output segmented --vendor Cirrus '
     "--spacing-mm 0.0117 0.002 0.047": None,
     "python model.py": "command -v dot || exit 0; python model.py",
-    ".venv/bin/python -m utils.results demo/output/runs/demo --picture plots/demo_comparison.jpg": "true",
-    "python -m utils.results": "python -m utils.results output/runs/unet --picture plots/another.jpg",
+    ".venv/bin/python -m utils.tools.results demo/output/runs/demo --picture plots/demo_comparison.jpg": "true",
+    "python -m utils.tools.results": "python -m utils.tools.results output/runs/unet --picture plots/another.jpg",
 }
 
 
@@ -151,7 +151,7 @@ def test_the_other_commands_run(copy):
     run(copy, "python prepare_data.py")
     for command, instead in SLOW.items():
         run(copy, instead or command)
-    assert "16 filters" not in run(copy, "python -m utils.results output/runs/unet")
+    assert "16 filters" not in run(copy, "python -m utils.tools.results output/runs/unet")
     with Image.open(copy / "plots" / "another.jpg") as picture:
         assert picture.size == (960, round(80 * (3 * 3.4 + 0.6)))  # a row for each vendor
     assert {path.stem for path in (copy / "segmented").glob("Cirrus_*.mhd")} >= {"Cirrus_first", "Cirrus_other"}
@@ -177,7 +177,7 @@ def test_the_demo_in_small(copy, monkeypatch, capfd):
     assert "2 filters; batches of 4 patches" in printed
     for path in re.findall(r"^  (demo\S+)   ", printed, re.M):
         assert (copy / path).exists()
-    run(copy, ".venv/bin/python -m utils.results demo/output/runs/demo --picture plots/demo_comparison.jpg")
+    run(copy, ".venv/bin/python -m utils.tools.results demo/output/runs/demo --picture plots/demo_comparison.jpg")
 
 
 @pytest.mark.parametrize("command", [command for command in QUICK if command.startswith("pip ")])
@@ -215,7 +215,7 @@ def test_links_lead_somewhere():
 
 def test_the_page_of_settings_is_the_one_of_config():
     page = (PROJECT / "CONFIG.md").read_text("utf-8")
-    assert page == config_table((PROJECT / "config.py").read_text("utf-8")), "run python -m utils.config_table"
+    assert page == config_table((PROJECT / "config.py").read_text("utf-8")), "run python -m utils.tools.config_table"
     assert re.findall(r"^\| `([A-Z]\w*)`", page, re.M) == list(config.values())
 
 

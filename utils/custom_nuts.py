@@ -18,8 +18,8 @@ from nutsflow import NutFunction, nut_processor
 
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES
-from utils.mhd import open_volume
 from utils.prepared import VOLUME_KINDS, volume_paths
+from utils.volumes.mhd import open_volume
 
 ROTATION_DEGREES = (0, 10)  # smallest and largest rotation of an augmented B-scan, counter-clockwise
 COLUMN_STEP = 10  # pixels between columns that patches are centred on

@@ -146,7 +146,7 @@ def demo(python):
         DEMO / "segmented_by_model_in_the_box",
     )
     evaluation = output / "runs" / DEMO_SETTINGS["RUN_NAME"] / "evaluation"
-    run(python, "-m", "utils.results", evaluation.parent)
+    run(python, "-m", "utils.tools.results", evaluation.parent)
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Look at")
     print(f"  {evaluation / 'comparison.png'}   reader and model, one B-scan of each held-out case")
     print(f"  {evaluation.parent / 'segmentation' / 'progress.png'}   training curves")

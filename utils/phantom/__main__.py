@@ -13,9 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.errors import InputError, run_script
-from utils.mhd import write_volume
 from utils.phantom.retouch_like import MOST_SLICES, draw_cases, generate_phantom
 from utils.phantom.varied import generate_varied
+from utils.volumes.mhd import write_volume
 
 VARIED_SLICES = 3  # at most, of a varied case: what the network sees at once
 # Rows and columns: what 'valid' convolutions take from a patch's border, 46 pixels, rounded up.

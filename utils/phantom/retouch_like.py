@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from utils.phantom.anatomy import CHOROID_DEPTHS_MM, IRF, PED, SRF, create_eye, filled_columns
-from utils.vendors import VENDORS
+from utils.volumes.vendors import VENDORS
 
 VENDOR_TURNS = (("Cirrus", 1024), ("Spectralis", 496), ("Topcon", 885), ("Topcon", 650))
 

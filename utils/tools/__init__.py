@@ -1,0 +1,1 @@
+"""Further commands: python -m utils.tools.NAME."""
