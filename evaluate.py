@@ -21,6 +21,7 @@ exit code 0, or 2 where there was any. The same command continues an interrupted
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,10 +154,9 @@ def score_patches(network):
     compile_for_scoring(network.model, losses, config.THRESHOLD)
     with epoch_batches(
         config.split_csv("test"),
-        config.batch_settings(),
+        replace(config.batch_settings(), train_classes=network.has_heads),
         training=False,
         epoch=0,
-        train_classes=network.has_heads,
     ) as batches:
         batches = tqdm(batches, desc="patches", unit="batch", leave=False, mininterval=1.0)
         return scores(network.model.evaluate(keras_batches(iter(batches)), verbose=0, return_dict=True))

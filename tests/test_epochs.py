@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,11 +9,13 @@ import pandas as pd
 import pytest
 
 from utils.files import sha256
+from utils.training.rules import TrainingRules
 from utils.training.run import TrainingRun, epoch_score, why_finished
 from utils.training.state import newest_state
 
-RULES = {"epochs": 5, "monitor": "val_dice", "window": 3, "patience": None, "slow_down_after": None}
-RULES |= {"keep_epochs": 0, "save_minutes": 60.0}
+RULES = TrainingRules(
+    epochs=5, monitor="val_dice", window=3, patience=None, slow_down_after=None, keep_epochs=0, save_minutes=60.0
+)
 
 
 class Variable:
@@ -44,7 +47,7 @@ def start(folder, state=None, exported=None, **rules):
         SimpleNamespace(learning_rate=learning_rate),
         [learning_rate],
         state,
-        RULES | rules,
+        replace(RULES, **rules),
         panels={"loss": ["loss"]},
         export=(exported if exported is not None else []).append,
     )

@@ -28,7 +28,7 @@ STRANGERS = {
 }
 SCRIPTS = ("prepare_data", "model_training", "adversarial_training", "evaluate", "test")
 MODULES = [*(PROJECT / "utils").rglob("*.py"), PROJECT / "model.py", PROJECT / "loss_functions.py"]
-CONFIG_NEEDS = {"errors", "networks", "patch_settings"}
+CONFIG_NEEDS = {"errors", "networks", "patch_settings", "training"}  # of training, its rules
 
 
 def part_of(module):

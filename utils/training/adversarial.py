@@ -166,8 +166,16 @@ class AdversarialStep:
 
     # ---- Learning --------------------------------------------------------------------------------------------------
     def _step(self, images, targets):
-        step, generator, discriminator = self._backend, self.generator, self.discriminator
-        listens = self.taken_steps >= self.warm_up_steps if self.warm_up_steps else True
+        """Both updates on one batch.
+
+        One pass back through the discriminator serves both. Its loss, seen from the discriminator's weights, is what
+        the discriminator learns by. Seen from a generated mask, it differs from the generator's adversarial loss by a
+        factor that the logit gives (`generator_to_discriminator_gradient`): the way back from the logit to the mask is
+        the same.
+        """
+        backend, generator, discriminator = self._backend, self.generator, self.discriminator
+
+        # 1. Forward: the generator's outputs and masks, and its weight penalties; the statistics as they were.
         statistics = generator.non_trainable_weights
         before = [ops.copy(variable) for variable in statistics]
 
@@ -175,30 +183,18 @@ class AdversarialStep:
             outputs, generated = self._generate(images, training=True)
             return (outputs, generated, sum(generator.losses, ops.zeros(()))), {}
 
-        def losses(generated, *outputs):
-            image, real = self._cropped(images, targets[0], generated)
-            on_real, on_generated = self._logits_on_both(image, real, generated)
-            terms = zip(self.segmentation_losses, targets, outputs, strict=True)
-            segmentation_loss = sum(loss(target, output) for loss, target, output in terms)
-            right_on_real, right_on_generated = _told_rightly(on_real, on_generated)
-            measures = {
-                "loss": segmentation_loss + penalty,
-                "adversarial_loss": generator_loss(on_generated),
-                "adversarial_weight": self._weight(),
-                "foreground_dice": 1 - get_dice_loss(targets[0], outputs[0]),
-                "d_loss": discriminator_loss(on_real, on_generated, self.real_label),
-                "d_accuracy_real": ops.mean(right_on_real),
-                "d_accuracy_generated": ops.mean(right_on_generated),
-                "logits": on_generated,
-            }
-            minimised = self.generator_optimizer.scale_loss(segmentation_loss)
-            return minimised + self.discriminator_optimizer.scale_loss(measures["d_loss"]), measures
+        (outputs, generated, penalty), _, pull = backend.pullback(forward, generator.trainable_variables)
 
-        (outputs, generated, penalty), _, pull = step.pullback(forward, generator.trainable_variables)
-        total, measures, pull_losses = step.pullback(losses, discriminator.trainable_variables, generated, *outputs)
+        # 2. Both losses, and back to the discriminator's weights, the generated masks and the outputs.
+        def losses(generated, *outputs):
+            return self._losses(images, targets, generated, outputs)
+
+        total, measures, pull_losses = backend.pullback(losses, discriminator.trainable_variables, generated, *outputs)
         d_gradients, (at_generated, *at_outputs) = pull_losses(ops.ones_like(total))
+        measures["loss"] = measures["segmentation_loss"] + penalty
+
+        # 3. The adversarial gradient at the generated masks, weighted, scaled as the generator's losses, and capped.
         scale = self.generator_optimizer.scale_loss(ops.ones(()))
-        # From here on at_generated is the gradient of the adversarial loss, weighed and scaled as the generator's.
         factor = measures["adversarial_weight"] * generator_to_discriminator_gradient(measures["logits"])
         factor *= scale / self.discriminator_optimizer.scale_loss(ops.ones(()))
         at_generated *= ops.reshape(factor, (-1, 1, 1, 1))
@@ -208,21 +204,47 @@ class AdversarialStep:
             at_generated *= ops.minimum(1.0, self.adversarial_limit / ops.maximum(share, 1e-30))
         measures["adversarial_share"] = share
 
-        def gradients():
-            return pull((at_outputs, at_generated, scale))[0]
-
+        # 4. Who learns: the generator after the warm-up, the discriminator while it is not far ahead.
+        g_learns = self.taken_steps >= self.warm_up_steps if self.warm_up_steps else True
         accuracy = (measures["d_accuracy_real"] + measures["d_accuracy_generated"]) / 2
         self.d_accuracy.assign(_ACCURACY_MEMORY * self.d_accuracy + (1 - _ACCURACY_MEMORY) * accuracy)
         d_learns = self.d_accuracy <= self.d_ahead_accuracy if self.d_ahead_accuracy < 1 else True
-        step.update_where(listens, self.generator_optimizer, gradients, generator.trainable_variables)
-        step.update_where(
+
+        # 5. The updates; without the generator's, its statistics stay too.
+        def g_gradients():
+            return pull((at_outputs, at_generated, scale))[0]
+
+        backend.update_where(g_learns, self.generator_optimizer, g_gradients, generator.trainable_variables)
+        backend.update_where(
             d_learns, self.discriminator_optimizer, lambda: d_gradients, discriminator.trainable_variables
         )
         for variable, value in zip(statistics, before, strict=True):
-            variable.assign(ops.where(listens, variable.value, value))
+            variable.assign(ops.where(g_learns, variable.value, value))
+
+        # 6. What the log gets.
         self.taken_steps.assign_add(1)
         measures["d_updates"] = d_learns
         self._sums.assign_add(ops.stack([ops.cast(measures[name], "float32") for name in MEANS]))
+
+    def _losses(self, images, targets, generated, outputs):
+        """(sum of both networks' losses, each scaled as its optimizer wants it; measures of the batch)."""
+        image, real = self._cropped(images, targets[0], generated)
+        on_real, on_generated = self._logits_on_both(image, real, generated)
+        terms = zip(self.segmentation_losses, targets, outputs, strict=True)
+        segmentation_loss = sum(loss(target, output) for loss, target, output in terms)
+        right_on_real, right_on_generated = _told_rightly(on_real, on_generated)
+        measures = {
+            "segmentation_loss": segmentation_loss,
+            "adversarial_loss": generator_loss(on_generated),
+            "adversarial_weight": self._weight(),
+            "foreground_dice": 1 - get_dice_loss(targets[0], outputs[0]),
+            "d_loss": discriminator_loss(on_real, on_generated, self.real_label),
+            "d_accuracy_real": ops.mean(right_on_real),
+            "d_accuracy_generated": ops.mean(right_on_generated),
+            "logits": on_generated,
+        }
+        minimised = self.generator_optimizer.scale_loss(segmentation_loss)
+        return minimised + self.discriminator_optimizer.scale_loss(measures["d_loss"]), measures
 
     def _weight(self):
         """What the adversarial loss weighs in this step: 0 in the warm-up, then a step up to the whole at a time; 0

@@ -16,12 +16,12 @@ PREVIEWS_A_VENDOR = 2
 
 
 @contextlib.contextmanager
-def epoch_batches(csv_path, settings, *, training, epoch, train_classes, steps=None, first_step=0):
+def epoch_batches(csv_path, settings, *, training, epoch, steps=None, first_step=0):
     """``with epoch_batches(...) as batches``: one epoch of `get_data_iterator` as Keras takes it.
 
-    `settings` are `utils.patch_settings.BatchSettings`. `batches` yields (image, mask), or all four targets with
-    `train_classes`, from the epoch's batch `first_step` on; `steps` ends the epoch before that batch. What goes wrong
-    in preparing them leaves the block as itself, not as TensorFlow's error about it.
+    `settings` are `utils.patch_settings.BatchSettings`. `batches` yields (image, mask), or all four targets where
+    ``settings.train_classes``, from the epoch's batch `first_step` on; `steps` ends the epoch before that batch. What
+    goes wrong in preparing them leaves the block as itself, not as TensorFlow's error about it.
     """
     errors = []
 
@@ -29,7 +29,7 @@ def epoch_batches(csv_path, settings, *, training, epoch, train_classes, steps=N
         try:
             batches = get_data_iterator(csv_path, settings, training=training, epoch=epoch, first_batch=first_step)
             for image, targets in itertools.islice(batches, steps and steps - first_step):
-                yield image, targets if train_classes else targets[0]
+                yield image, targets if settings.train_classes else targets[0]
         except Exception as error:
             errors.append(error)
             raise
@@ -141,16 +141,14 @@ def fit_epoch(network, batches, after_step):
     network.fit(keras_batches(generator()), shuffle=False, callbacks=[AfterStep()], verbose=0)
 
 
-def score_epoch(
-    inference, csv_path, b_scans, preview_path, settings, *, train_classes, network, threshold, stop_if_asked
-):
+def score_epoch(inference, csv_path, b_scans, preview_path, settings, *, network, threshold, stop_if_asked):
     """Score `inference`, the exported form of the `network` of that name, compiled, as ``val_...`` values.
 
     These are IoU, F-score and losses on patches, by `settings` as in `epoch_batches`, and Dice on the stitched
     `b_scans`, of which the first two of each vendor are drawn with the reader's and the network's outlines (not where
     `preview_path` is None).
     """
-    with epoch_batches(csv_path, settings, training=False, epoch=0, train_classes=train_classes) as batches:
+    with epoch_batches(csv_path, settings, training=False, epoch=0) as batches:
         values = scores(inference.evaluate(keras_batches(batches), verbose=0, return_dict=True))
     vendors = sorted({row.vendor for row in b_scans})
     previewed = [row for of in vendors for row in [row for row in b_scans if row.vendor == of][:PREVIEWS_A_VENDOR]]

@@ -49,7 +49,7 @@ class TrainingRun:
     An epoch is `begin_epoch`, `after_step` after every step, `end_epoch`, all within ``with run.interruptible():``.
 
     `folder` is the step's, `network` the exported form of what is trained, `optimizer` its own, `variables` all that
-    training changes, and `state` that of `newest_state` to go on from, or None. `rules` are `config.training_rules()`,
+    training changes, and `state` that of `newest_state` to go on from, or None. `rules` are `TrainingRules`,
     `panels` those of `save_progress`.
     ``export(best)`` writes the network as the best one. With `records` False nothing is written or printed: another
     host does that.
@@ -77,7 +77,7 @@ class TrainingRun:
         """
         if (self.folder / "best.json").exists():
             details = read_best(self.folder / "best.keras")
-            if details["metric"] == self.rules["monitor"] and self._is_better(details["score"]):
+            if details["metric"] == self.rules.monitor and self._is_better(details["score"]):
                 self.progress["best"] = {name: details[name] for name in ("epoch", "metric", "value", "score")}
         else:
             self.progress["best"] = None
@@ -88,7 +88,7 @@ class TrainingRun:
     def _reached(self):
         """In words how far the run has come."""
         step = self.progress["step"]
-        return f"epoch {self.progress['epoch']} of {self.rules['epochs']}" + f" and {step} steps" * bool(step)
+        return f"epoch {self.progress['epoch']} of {self.rules.epochs}" + f" and {step} steps" * bool(step)
 
     # ---- Within an epoch -------------------------------------------------------------------------------------------
     def begin_epoch(self, expected_steps=None):
@@ -102,7 +102,7 @@ class TrainingRun:
         self._earlier = {name: self.progress[name] for name in ("step", "means", "seconds")}
         self._started = self._last_step = time.monotonic()
         self._bar = tqdm(
-            desc=f"epoch {epoch}/{self.rules['epochs']}",
+            desc=f"epoch {epoch}/{self.rules.epochs}",
             unit="step",
             initial=step,
             total=expected_steps,
@@ -125,7 +125,7 @@ class TrainingRun:
             self._project()
         self._bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
         self._bar.update()
-        due = self._last_step - self._saved > 60 * self.rules["save_minutes"]
+        due = self._last_step - self._saved > 60 * self.rules.save_minutes
         if synchronise and (due or self._signal):
             synchronise()
         if due:
@@ -137,7 +137,7 @@ class TrainingRun:
         if self.progress["epoch"] or not self._bar.total:
             return
         step_seconds = (self._last_step - self._compiled) / (PROJECTED_AFTER - 1)
-        epochs = self.rules["epochs"]
+        epochs = self.rules.epochs
         hours = step_seconds * self._bar.total * epochs / 3600
         self._bar.write(
             f"{step_seconds:.2f} s a step, about {self._bar.total} steps an epoch: {hours:.1f} h for {epochs} epochs, "
@@ -178,18 +178,18 @@ class TrainingRun:
 
     def record(self, row):
         """Add an epoch's `row` to the log, choose the best epoch anew, draw the curves and save the state."""
-        progress, monitor = self.progress, self.rules["monitor"]
+        progress, monitor = self.progress, self.rules.monitor
         self._steps = 0
         progress["history"].append(row)
         progress |= {"epoch": row["epoch"], "step": 0, "means": {}, "seconds": 0.0}
-        score = epoch_score(progress["history"], monitor, self.rules["window"])
+        score = epoch_score(progress["history"], monitor, self.rules.window)
         if self._is_better(score):
             progress["best"] = {"epoch": row["epoch"], "metric": monitor, "value": row[monitor], "score": score}
             if self.records:
                 self.export(progress["best"])
         self._slow_down()
         if self.records:
-            run_folder.keep_epoch_weights(self.folder, self.network, row["epoch"], self.rules["keep_epochs"])
+            run_folder.keep_epoch_weights(self.folder, self.network, row["epoch"], self.rules.keep_epochs)
             run_folder.write_log(self.folder, progress["history"])
             save_progress(self.folder / "progress.png", progress["history"], self.panels)
             self._events.write(row["epoch"], {name: value for name, value in row.items() if value is not None})
@@ -197,14 +197,21 @@ class TrainingRun:
 
     def _slow_down(self):
         """Halve the learning rate where neither a better epoch nor this was in the last `slow_down_after` epochs."""
-        epoch, patience = self.progress["epoch"], self.rules["slow_down_after"]
+        epoch, patience = self.progress["epoch"], self.rules.slow_down_after
         if patience and epoch - max(self.progress["best"]["epoch"], self.progress["slowed_epoch"]) >= patience:
             self.optimizer.learning_rate.assign(self.optimizer.learning_rate / 2)
             self.progress["slowed_epoch"] = epoch
 
+    def finish(self, reason, next_step):
+        """Say that the run has ended, for what `reason`, with what result, and which script is next."""
+        best = self.progress["best"]
+        print(f"finished, {reason}; best: epoch {best['epoch']}, {best['metric']} {best['value']:.4f}")
+        print(f"best model: {self.folder / 'best.keras'}")
+        print(f"curves: {self.folder / 'progress.png'}; next: python {next_step}")
+
     def seconds_left(self):
         """Seconds that the epochs left will take at the pace of the last one."""
-        return (self.rules["epochs"] - self.progress["epoch"]) * self.progress["history"][-1]["seconds"]
+        return (self.rules.epochs - self.progress["epoch"]) * self.progress["history"][-1]["seconds"]
 
     # ---- Being interrupted -----------------------------------------------------------------------------------------
     def stop_if_asked(self):
