@@ -53,7 +53,7 @@ from utils.preparation.prepare_case import (
 )
 from utils.preparation.preprocessing import grey_value_histogram, to_8_bit
 from utils.preparation.reference_histogram import read_reference_histogram, write_reference_histogram
-from utils.preparation.splits import PARTS, split_patients
+from utils.preparation.splits import PARTS, split_patients, split_text
 from utils.prepared import SliceRow, record_path, volume_paths
 from utils.volumes.mhd import read_volume
 
@@ -95,7 +95,8 @@ def main(argv):
             save_overview(folder / "overview.png", facts, files, reference_histogram)
     if notes := notes_text({case.root: of_case.notes for case, of_case in facts.items()}):
         print(notes)
-    print(f"\n{summary_text(summary)}\n\n{split_text(facts, split)}")
+    fluids = {(case.vendor, case.name): fluids_held(of_case) for case, of_case in labelled(facts).items()}
+    print(f"\n{summary_text(summary)}\n\n{split_text(split, fluids)}")
     print(f"Look at {folder / 'overview.png'}; then: python model_training.py")
 
 
@@ -143,20 +144,25 @@ def report_findings(findings, skip_bad):
 
 def create_split(facts, existing):
     """Part of each labelled case, as {(vendor, name): part}: what is `existing` ({part: cases}), else drawn."""
-    labelled = {case: of_case for case, of_case in facts.items() if case.reference_path is not None}
-    if not labelled:
+    of_labelled = labelled(facts)
+    if not of_labelled:
         raise InputError(f"{config.DATA_ROOT}: no case has a reference.mhd; training needs some")
     return split_patients(
-        [(case.vendor, case.name) for case in labelled],
+        [(case.vendor, case.name) for case in of_labelled],
         pattern=config.PATIENT_PATTERN,
         test_fraction=config.TEST_FRACTION,
         validation_fraction=config.VALIDATION_FRACTION,
         seed=config.SEED,
-        fluids={(case.vendor, case.name): fluids_held(of_case) for case, of_case in labelled.items()},
+        fluids={(case.vendor, case.name): fluids_held(of_case) for case, of_case in of_labelled.items()},
         folds=config.FOLDS,
         fold=config.FOLD,
         existing=existing,
     )
+
+
+def labelled(facts):
+    """Those of `facts` ({case: `CaseFacts`}) whose case has a reference."""
+    return {case: of_case for case, of_case in facts.items() if case.reference_path is not None}
 
 
 def fluids_held(facts):
@@ -315,42 +321,6 @@ def find_reference_histogram(facts, split):
         file=sys.stderr,
     )
     return None
-
-
-def split_text(facts, split):
-    """The split in a line, and a line for each thing that it lacks: cases left out, empty parts, fluids."""
-    parts = list(split.values())
-    lines = ["Split: " + ", ".join(f"{parts.count(part)} {part}" for part in reversed(PARTS)) + " volumes"]
-    left_out = sum(case.reference_path is not None for case in facts) - len(parts)
-    if left_out:
-        lines.append(f"warning: {left_out} volumes are in no part of the existing split and will not be used")
-    return "\n".join([*lines, *split_warnings(facts, split)])
-
-
-def split_warnings(facts, split):
-    """A line for each part of the split that no case is in, or in which no case holds any fluid, or one that others do.
-
-    Says which steps need the part, and what to do.
-    """
-    held = {part: set() for part in PARTS}
-    for case, of_case in facts.items():
-        if part := split.get((case.vendor, case.name)):
-            held[part].update(fluids_held(of_case))
-    everywhere = set.union(*held.values())
-    warnings = []
-    for part, needed_by in (("train", "model_training.py"), ("val", "model_training.py"), ("test", "evaluate.py")):
-        path = config.split_csv(part)
-        if part not in split.values():
-            warnings.append(
-                f"warning: {path.name} is empty, and {needed_by} needs it; add patients (of three of a vendor each "
-                "part gets one), or move a patient's rows there from another part's CSV"
-            )
-        elif missing := [fluid for fluid in FLUIDS if fluid in everywhere - held[part]]:
-            warnings.append(
-                f"warning: no case in {path.name} holds {' or '.join(missing)}, so that {needed_by} cannot "
-                f"{'learn' if part == 'train' else 'judge'} it; move a patient's rows there from another part's CSV"
-            )
-    return warnings
 
 
 def _with_progress(description, function, cases, b_scans=None):

@@ -6,18 +6,16 @@ import pytest
 import skimage.transform
 
 from utils import custom_nuts
+from utils.augmentation import MirrorAndRotate, rotated, rotation_map
 from utils.custom_nuts import (
     CutPatch,
     ImagePatchesByMaskRetouch_resampled,
-    MirrorAndRotate,
     Patch,
     PlanRetouchPatches,
     ReadOCT,
     a_fifth,
     decided_patches,
     drop_patch,
-    rotated,
-    rotation_map,
     sample_oct_patch_centers,
     sample_patches_entropy_mask,
     sample_patches_retouch_mask,

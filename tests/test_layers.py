@@ -13,7 +13,7 @@ LAYERS = [
     {"loss_functions", "model", "base", "losses", "metrics", "networks", "exported_model", "keras_setup"},
     {"volumes"},
     {"preparation", "phantom"},  # phantoms stand on volumes alone
-    {"prepared", "patch_settings", "custom_nuts", "patch_stream", "patch_preview", "data_prepare"},
+    {"prepared", "patch_settings", "augmentation", "custom_nuts", "patch_stream", "patch_preview", "data_prepare"},
     {"segmentation"},
     {"training", "evaluation"},
     {"tools"},

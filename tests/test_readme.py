@@ -20,16 +20,16 @@ from utils.tools.results import dice_table, what_it_took
 from utils.volumes.mhd import read_volume, write_volume
 
 PROJECT = Path(__file__).parents[1]
-README = (PROJECT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
-TEXT = re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S)
+PAGES = "\n".join(path.read_text("utf-8") for path in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))])
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES, re.M | re.S)
+TEXT = re.sub(r"^```.*?^```$", "", PAGES, flags=re.M | re.S)
 SNIPPETS = [content for language, content in BLOCKS if language == "python"]
 SMALL = {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "EPOCH": 1, "STEPS_PER_EPOCH": 1, "VALIDATION_B_SCANS": 4}
 CHECK_SETTINGS = '-c "import sys, config; config.load(sys.argv[1:]); config.validate()"'
 INSTALL = re.compile(r'pip install "?([a-z]+)(?:\[(.+)\])?"?')
 
-# Command of README.md, in its order -> what is run of it: None, all; else the command in its place, with other numbers
-# or without the hours. `scored` and the like are what the commands above have left.
+# Command of README.md and docs/, in their order -> what is run of it: None, all; else the command in its place, with
+# other numbers or without the hours. `scored` and the like are what the commands above have left.
 QUICK = {
     "make demo": "make -n demo | grep -x 'python3 -m utils.tasks demo'",
     "python3 -m utils.tasks demo": "python3 -m utils.tasks demo --help",  # all of it: test_the_demo_in_small
@@ -85,7 +85,7 @@ SLOW = {
 
 
 def commands():
-    """Every command of README.md: the lines of its shell blocks, what they equal, and what the text names."""
+    """Every command of README.md and docs/: the lines of its shell blocks, what they equal, and what the text names."""
     found = []
     for language, content in BLOCKS:
         for line in content.splitlines() if language == "sh" else ():
@@ -191,7 +191,7 @@ def test_settings_that_are_named_exist_and_may_be_set_so():
     names = set(re.findall(r"`([A-Z]+(?:_[A-Z0-9]+)+|[A-Z]{4,})`", TEXT)) - {"KERAS_BACKEND"}
     assert names
     assert names <= set(before)
-    overrides = set(re.findall(r"--set [A-Z]\w+=[^\s`\]]+", README)) - {"--set NAME=VALUE"}
+    overrides = set(re.findall(r"--set [A-Z]\w+=[^\s`\]]+", PAGES)) - {"--set NAME=VALUE"}
     assert len(overrides) > 10
     try:
         for override in overrides:
@@ -232,7 +232,7 @@ def test_the_table_of_results_by_hand():
     summary = pd.DataFrame(rows, columns=["vendor", "fluid", "measure", "cases", "n", "mean"])
     (row,) = dice_table(summary).values.tolist()
     assert row == ["all, 8", "0.852 (7)", "0.900 (4)", "- (0)", "0.876"]
-    assert f"| {' | '.join(dice_table(summary).columns)} |" in README.splitlines()
+    assert f"| {' | '.join(dice_table(summary).columns)} |" in PAGES.splitlines()
 
 
 def test_minutes_and_hardware_of_a_run(tmp_path):

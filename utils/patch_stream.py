@@ -17,7 +17,8 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from nutsflow import FilterFalse, Map, nut_processor
 
 # Worker processes import this module, and neither TensorFlow nor nutsml: each takes its second to load.
-from utils.custom_nuts import MirrorAndRotate, PlanRetouchPatches, ReadOCT, drop_patch
+from utils.augmentation import MirrorAndRotate
+from utils.custom_nuts import PlanRetouchPatches, ReadOCT, drop_patch
 from utils.errors import InputError
 from utils.parallel import ahead, ctrl_c_blocked
 

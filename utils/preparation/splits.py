@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from utils.errors import InputError
+from utils.labels import FLUIDS
 
 PARTS = ("test", "val", "train")  # in the order in which they are drawn
 
@@ -114,3 +115,29 @@ def _settled_parts(patients, existing):
     if complaints:
         raise InputError(*complaints)
     return part_of
+
+
+def split_text(split, fluids):
+    """The split in a line, and a line for each thing that it lacks.
+
+    `split` is {(vendor, name): part}, `fluids` the names of the fluids that each labelled case holds, {(vendor, name):
+    names}; of these, cases may be in no part.
+    """
+    parts = list(split.values())
+    lines = ["Split: " + ", ".join(f"{parts.count(part)} {part}" for part in reversed(PARTS)) + " volumes"]
+    if left_out := len(fluids) - len(parts):
+        lines.append(f"warning: {left_out} volumes are in no part of the existing split and will not be used")
+    held = {part: {name for case, of in split.items() if of == part for name in fluids[case]} for part in PARTS}
+    everywhere = set.union(*held.values())
+    for part, needed_by in (("train", "model_training.py"), ("val", "model_training.py"), ("test", "evaluate.py")):
+        if part not in parts:
+            lines.append(
+                f"warning: {part}_data.csv is empty, and {needed_by} needs it; add patients (of three of a vendor each "
+                "part gets one), or move a patient's rows there from another part's CSV"
+            )
+        elif missing := [fluid for fluid in FLUIDS if fluid in everywhere - held[part]]:
+            lines.append(
+                f"warning: no case in {part}_data.csv holds {' or '.join(missing)}, so that {needed_by} cannot "
+                f"{'learn' if part == 'train' else 'judge'} it; move a patient's rows there from another part's CSV"
+            )
+    return "\n".join(lines)
