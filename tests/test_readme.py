@@ -1,4 +1,4 @@
-"""README.md: each command and snippet runs, in a copy of the collection whose config.py asks for little."""
+"""README.md and the other documents: each command and snippet runs, in a copy whose config.py asks for little."""
 
 import importlib.metadata
 import os
@@ -20,7 +20,9 @@ from utils.tools.results import dice_table, what_it_took
 from utils.volumes.mhd import read_volume, write_volume
 
 PROJECT = Path(__file__).parents[1]
-PAGES = "\n".join(path.read_text("utf-8") for path in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))])
+DOCUMENTS = [PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "weights/README.md")]
+DOCUMENTS += sorted((PROJECT / "docs").glob("*.md"))
+PAGES = "\n".join(path.read_text("utf-8") for path in DOCUMENTS)
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES, re.M | re.S)
 TEXT = re.sub(r"^```.*?^```$", "", PAGES, flags=re.M | re.S)
 SNIPPETS = [content for language, content in BLOCKS if language == "python"]
@@ -36,6 +38,7 @@ QUICK = {
     "make test": "make -n test | grep -x 'python3 -m utils.tasks test'",
     "python3 -m utils.tasks test": "python3 -m utils.tasks test --help",
     ".venv/bin/python -m pytest -m slow": ".venv/bin/python -m pytest -m slow --collect-only tests/test_readme.py",
+    ".venv/bin/python -m pytest -m ci": ".venv/bin/python -m pytest -m ci --collect-only tests/test_distribution.py",
     "python3 -m venv .venv": "python3 -m venv --without-pip another",
     ".venv/bin/python -m pip install -r requirements.txt": (
         ".venv/bin/python -m pip install -r requirements.txt --dry-run --no-index"
@@ -50,6 +53,7 @@ QUICK = {
     "make -C FOLDER demo": "cd / && make -n -C \"$OLDPWD\" demo | grep 'utils.tasks demo'",
     "python3 FOLDER/utils/tasks.py demo": 'cd / && python3 "$OLDPWD/utils/tasks.py" demo --help',
     "python -m utils.tasks demo": "python -m utils.tasks demo --help",
+    "python -m utils.tasks reproduce": "python -m utils.tasks reproduce --help",
     "python3 -m utils.tasks weights": "python3 -m utils.tasks weights --help",
     "KERAS_BACKEND=jax python model_training.py --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000": (
         f"python {CHECK_SETTINGS} --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000"  # test_two_hosts...
@@ -206,11 +210,19 @@ def test_links_lead_somewhere():
         headings = re.findall(r"^#+ (.+)$", text, re.M)
         return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
-    for target in re.findall(r"\]\((?!https:)([^)]+)\)", TEXT):
-        path, _, anchor = target.partition("#")
-        page = PROJECT / path if path else PROJECT / "README.md"
-        assert page.exists(), target
-        assert not anchor or anchor in anchors(page.read_text("utf-8")), target
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https:)([^)]+)\)", document.read_text("utf-8")):
+            path, _, anchor = target.partition("#")
+            page = document.parent / path if path else document
+            assert page.exists(), f"{document}: {target}"
+            assert not anchor or anchor in anchors(page.read_text("utf-8")), f"{document}: {target}"
+
+
+def test_the_readme_is_short():
+    readme = (PROJECT / "README.md").read_text("utf-8")
+    assert len(readme.encode()) <= 9000
+    assert len(readme.splitlines()) <= 150
+    assert max(map(len, readme.splitlines())) <= 120
 
 
 def test_the_page_of_settings_is_the_one_of_config():
