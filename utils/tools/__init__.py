@@ -1,0 +1,1 @@
+"""Further commands, each run as ``python -m utils.tools.NAME``."""
