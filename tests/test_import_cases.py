@@ -1,6 +1,8 @@
 """Other people's data as cases: small imitations of each layout, read back; what must be refused, in a line."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 
@@ -411,6 +413,42 @@ def test_what_is_said_wrongly(tmp_path, options, expected):
     write_pairs(tmp_path / "source", coloured(COLOURS), names=("1-a",))
     (line,) = refusal(tmp_path, "masks", *options)
     assert expected in line
+
+
+def test_commands_of_the_documentation_are_understood():
+    """All that is wrong with them is that their folder is not here."""
+    text = (PROJECT / "docs" / "data.md").read_text("utf-8")
+    blocks = re.findall(r"^```shell\n(.*?)^```$", text, re.M | re.S)
+    assert len(blocks) == 7
+    for block in blocks:
+        command = shlex.split(block.replace("\\\n", " "))
+        assert command[:3] == ["python", "-m", "utils.tools.import_cases"]
+        with pytest.raises(InputError, match=f"^{re.escape(command[4])}: no such folder$"):
+            main(command[3:])
+
+
+def test_hostile_descriptions_of_nnunet(tmp_path):
+    source = tmp_path / "source"
+    options = ["--labels", "IRF=cyst"]
+    (source / "imagesTr").mkdir(parents=True)
+    assert "dataset.json: not nnU-Net's description (FileNotFoundError" in refusal(tmp_path, "nnunet", *options)[0]
+    description = {"channel_names": {"0": "OCT", "1": "again"}, "labels": {"background": 0, "cyst": 1}}
+    (source / "dataset.json").write_text(json.dumps(description))
+    assert "2 channels" in refusal(tmp_path, "nnunet", *options)[0]
+    description |= {"channel_names": {"0": "OCT"}, "file_ending": ".png"}
+    (source / "dataset.json").write_text(json.dumps(description))
+    save(source / "imagesTr" / "1-a_0000.png", picture())
+    save(source / "labelsTr" / "1-a.png", inside(CYST) * np.uint8(2))
+    assert "labelsTr/1-a.png: holds 2 (" in refusal(tmp_path, "nnunet", *options)[0]
+    description["labels"]["drusen"] = 2
+    (source / "dataset.json").write_text(json.dumps(description))
+    assert "holds class 'drusen', which --labels does not state" in refusal(tmp_path, "nnunet", *options)[0]
+
+
+def test_masks_beside_their_image_are_coloured(tmp_path):
+    save(tmp_path / "source" / "1-a.png", np.concatenate([picture(), picture()], axis=1))
+    (line,) = refusal(tmp_path, "beside", "--images", "*.png", "--labels", "IRF=1")
+    assert "--labels: found numbers 1, expected colours" in line
 
 
 def test_two_images_of_one_name_are_refused(tmp_path):

@@ -62,6 +62,7 @@ QUICK = {
     ),
     "python evaluate.py --rank scored scored_before": None,
     "python -m utils.config_table": None,
+    "python -m utils.tools.import_cases": "python -m utils.tools.import_cases --help",  # test_commands_of_the_doc...
     **dict.fromkeys(
         ('pip install "tensorflow[and-cuda]"', 'pip install "jax[cuda13]"', "pip install eyepy"), "true"
     ),  # test_what_is_to_be_installed_exists
