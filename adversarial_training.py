@@ -8,23 +8,31 @@ Writes  OUTPUT_ROOT/runs/RUN_NAME/adversarial/: the same files as model_training
 The starting model is epoch 0: where no epoch beats it on the validation B-scans, it is the best one.
 """
 
+import functools
 import itertools
 
 import numpy as np
 
 import config
-from utils import runs
-from utils.balance import converged, discriminator_state
-from utils.checkpoints import newest_state
-from utils.epochs import TrainingRun, why_finished
 from utils.errors import InputError, run_script
-from utils.exported_model import check_input, export_best, read_best, set_weights
+from utils.exported_model import check_input, export_epoch, read_best, set_weights
 from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import as_list, create_inference_network, create_network
 from utils.plots import save_comparison
-from utils.prepared import describe_data, read_csv_data
-from utils.reference_histogram import read_histogram_if_any
-from utils.validation import check_monitor, choose_b_scans
+from utils.preparation.reference_histogram import read_histogram_if_any
+from utils.training import run_folder
+from utils.training.data import read_training_data
+from utils.training.discriminator_state import converged, discriminator_state
+from utils.training.epoch import (
+    adam,
+    compile_for_scoring,
+    epoch_batches,
+    estimate_steps,
+    score_epoch,
+    segmentation_losses,
+)
+from utils.training.run import TrainingRun, why_finished
+from utils.training.state import newest_state
 
 PANELS = {"segmentation loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
 PANELS |= {"losses against each other": ["adversarial_loss", "d_loss"]}
@@ -39,25 +47,32 @@ def main(argv):
     config.validate()
     if config.DEVICES * config.HOSTS > 1:
         raise InputError("config.DEVICES, config.HOSTS: must both be 1, adversarial training runs on one device")
-    rows = {part: read_csv_data(config.split_csv(part)) for part in ("train", "val")}
-    b_scans = choose_b_scans(rows["val"], config.VALIDATION_B_SCANS, config.SEED)
-    check_monitor(config.MONITOR, b_scans, config.split_csv("val"))
-    data = describe_data(rows, **config.preparation_settings())
+    data = read_training_data(**config.training_data_settings())
     start = config.run_folder("segmentation") / "best.keras"
     start_details = read_best(start)
-    histogram = {"reference_histogram": read_histogram_if_any(config.matched_histogram_csv())}
-    remedy = "set it back, or train another RUN_NAME"
-    check_input(start, start_details, config.prediction_settings() | histogram, remedy)
-    runs.check_same_data(start, start_details.get("data"), data)
-    data |= {part: seen for part, seen in start_details.get("data", {}).items() if part not in data}
+    check_start(start, start_details, data.description)
     folder = config.run_folder("adversarial")
-    with runs.only_writer(folder):
-        runs.start_run(folder, {**config.values(), "STARTING_MODEL": start_details["sha256"]}, data)
+    with run_folder.only_writer(folder):
+        settings = {**config.values(), "STARTING_MODEL": start_details["sha256"]}
+        run_folder.start_run(folder, settings, data.description)
         state = newest_state(folder)
         if state and (reason := why_ended(state[0])):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
         else:
-            fine_tune(folder, start, start_details, b_scans, data, state)
+            fine_tune(folder, start, start_details, data, state)
+
+
+def check_start(start, details, description):
+    """Raise `InputError` where the starting model takes other images, or was trained on other data than `description`.
+
+    What it had seen before it was trained is added to `description`.
+    """
+    histogram = {"reference_histogram": read_histogram_if_any(config.matched_histogram_csv())}
+    remedy = "set it back, or train another RUN_NAME"
+    check_input(start, details, config.prediction_settings() | histogram, remedy)
+    run_folder.check_same_data(start, details.get("data"), description)
+    if "earlier" in details.get("data", {}):
+        description["earlier"] = details["data"]["earlier"]
 
 
 def why_ended(progress):
@@ -67,29 +82,68 @@ def why_ended(progress):
     return why_finished(progress, config.ADVERSARIAL_EPOCH or config.EPOCH, patience=None)
 
 
-def fine_tune(folder, start, start_details, b_scans, data, state):
+def fine_tune(folder, start, start_details, data, state):
     """Fine-tune the exported model `start` (and its details) from `state` (that of `newest_state`, or None) on.
 
-    Every epoch is scored on `b_scans` among others; `data` is of `describe_data`, for ``best.json``.
+    `data` is the `TrainingData`.
     """
-    from utils import training
-
     set_up_keras(config.SEED, config.DETERMINISTIC)
-    from model import create_discriminator
-    from utils.adversarial import AdversarialStep, discriminator_policy
+    step, inference = create_step(start)
+    print(run_folder.settings_text(config.values()))
+    n_parameters = step.discriminator.count_params()
+    print(f"{folder}: discriminator of {n_parameters:,} parameters, weight {config.ADVERSARIAL_WEIGHT}")
+    shown = held_out_patches(inference)
+    run = TrainingRun(
+        folder,
+        inference,
+        step.generator_optimizer,
+        step.variables,
+        state,
+        config.training_rules(config.ADVERSARIAL_EPOCH or config.EPOCH),
+        panels=PANELS,
+        export=functools.partial(export_epoch, folder, inference, model_details(data, start_details)),
+    )
+    expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), config.batch_settings())
+    with run.interruptible(), failures_named():
+        if not run.progress["history"]:
+            run.record({"epoch": 0, **score_both(run, step, 0, data.b_scans, shown)})
+            best = run.progress["best"]
+            print(f"epoch 0, the model of the segmentation step: {best['metric']} {best['value']:.4f}")
+        while not (reason := why_ended(run.progress)):
+            epoch, first_step = run.begin_epoch(expected_steps)
+            with epoch_batches(
+                config.split_csv("train"),
+                config.batch_settings(),
+                training=True,
+                epoch=epoch,
+                steps=config.STEPS_PER_EPOCH,
+                first_step=first_step,
+            ) as batches:
+                step.begin_means()
+                for batch in batches:
+                    step(*batch)
+                    run.after_step(step.means())
+            row = run.end_epoch(score_both(run, step, epoch, data.b_scans, shown), config.BATCH_SIZE)
+            report(row, run.progress["best"], run.seconds_left())
+            if warning := discriminator_state(run.progress["history"]):
+                print(f"warning: {warning}", flush=True)
+    run.finish(reason, next_step="evaluate.py")
 
-    losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
+
+def create_step(start):
+    """(`AdversarialStep`, the U-Net's exported form), both networks with the weights of the model at `start`."""
+    from model import create_discriminator
+    from utils.training.adversarial import AdversarialStep, discriminator_policy
+
+    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
     unet = create_network(**config.network_settings())
-    training.compile_for_scoring(unet, losses, config.THRESHOLD)
     inference = create_inference_network(**config.network_settings())
-    training.compile_for_scoring(inference, losses, config.THRESHOLD)
+    for network in (unet, inference):
+        compile_for_scoring(network, losses, config.THRESHOLD)
     set_weights([unet, inference], start)
-    images, mask = held_out_patches(training)
-    before = labels_of_patches(inference, images)
-    height, width = unet.output_shape[0][1:3] if config.TRAIN_CLASSES else unet.output_shape[1:3]
     d_dtype_policy = discriminator_policy(config.DTYPE_POLICY)
     discriminator = create_discriminator(
-        (height, width, 3),
+        (*as_list(unet.output)[0].shape[1:3], 3),
         config.N_CLASSES,
         config.D_BASE_FILTERS or config.BASE_FILTERS,
         config.SEED,
@@ -99,8 +153,8 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
     step = AdversarialStep(
         unet,
         discriminator,
-        training.adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY, "generator_adam"),
-        training.adam(config.D_ADAM_LR, config.D_ADAM_BETA_1, d_dtype_policy, "discriminator_adam"),
+        adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY, "generator_adam"),
+        adam(config.D_ADAM_LR, config.D_ADAM_BETA_1, d_dtype_policy, "discriminator_adam"),
         losses,
         config.ADVERSARIAL_WEIGHT,
         real_label=config.D_REAL_LABEL,
@@ -110,83 +164,50 @@ def fine_tune(folder, start, start_details, b_scans, data, state):
         d_ready_accuracy=config.D_READY_ACCURACY,
         d_ahead_accuracy=config.D_AHEAD_ACCURACY,
     )
-    print(runs.settings_text(config.values()))
-    print(f"{folder}: discriminator of {discriminator.count_params():,} parameters, weight {config.ADVERSARIAL_WEIGHT}")
+    return step, inference
 
-    def export(best):
-        details = {**best, "step": "adversarial", **config.prediction_settings(), "config": config.values()}
-        details |= {"data": data, "made_from": start_details["sha256"]}
-        details |= {"training_appearance": start_details.get("training_appearance")}
-        details |= {"reference_histogram": start_details["reference_histogram"]}
-        export_best(folder, inference, details)
 
-    def validate(epoch):
-        inference.set_weights(unet.get_weights())
-        after, labels = labels_of_patches(inference, images), mask.argmax(axis=-1).astype(np.uint8)
-        draw_verdicts(folder / "verdicts" / f"{epoch:04d}.png", step.verdict, images, labels, before, after)
-        with validation_batches(training) as batches:
-            held_out = step.held_out_accuracy(itertools.islice(batches, HELD_OUT_BATCHES))
-        return held_out | training.validate(
-            inference,
-            config.split_csv("val"),
-            b_scans,
-            folder / "previews" / f"{epoch:04d}.png",
-            config.batch_settings(),
-            train_classes=config.TRAIN_CLASSES,
-            network=config.MODEL,
-            threshold=config.THRESHOLD,
-            stop_if_asked=run.stop_if_asked,
-        )
+def model_details(data, start_details):
+    """What ``best.json`` says besides the epoch; of the training images, what the starting model's says."""
+    details = {"step": "adversarial", **config.prediction_settings(), "config": config.values()}
+    details |= {"data": data.description, "made_from": start_details["sha256"]}
+    details |= {"training_appearance": start_details.get("training_appearance")}
+    return details | {"reference_histogram": start_details["reference_histogram"]}
 
-    rules = config.training_rules(config.ADVERSARIAL_EPOCH or config.EPOCH)
-    run = TrainingRun(
-        folder, inference, step.generator_optimizer, step.variables, state, rules, panels=PANELS, export=export
+
+def score_both(run, step, epoch, b_scans, shown):
+    """The scores of both networks for the log, held out; draws the verdicts on the patches `shown` and the previews."""
+    inference = run.network
+    inference.set_weights(step.generator.get_weights())
+    images, reference, before = shown
+    after = labels_of_patches(inference, images)
+    draw_verdicts(run.folder / "verdicts" / f"{epoch:04d}.png", step.verdict, images, reference, before, after)
+    with validation_batches() as batches:
+        held_out = step.held_out_accuracy(itertools.islice(batches, HELD_OUT_BATCHES))
+    return held_out | score_epoch(
+        inference,
+        config.split_csv("val"),
+        b_scans,
+        run.folder / "previews" / f"{epoch:04d}.png",
+        config.batch_settings(),
+        network=config.MODEL,
+        threshold=config.THRESHOLD,
+        stop_if_asked=run.stop_if_asked,
     )
-    expected_steps = config.STEPS_PER_EPOCH or training.expected_steps(
-        config.split_csv("train"), config.batch_settings()
-    )
-    with run.interruptible(), failures_named():
-        if not run.progress["history"]:
-            run.record({"epoch": 0, **validate(0)})
-            best = run.progress["best"]
-            print(f"epoch 0, the model of the segmentation step: {best['metric']} {best['value']:.4f}")
-        while not (reason := why_ended(run.progress)):
-            epoch, first_step = run.begin_epoch(expected_steps)
-            with training.epoch_batches(
-                config.split_csv("train"),
-                config.training_batch_settings(),
-                training=True,
-                epoch=epoch,
-                train_classes=config.TRAIN_CLASSES,
-                steps=config.STEPS_PER_EPOCH,
-                first_step=first_step,
-            ) as batches:
-                step.begin_means()
-                for batch in batches:
-                    step(*batch)
-                    run.after_step(step.means())
-            report(run.end_epoch(validate(epoch), config.BATCH_SIZE), run.progress["best"], run.seconds_left())
-            if warning := discriminator_state(run.progress["history"]):
-                print(f"warning: {warning}", flush=True)
-    best = run.progress["best"]
-    print(f"finished, {reason}; best: epoch {best['epoch']}, {best['metric']} {best['value']:.4f}")
-    print(f"best model: {folder / 'best.keras'}")
-    print(f"curves: {folder / 'progress.png'}; next: python evaluate.py")
 
 
-def validation_batches(training):
+def validation_batches():
     """The context of the validation patches' batches, always the same."""
-    return training.epoch_batches(
-        config.split_csv("val"), config.batch_settings(), training=False, epoch=0, train_classes=config.TRAIN_CLASSES
-    )
+    return epoch_batches(config.split_csv("val"), config.batch_settings(), training=False, epoch=0)
 
 
-def held_out_patches(training):
-    """(images, one-hot mask) of some validation patches, always the same."""
-    with validation_batches(training) as batches:
+def held_out_patches(inference):
+    """(images, reader's labels, labels by the starting model) of some validation patches, always the same."""
+    with validation_batches() as batches:
         images, targets = next(batches)
     mask = targets[0] if config.TRAIN_CLASSES else targets
-    return images[:SHOWN_PATCHES], mask[:SHOWN_PATCHES]
+    images, mask = images[:SHOWN_PATCHES], mask[:SHOWN_PATCHES]
+    return images, mask.argmax(axis=-1).astype(np.uint8), labels_of_patches(inference, images)
 
 
 def labels_of_patches(network, images):

@@ -8,12 +8,12 @@ import argparse
 import ast
 import difflib
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from utils.errors import InputError
 from utils.networks import check_network
 from utils.patch_settings import BatchSettings, PatchSettings
+from utils.training.rules import TrainingRules
 
 # ---- Where things are ----------------------------------------------------------------------------------------------
 DATA_ROOT = "data"  # folder of the raw volumes: RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd
@@ -114,6 +114,17 @@ def split_csv(part):
     return Path(OUTPUT_ROOT) / f"{part}_data.csv"
 
 
+def training_data_settings():
+    """Arguments of `utils.training.data.read_training_data`."""
+    return {
+        "csv_paths": {part: split_csv(part) for part in ("train", "val")},
+        "n_b_scans": VALIDATION_B_SCANS,
+        "seed": SEED,
+        "monitor": MONITOR,
+        "preparation": preparation_settings(),
+    }
+
+
 def run_folder(step):
     """Folder of this run's `step`: "segmentation", "adversarial" or "evaluation"."""
     return Path(OUTPUT_ROOT) / "runs" / RUN_NAME / step
@@ -156,13 +167,9 @@ def batch_settings():
         slice_mean=SLICE_MEAN,
         slice_sd=SLICE_SD,
         n_classes=N_CLASSES,
+        train_classes=TRAIN_CLASSES,
         workers=WORKERS,
     )
-
-
-def training_batch_settings():
-    """As `batch_settings`, for training: of every batch, each host takes its part."""
-    return replace(batch_settings(), batch_size=BATCH_SIZE // HOSTS, shard=(HOST, HOSTS))
 
 
 def network_settings():
@@ -182,16 +189,16 @@ def network_settings():
 
 
 def training_rules(epochs):
-    """What `utils.epochs.TrainingRun` goes by, with the number of epochs."""
-    return {
-        "epochs": epochs,
-        "monitor": MONITOR,
-        "window": MONITOR_EPOCHS,
-        "patience": PATIENCE,
-        "slow_down_after": SLOW_DOWN_AFTER,
-        "keep_epochs": KEEP_EPOCHS,
-        "save_minutes": SAVE_MINUTES,
-    }
+    """The `TrainingRules` of a run of so many epochs."""
+    return TrainingRules(
+        epochs=epochs,
+        monitor=MONITOR,
+        window=MONITOR_EPOCHS,
+        patience=PATIENCE,
+        slow_down_after=SLOW_DOWN_AFTER,
+        keep_epochs=KEEP_EPOCHS,
+        save_minutes=SAVE_MINUTES,
+    )
 
 
 def prediction_settings():

@@ -21,6 +21,7 @@ exit code 0, or 2 where there was any. The same command continues an interrupted
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +29,12 @@ import pandas as pd
 from tqdm import tqdm
 
 import config
-from utils import detection, runs
 from utils.errors import InputError, run_script
-from utils.evaluation import fullest_b_scan, match_pairs, pairs_of_split, score_pairs, typical_cases
-from utils.exported_model import best_model, check_input, read_best
-from utils.files import write_csv, write_json
-from utils.held_out import segment_and_score
-from utils.keras_setup import set_up_keras
-from utils.labels import FLUIDS
-from utils.plots import save_comparison
-from utils.prepared import all_seen, check_unseen, read_csv_data
-from utils.reference_histogram import read_histogram_if_any
-from utils.report import markdown_table, write_report
-from utils.summary import (
+from utils.evaluation import detection
+from utils.evaluation.held_out import segment_and_score
+from utils.evaluation.pairs import fullest_b_scan, match_pairs, pairs_of_split, score_pairs, typical_cases
+from utils.evaluation.report import markdown_table, write_report
+from utils.evaluation.statistics import (
     check_once,
     compare_volumes,
     rank_methods,
@@ -48,6 +42,16 @@ from utils.summary import (
     summarise_volumes,
     with_patients,
 )
+from utils.exported_model import best_model, check_input, read_best
+from utils.files import write_csv, write_json
+from utils.keras_setup import set_up_keras
+from utils.labels import FLUIDS
+from utils.plots import save_comparison
+from utils.preparation.reference_histogram import read_histogram_if_any
+from utils.prepared import all_seen, check_unseen, read_csv_data
+from utils.segmentation.predict import load_network
+from utils.training import run_folder
+from utils.training.epoch import compile_for_scoring, epoch_batches, keras_batches, scores, segmentation_losses
 
 COMPARED_CASES = 12  # at most, spread over the vendors, in comparison.png
 SHOWN_MEASURES = ("dice_present", "dice_all", "avd_mm3", "hd95_mm")  # of a comparison, on the console
@@ -97,11 +101,9 @@ def evaluate_model():
     check_model(model_path, details)
     print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}): {why}")
 
-    from utils.segmentation import load_network
-
     set_up_keras(config.SEED, config.DETERMINISTIC)
     network = load_network(model_path, memory_gb=config.PREDICTION_GB)
-    with runs.only_writer(folder):
+    with run_folder.only_writer(folder):
         patches = score_patches(network)
         tables, failed = {}, []
         for part, pairs in parts.items():
@@ -148,21 +150,16 @@ def check_model(model_path, details):
 
 def score_patches(network):
     """Loss, IoU and F-score on the patches of the held-out cases, as in training's validation."""
-    from utils import training
-
-    losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, network.has_heads)
-    training.compile_for_scoring(network.model, losses, config.THRESHOLD)
-    with training.epoch_batches(
+    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, network.has_heads)
+    compile_for_scoring(network.model, losses, config.THRESHOLD)
+    with epoch_batches(
         config.split_csv("test"),
-        config.batch_settings(),
+        replace(config.batch_settings(), train_classes=network.has_heads),
         training=False,
         epoch=0,
-        train_classes=network.has_heads,
     ) as batches:
         batches = tqdm(batches, desc="patches", unit="batch", leave=False, mininterval=1.0)
-        return training.scores(
-            network.model.evaluate(training.keras_batches(iter(batches)), verbose=0, return_dict=True)
-        )
+        return scores(network.model.evaluate(keras_batches(iter(batches)), verbose=0, return_dict=True))
 
 
 # ---- Label volumes of any origin ------------------------------------------------------------------------------------
@@ -260,7 +257,7 @@ def report(folder, title, facts, volumes, pairs, failed, score, notes, patches=N
         if curve:
             curves[vendor, fluid] = curve
     patients = f"{volumes.patient.nunique()}, by PATIENT_PATTERN {config.PATIENT_PATTERN!r}"
-    facts = {**facts, "patients": patients, "versions": runs.versions_text()}
+    facts = {**facts, "patients": patients, "versions": run_folder.versions_text()}
     write_csv(folder / "volumes.csv", volumes)
     write_csv(folder / "summary.csv", summary)
     write_csv(folder / "detection.csv", detected)
@@ -287,7 +284,7 @@ def report(folder, title, facts, volumes, pairs, failed, score, notes, patches=N
         name: table.astype(object).where(table.notna(), None).to_dict("records") for name, table in tables.items()
     }
     content = {"facts": facts, "patches": patches, **records, "notes": notes, "failed": failed}
-    write_json(folder / "summary.json", {**content, "settings": config.values(), "versions": runs.versions()})
+    write_json(folder / "summary.json", {**content, "settings": config.values(), "versions": run_folder.versions()})
     print((folder / "report.md").read_text("utf-8").partition("\n## By vendor")[0])
     print(f"\nreport: {folder / 'report.html'}")
     if failed:

@@ -5,21 +5,44 @@ Writes  OUTPUT_ROOT/runs/RUN_NAME/segmentation/: best.keras and best.json, log.c
         tensorboard/, epochs/, config.json, versions.json, and last-*, the state that the same command continues from
 
     python model_training.py [--set NAME=VALUE ...]
+
+The loop, from the settings in config.py to the exported model:
+
+    data = read_training_data(...)                         rows of the CSVs, the B-scans that epochs are scored on
+    unet, optimizer, inference = ...                       what is trained, and its exported form
+    run = TrainingRun(..., state, rules)                   a new run, or one continued from its checkpoint
+    while not why_finished(run.progress, ...):
+        epoch, first_step = run.begin_epoch()
+        with epoch_batches(..., epoch, first_step) as batches:
+            fit_epoch(unet, batches, run.after_step)       a checkpoint every SAVE_MINUTES
+        run.end_epoch(score_epoch(inference, ...))         log, curves, best.keras where it is better
+    run.finish(reason)
 """
 
+import functools
+
 import config
-from utils import runs
-from utils.appearance import training_appearance
-from utils.checkpoints import newest_state
-from utils.distribution import agreed, sharing
-from utils.epochs import TrainingRun, why_finished
 from utils.errors import run_script
-from utils.exported_model import check_input, export_best, read_best, set_weights
+from utils.exported_model import check_input, export_epoch, read_best, set_weights
 from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import create_inference_network, create_network
-from utils.prepared import all_seen, check_unseen, describe_data, read_csv_data
-from utils.reference_histogram import read_histogram_if_any
-from utils.validation import check_monitor, choose_b_scans
+from utils.preparation.reference_histogram import read_histogram_if_any
+from utils.prepared import all_seen, check_unseen
+from utils.segmentation.appearance import training_appearance
+from utils.training import run_folder
+from utils.training.data import read_training_data
+from utils.training.devices import Sharing
+from utils.training.epoch import (
+    adam,
+    compile_for_scoring,
+    epoch_batches,
+    estimate_steps,
+    fit_epoch,
+    score_epoch,
+    segmentation_losses,
+)
+from utils.training.run import TrainingRun, why_finished
+from utils.training.state import newest_state
 
 PANELS = {"loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
 PANELS |= {"IoU and F-score on patches, mean of the fluids": ["iou_score", "f_score"]}
@@ -29,23 +52,21 @@ PANELS |= {"F-score on patches": ["f_irf", "f_srf", "f_ped"]}
 def main(argv):
     config.load(argv)
     config.validate()
-    rows = {part: read_csv_data(config.split_csv(part)) for part in ("train", "val")}
-    b_scans = choose_b_scans(rows["val"], config.VALIDATION_B_SCANS, config.SEED)
-    check_monitor(config.MONITOR, b_scans, config.split_csv("val"))
-    data = describe_data(rows, **config.preparation_settings())
+    data = read_training_data(**config.training_data_settings())
     if config.INIT_WEIGHTS:
-        data["earlier"] = check_starting_weights(rows["val"])
+        data.description["earlier"] = check_starting_weights(data.rows["val"])
+    sharing = Sharing(config.DEVICES, config.HOSTS, config.HOST, config.COORDINATOR)
     folder = config.run_folder("segmentation")
-    with runs.only_writer(folder, config.HOST == 0):
+    with run_folder.only_writer(folder, sharing.is_writer):
         may_change = [name for name in config.values() if name.startswith(("ADVERSARIAL_", "D_"))]  # of the next step
-        if runs.backend_name() == "jax":  # on TensorFlow each device has its own Dice loss
+        if run_folder.backend_name() == "jax":  # on TensorFlow each device has its own Dice loss
             may_change.append("DEVICES")
-        runs.start_run(folder, config.values(), data, may_change, writes=config.HOST == 0)
+        run_folder.start_run(folder, config.values(), data.description, may_change, writes=sharing.is_writer)
         state = newest_state(folder)
         if state and (reason := why_finished(state[0], config.EPOCH, config.PATIENCE)):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
         else:
-            train(folder, rows["train"], b_scans, data, state)
+            train(folder, data, sharing, state)
 
 
 def check_starting_weights(validation_rows):
@@ -63,78 +84,73 @@ def check_starting_weights(validation_rows):
     return seen
 
 
-def train(folder, training_rows, b_scans, data, state):
-    """Train from `state` (that of `newest_state`, or None) on, and score every epoch on `b_scans` among others.
-
-    `data` is of `describe_data`, for ``best.json``.
-    """
-    from utils import training
-
+def train(folder, data, sharing, state):
+    """Train on the `TrainingData` from `state` (that of `newest_state`, or None) on; `sharing` says who takes part."""
     set_up_keras(config.SEED, config.DETERMINISTIC)
-    shared = sharing(config.DEVICES, config.HOSTS, config.HOST, config.COORDINATOR)
-    losses = training.segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
+    shared = sharing.start()
+    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
     with shared():
         unet = create_network(**config.network_settings())
-        optimizer = training.adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY)
-        training.compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
+        optimizer = adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY)
+        compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
         optimizer.build(unet.trainable_variables)
         if config.INIT_WEIGHTS and not state:
             set_weights([unet], config.INIT_WEIGHTS)
     inference = create_inference_network(**config.network_settings())
-    training.compile_for_scoring(inference, losses, config.THRESHOLD)
-    variables = [*unet.non_trainable_variables, *unet.trainable_variables, *optimizer.variables]
-    print(runs.settings_text(config.values()))
+    compile_for_scoring(inference, losses, config.THRESHOLD)
+    print(run_folder.settings_text(config.values()))
     print(f"{folder}: {unet.count_params():,} parameters, {config.DTYPE_POLICY}, batches of {config.BATCH_SIZE}")
 
-    appearance = training_appearance(training_rows, config.preprocessed_folder())
-
-    def export(best):
-        details = {**best, "step": "segmentation", **config.prediction_settings(), "config": config.values()}
-        details |= {"data": data, "training_appearance": appearance}
-        details["reference_histogram"] = read_histogram_if_any(config.reference_histogram_csv())
-        export_best(folder, inference, details)
-
-    rules = config.training_rules(config.EPOCH)
     run = TrainingRun(
-        folder, inference, optimizer, variables, state, rules, panels=PANELS, export=export, records=config.HOST == 0
+        folder,
+        inference,
+        optimizer,
+        [*unet.non_trainable_variables, *unet.trainable_variables, *optimizer.variables],
+        state,
+        config.training_rules(config.EPOCH),
+        panels=PANELS,
+        export=functools.partial(export_epoch, folder, inference, model_details(data)),
+        records=sharing.is_writer,
     )
-    expected_steps = config.STEPS_PER_EPOCH or training.expected_steps(
-        config.split_csv("train"), config.batch_settings()
-    )
+    batches_of_host = sharing.part_of_batches(config.batch_settings())
+    expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), config.batch_settings())
     with run.interruptible(), failures_named():
         while not (reason := why_finished(run.progress, config.EPOCH, config.PATIENCE)):
             epoch, first_step = run.begin_epoch(expected_steps)
             with (
-                training.epoch_batches(
+                epoch_batches(
                     config.split_csv("train"),
-                    config.training_batch_settings(),
+                    batches_of_host,
                     training=True,
                     epoch=epoch,
-                    train_classes=config.TRAIN_CLASSES,
                     steps=config.STEPS_PER_EPOCH,
                     first_step=first_step,
                 ) as batches,
                 shared(),
             ):
-                training.fit_epoch(unet, batches, run.after_step)
+                fit_epoch(unet, batches, run.after_step)
             inference.set_weights(unet.get_weights())
-            validation = training.validate(
+            validation = score_epoch(
                 inference,
                 config.split_csv("val"),
-                b_scans,
+                data.b_scans,
                 folder / "previews" / f"{epoch:04d}.png" if run.records else None,
                 config.batch_settings(),
-                train_classes=config.TRAIN_CLASSES,
                 network=config.MODEL,
                 threshold=config.THRESHOLD,
                 stop_if_asked=run.stop_if_asked,
             )
-            validation = agreed(validation, config.HOSTS)
-            report(run.end_epoch(validation, config.BATCH_SIZE), run.progress["best"], run.seconds_left())
-    best = run.progress["best"]
-    print(f"finished, {reason}; best: epoch {best['epoch']}, {best['metric']} {best['value']:.4f}")
-    print(f"best model: {folder / 'best.keras'}")
-    print(f"curves: {folder / 'progress.png'}; next: python adversarial_training.py")
+            row = run.end_epoch(sharing.agreed(validation), config.BATCH_SIZE)
+            report(row, run.progress["best"], run.seconds_left())
+    run.finish(reason, next_step="adversarial_training.py")
+
+
+def model_details(data):
+    """What ``best.json`` says besides the epoch: what a prediction needs, and what the network has seen."""
+    details = {"step": "segmentation", **config.prediction_settings(), "config": config.values()}
+    details |= {"data": data.description}
+    details |= {"training_appearance": training_appearance(data.rows["train"], config.preprocessed_folder())}
+    return details | {"reference_histogram": read_histogram_if_any(config.reference_histogram_csv())}
 
 
 def report(row, best, seconds_left):

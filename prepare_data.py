@@ -1,7 +1,7 @@
 """Step 1: raw volumes to preprocessed volumes, ROI masks, the slice CSV and the splits.
 
-Reads DATA_ROOT/RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd (other layouts: see `utils.cases`), writes below
-OUTPUT_ROOT: pre_processed/{oct_imgs,oct_masks,roi_masks}/<Vendor>_<case>.mhd, pre_processed/slice_gt.csv,
+Reads DATA_ROOT/RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd (other layouts: see `utils.preparation.cases`),
+writes below OUTPUT_ROOT: pre_processed/{oct_imgs,oct_masks,roi_masks}/<Vendor>_<case>.mhd, pre_processed/slice_gt.csv,
 reference_histogram.csv, summary.csv and overview.png there, and {train,val,test}_data.csv. Nothing is written before
 all cases are checked. Run again, it goes on with the cases that are not finished, or that a changed setting concerns.
 
@@ -23,8 +23,13 @@ import pandas
 from tqdm import tqdm
 
 import config
-from utils.cases import find_cases, volumes_of_no_case
-from utils.checks import (
+from utils.errors import InputError, run_script
+from utils.files import locked, remove_unfinished, write_csv, write_json
+from utils.labels import FLUIDS
+from utils.names import as_text
+from utils.parallel import map_unordered
+from utils.preparation.cases import find_cases, volumes_of_no_case
+from utils.preparation.checks import (
     CaseFacts,
     Finding,
     check_facts,
@@ -35,27 +40,22 @@ from utils.checks import (
     summary_text,
     vendor_summary,
 )
-from utils.errors import InputError, run_script
-from utils.files import locked, remove_unfinished, write_csv, write_json
-from utils.invalid import find_invalid
-from utils.labels import FLUIDS
-from utils.mhd import read_volume
-from utils.names import as_text
-from utils.overview import save_overview
-from utils.parallel import map_unordered
-from utils.preparation import (
+from utils.preparation.invalid import find_invalid
+from utils.preparation.overview import save_overview
+from utils.preparation.prepare_case import (
     Preparation,
+    PreparedFiles,
     create_roi_mask,
-    forget,
     preprocess_case,
     source_files,
     why_images_unfinished,
     why_roi_unfinished,
 )
-from utils.prepared import SliceRow
-from utils.preprocessing import grey_value_histogram, to_8_bit
-from utils.reference_histogram import read_reference_histogram, write_reference_histogram
-from utils.splits import PARTS, split_patients
+from utils.preparation.preprocessing import grey_value_histogram, to_8_bit
+from utils.preparation.reference_histogram import read_reference_histogram, write_reference_histogram
+from utils.preparation.splits import PARTS, split_patients, split_text
+from utils.prepared import SliceRow, record_path, volume_paths
+from utils.volumes.mhd import read_volume
 
 LEFT_OUT_LINES = 12  # printed, of volume files that are part of no case
 
@@ -91,10 +91,12 @@ def main(argv):
         n_done = preprocess_oct_images(facts, reference_histogram) + create_roi_masks(facts)
         create_test_train_set(facts, split)
         if n_done or not (folder / "overview.png").exists():
-            save_overview(folder / "overview.png", facts, folder, reference_histogram)
+            files = {case: prepared_files(case) for case in facts}
+            save_overview(folder / "overview.png", facts, files, reference_histogram)
     if notes := notes_text({case.root: of_case.notes for case, of_case in facts.items()}):
         print(notes)
-    print(f"\n{summary_text(summary)}\n\n{split_text(facts, split)}")
+    fluids = {(case.vendor, case.name): fluids_held(of_case) for case, of_case in labelled(facts).items()}
+    print(f"\n{summary_text(summary)}\n\n{split_text(split, fluids)}")
     print(f"Look at {folder / 'overview.png'}; then: python model_training.py")
 
 
@@ -142,20 +144,25 @@ def report_findings(findings, skip_bad):
 
 def create_split(facts, existing):
     """Part of each labelled case, as {(vendor, name): part}: what is `existing` ({part: cases}), else drawn."""
-    labelled = {case: of_case for case, of_case in facts.items() if case.reference_path is not None}
-    if not labelled:
+    of_labelled = labelled(facts)
+    if not of_labelled:
         raise InputError(f"{config.DATA_ROOT}: no case has a reference.mhd; training needs some")
     return split_patients(
-        [(case.vendor, case.name) for case in labelled],
+        [(case.vendor, case.name) for case in of_labelled],
         pattern=config.PATIENT_PATTERN,
         test_fraction=config.TEST_FRACTION,
         validation_fraction=config.VALIDATION_FRACTION,
         seed=config.SEED,
-        fluids={(case.vendor, case.name): fluids_held(of_case) for case, of_case in labelled.items()},
+        fluids={(case.vendor, case.name): fluids_held(of_case) for case, of_case in of_labelled.items()},
         folds=config.FOLDS,
         fold=config.FOLD,
         existing=existing,
     )
+
+
+def labelled(facts):
+    """Those of `facts` ({case: `CaseFacts`}) whose case has a reference."""
+    return {case: of_case for case, of_case in facts.items() if case.reference_path is not None}
 
 
 def fluids_held(facts):
@@ -168,41 +175,48 @@ def preprocess_oct_images(facts, reference_histogram):
     """Preprocess the scans and reference masks of the cases in `facts` ({case: `CaseFacts`}) and write slice_gt.csv.
 
     Grey values of Cirrus and Topcon are matched to `reference_histogram` (256 counts, or None) and median-filtered,
-    rows resampled; `utils.preprocessing` holds the rules. The CSV has a row for each B-scan: image_name, vendor, root,
-    slice, is_IRF, is_SRF, is_PED. Only cases that are not finished are done, by `WORKERS` processes. Returns how many.
+    rows resampled; `utils.preparation.preprocessing` holds the rules. The CSV has a row for each B-scan: image_name,
+    vendor, root, slice, is_IRF, is_SRF, is_PED. Only cases that are not finished are done, by `WORKERS` processes.
+    Returns how many.
     """
-    folder = config.preprocessed_folder()
     preparation = Preparation(config.AXIAL_SPACING_MM, reference_histogram)
-    reasons = {case: why_images_unfinished(case, folder, preparation) for case in facts}
-    preprocess = functools.partial(preprocess_case, preprocessed_folder=folder, preparation=preparation)
+    reasons = {case: why_images_unfinished(case, prepared_files(case), preparation) for case in facts}
+    preprocess = functools.partial(preprocess_case, preparation=preparation)
     done = do_unfinished("images", preprocess, reasons, facts)
-    write_csv(folder / "slice_gt.csv", slice_table(facts))
+    write_csv(config.preprocessed_folder() / "slice_gt.csv", slice_table(facts))
     return done
 
 
 def create_roi_masks(facts):
-    """Write the ROI mask of each preprocessed case in `facts`: local entropy, closed by a disk (`utils.roi`).
+    """Write the ROI mask of each preprocessed case in `facts`: local entropy, closed by a disk
+    (`utils.preparation.roi`).
 
     As in `preprocess_oct_images`, only what is not finished is done. Returns how many cases that were.
     """
-    folder = config.preprocessed_folder()
-    reasons = {case: why_roi_unfinished(case, folder) for case in facts}
-    create = functools.partial(create_roi_mask, preprocessed_folder=folder)
-    return do_unfinished("roi", create, reasons, facts)
+    reasons = {case: why_roi_unfinished(prepared_files(case)) for case in facts}
+    return do_unfinished("roi", create_roi_mask, reasons, facts)
+
+
+def prepared_files(case):
+    """The `PreparedFiles` of `case`."""
+    of_case = (config.preprocessed_folder(), case.vendor, case.name)
+    oct_path, mask_path, roi_path = volume_paths(*of_case)
+    records = (record_path(*of_case, stage) for stage in ("images", "roi"))
+    return PreparedFiles(oct_path, mask_path, roi_path, *records)
 
 
 def do_unfinished(stage, function, reasons, facts):
-    """Call `function` on each case that has a reason in `reasons` ({case: text or None}), saying why.
-
-    `stage` names the record that `function` renews: "images" or "roi". Returns how many cases there were.
+    """Call `function`, of a pair (case, `PreparedFiles`), for each case with a reason in `reasons` ({case: text or
+    None}), and say why. `stage` names the record that it renews: "images" or "roi". Returns how many cases there were.
     """
-    unfinished = [case for case, reason in reasons.items() if reason is not None]
+    unfinished = {case: prepared_files(case) for case, reason in reasons.items() if reason is not None}
     print(f"{stage}: {len(reasons) - len(unfinished)} of {len(reasons)} cases are done already")
     for reason, count in Counter(reasons[case] for case in unfinished).items():
         print(f"  {count} to do: {reason}")
-    for case in unfinished:
-        forget(case, config.preprocessed_folder(), stage)
-    for _ in _with_progress(stage, function, unfinished, {case: facts[case].shape[0] for case in unfinished}):
+    for files in unfinished.values():  # without a record until they are whole: they may come to be of two kinds
+        {"images": files.images_record, "roi": files.roi_record}[stage].unlink(missing_ok=True)
+    b_scans = {pair: facts[pair[0]].shape[0] for pair in unfinished.items()}
+    for _ in _with_progress(stage, function, list(b_scans), b_scans):
         pass
     return len(unfinished)
 
@@ -307,42 +321,6 @@ def find_reference_histogram(facts, split):
         file=sys.stderr,
     )
     return None
-
-
-def split_text(facts, split):
-    """The split in a line, and a line for each thing that it lacks: cases left out, empty parts, fluids."""
-    parts = list(split.values())
-    lines = ["Split: " + ", ".join(f"{parts.count(part)} {part}" for part in reversed(PARTS)) + " volumes"]
-    left_out = sum(case.reference_path is not None for case in facts) - len(parts)
-    if left_out:
-        lines.append(f"warning: {left_out} volumes are in no part of the existing split and will not be used")
-    return "\n".join([*lines, *split_warnings(facts, split)])
-
-
-def split_warnings(facts, split):
-    """A line for each part of the split that no case is in, or in which no case holds any fluid, or one that others do.
-
-    Says which steps need the part, and what to do.
-    """
-    held = {part: set() for part in PARTS}
-    for case, of_case in facts.items():
-        if part := split.get((case.vendor, case.name)):
-            held[part].update(fluids_held(of_case))
-    everywhere = set.union(*held.values())
-    warnings = []
-    for part, needed_by in (("train", "model_training.py"), ("val", "model_training.py"), ("test", "evaluate.py")):
-        path = config.split_csv(part)
-        if part not in split.values():
-            warnings.append(
-                f"warning: {path.name} is empty, and {needed_by} needs it; add patients (of three of a vendor each "
-                "part gets one), or move a patient's rows there from another part's CSV"
-            )
-        elif missing := [fluid for fluid in FLUIDS if fluid in everywhere - held[part]]:
-            warnings.append(
-                f"warning: no case in {path.name} holds {' or '.join(missing)}, so that {needed_by} cannot "
-                f"{'learn' if part == 'train' else 'judge'} it; move a patient's rows there from another part's CSV"
-            )
-    return warnings
 
 
 def _with_progress(description, function, cases, b_scans=None):

@@ -17,7 +17,7 @@ Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 backgr
         DIR/left_out.csv                  files of the inputs that are no scans, such as masks and reports, and why
 
 A scan that fails does not stop the others; the same command again goes on with those that are not done. Exit code 0,
-or 2 where any failed. In Python: `utils.segmentation.segment_volume`.
+or 2 where any failed. In Python: `utils.segmentation.predict.segment_volume`.
 """
 
 import argparse
@@ -37,13 +37,13 @@ from utils.files import locked, remove_unfinished, write_csv
 from utils.labels import FLUIDS
 from utils.names import as_text
 from utils.parallel import map_unordered
-from utils.scan_names import told_apart
-from utils.scan_output import Job, output_name, segment_to_files
-from utils.scan_page import write_index
-from utils.scan_summary import mixed_models, summary_table
-from utils.scans import search_scans
-from utils.segmentation import prediction_digest
-from utils.vendors import VENDORS
+from utils.segmentation.output import Job, output_name, segment_to_files
+from utils.segmentation.page import write_index
+from utils.segmentation.predict import prediction_digest
+from utils.segmentation.summary import mixed_models, summary_table
+from utils.volumes.scan_names import told_apart
+from utils.volumes.scans import search_scans
+from utils.volumes.vendors import VENDORS
 
 PHANTOM_MODEL = Path("weights", "phantom.keras")
 LEFT_OUT_LINES = 12  # printed; left_out.csv has all

@@ -49,13 +49,13 @@ def main():
 
 
 def adam(create, name):
-    from utils.training import adam as adam_for
+    from utils.training.epoch import adam as adam_for
 
     return adam_for(2e-4, 0.5, create["dtype_policy"], name)
 
 
 def losses(batch):
-    from utils.training import segmentation_losses
+    from utils.training.epoch import segmentation_losses
 
     return segmentation_losses(batch, n_classes=4, train_classes=False)
 
@@ -63,7 +63,7 @@ def losses(batch):
 def plain_training(batch, create):
     """Function (images, masks) that trains the U-Net as model_training.py does."""
     from model import create_unet_model
-    from utils.training import compile_for_scoring, scores
+    from utils.training.epoch import compile_for_scoring, scores
 
     unet = create_unet_model(**create, rearranged_output=True)
     compile_for_scoring(unet, losses(batch), threshold=0.5, optimizer=adam(create, "unet_adam"))
@@ -73,7 +73,7 @@ def plain_training(batch, create):
 def adversarial_step(batch, create):
     """Function (images, masks) that takes an `AdversarialStep` in which both networks learn."""
     from model import create_discriminator, create_unet_model
-    from utils.adversarial import AdversarialStep
+    from utils.training.adversarial import AdversarialStep
 
     optimizers = adam(create, "unet_adam"), adam(create, "discriminator_adam")
     step = AdversarialStep(

@@ -30,7 +30,7 @@ import config
 from benchmarks.scripts import prepare, run
 
 CONTROL = "ADVERSARIAL_WEIGHT=0,D_WARM_UP_STEPS=0,D_BASE_FILTERS=1"
-MEASURES = ("dice", "avd_mm3", "lesions_false", "hd95_mm", "assd_mm")  # of utils.scores.score_volume
+MEASURES = ("dice", "avd_mm3", "lesions_false", "hd95_mm", "assd_mm")  # of utils.evaluation.scores.score_volume
 KEY = ["seed", "variant", "weights", "epoch", "case", "fluid"]  # the epoch counted from the last one
 
 
@@ -104,10 +104,10 @@ def score(folder, settings):
     """A dictionary for each held-out case and fluid, by the last and by the best weights of a run's `folder`."""
     import keras
 
-    from utils.mhd import read_volume
+    from utils.evaluation.scores import score_volume
     from utils.prepared import read_csv_data
-    from utils.scores import score_volume
-    from utils.segmentation import load_network, segment_scan
+    from utils.segmentation.predict import load_network, segment_scan
+    from utils.volumes.mhd import read_volume
 
     networks = {("best", 0): load_network(folder / "best.keras")}
     exported = keras.models.load_model(folder / "best.keras", compile=False)

@@ -20,8 +20,8 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from utils.evaluation.scores import score_volume
 from utils.labels import FLUIDS
-from utils.scores import score_volume
 
 SPACING_MM = (0.011742, 0.001955, 0.0472)
 SEMI_AXES_MM = (0.25, 0.08, 0.3)

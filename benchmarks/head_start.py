@@ -19,7 +19,7 @@ import pandas as pd
 
 from benchmarks.real_transfer import PATIENTS, part_of
 from benchmarks.scripts import run
-from utils.cases import find_cases
+from utils.preparation.cases import find_cases
 from utils.tasks import BOX_SETTINGS, BOX_STAGES
 
 

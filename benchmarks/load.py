@@ -27,9 +27,9 @@ from benchmarks.sampling import print_stretches, run_sampled, stretches_of
 from benchmarks.scripts import prepare, run
 from utils.errors import InputError, run_script
 from utils.exported_model import read_best
-from utils.mhd import volume_files, write_volume
-from utils.phantom import generate_phantom
+from utils.phantom.retouch_like import generate_phantom
 from utils.tasks import overrides
+from utils.volumes.mhd import volume_files, write_volume
 
 # The challenge's training set: vendor, rows, slices, cases. Which Topcon volumes have 64 slices is not published.
 CHALLENGE_SET = [("Cirrus", 1024, 128, 24), ("Spectralis", 496, 49, 24), ("Topcon", 885, 128, 12)]

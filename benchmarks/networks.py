@@ -14,9 +14,9 @@ from pathlib import Path
 
 from benchmarks.scripts import prepare, run
 from utils.networks import tile_step
-from utils.phantom import generate_phantom
-from utils.preprocessing import preprocess_volume
-from utils.tiling import predict_probabilities
+from utils.phantom.retouch_like import generate_phantom
+from utils.preparation.preprocessing import preprocess_volume
+from utils.segmentation.tiling import predict_probabilities
 
 NETWORKS = ("tennakoon", "Unet/resnet34", "Linknet/resnet34", "FPN/efficientnetb0", "PSPNet/resnet34")
 EPOCHS = 4

@@ -19,12 +19,12 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import plain_preprocessing as plain
-from utils import preprocessing as ours
-from utils.invalid import find_invalid
-from utils.mhd import read_volume, write_volume
-from utils.phantom import generate_phantom
-from utils.roi import roi_mask
-from utils.vendors import VENDORS
+from utils.phantom.retouch_like import generate_phantom
+from utils.preparation import preprocessing as ours
+from utils.preparation.invalid import find_invalid
+from utils.preparation.roi import roi_mask
+from utils.volumes.mhd import read_volume, write_volume
+from utils.volumes.vendors import VENDORS
 
 AXIAL_SPACING_MM = 0.003872
 REPEATS = 3

@@ -19,13 +19,13 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from utils.cases import find_cases
-from utils.detection import area_under_roc
+from utils.evaluation.detection import area_under_roc
+from utils.evaluation.statistics import interval
 from utils.labels import FLUIDS
-from utils.mhd import read_volume
 from utils.plots import save_comparison
-from utils.preprocessing import to_8_bit
-from utils.summary import interval
+from utils.preparation.cases import find_cases
+from utils.preparation.preprocessing import to_8_bit
+from utils.volumes.mhd import read_volume
 
 OUTLINED = ("IRF", "SRF")
 PATIENTS = r"^[A-Z]+-(\d+)"  # the patient in a case's name, as PATIENT_PATTERN
@@ -45,7 +45,7 @@ def main():
     arguments = parser.parse_args()
 
     from utils.keras_setup import set_up_keras
-    from utils.segmentation import load_network
+    from utils.segmentation.predict import load_network
 
     set_up_keras(0, deterministic=False)
     network = load_network(arguments.model, mirrored=arguments.mirrored)
@@ -85,8 +85,8 @@ def part_of(patient):
 
 def score_case(network, case, patient):
     """Yield a row for each B-scan of a case and fluid; the first of a B-scan holds its "picture"."""
-    from utils.segmentation import segmented_slices
-    from utils.tiling import labels_from_probabilities
+    from utils.segmentation.predict import segmented_slices
+    from utils.segmentation.tiling import labels_from_probabilities
 
     voxels, spacing_mm = read_volume(case.oct_path)
     reference, _ = read_volume(case.reference_path)

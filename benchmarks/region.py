@@ -3,9 +3,9 @@
     python -m benchmarks.region DIR [DIR ...]
 
 Each DIR holds cases in RETOUCH layout. A row for each DIR and grey value: the share of each outlined fluid that lies
-outside of `utils.roi.prediction_region`, and its area as a multiple of the region that training's patches are drawn
-from, in all and in the B-scans whose 99th percentile is at least 180. Grey value 0 brightens nothing. Cirrus and Topcon
-are not matched to Spectralis, so that they are as dim as they come.
+outside of `utils.preparation.roi.prediction_region`, and its area as a multiple of the region that training's patches
+are drawn from, in all and in the B-scans whose 99th percentile is at least 180. Grey value 0 brightens nothing. Cirrus
+and Topcon are not matched to Spectralis, so that they are as dim as they come.
 """
 
 import argparse
@@ -17,11 +17,11 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from utils.cases import find_cases
 from utils.labels import FLUIDS
-from utils.mhd import read_volume
-from utils.preprocessing import preprocess_reference, preprocess_volume
-from utils.roi import prediction_region, roi_mask
+from utils.preparation.cases import find_cases
+from utils.preparation.preprocessing import preprocess_reference, preprocess_volume
+from utils.preparation.roi import prediction_region, roi_mask
+from utils.volumes.mhd import read_volume
 
 GREY_VALUES = (0, 180, 190, 200, 210, 220, 230, 240)
 WELL_EXPOSED = 180

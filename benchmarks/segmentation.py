@@ -25,11 +25,11 @@ import numpy as np
 
 from utils.exported_model import export_best, read_best
 from utils.labels import FLUIDS
-from utils.mhd import volume_writer
-from utils.phantom import generate_phantom
-from utils.preprocessing import preprocess_volume, resampled_rows, resampling_matrix
-from utils.roi import prediction_region
-from utils.tiling import labels_from_probabilities, predict_probabilities
+from utils.phantom.retouch_like import generate_phantom
+from utils.preparation.preprocessing import preprocess_volume, resampled_rows, resampling_matrix
+from utils.preparation.roi import prediction_region
+from utils.segmentation.tiling import labels_from_probabilities, predict_probabilities
+from utils.volumes.mhd import volume_writer
 
 PATCH, USED, LOST = (256, 128), (160, 32), 46  # pixels: a patch, what of its output is used, what it loses a side
 THRESHOLD = 0.5
@@ -92,7 +92,7 @@ def compare(vendor, rows, b_scans, model_path):
     """Print a row for the straightforward way, for ours in float32, and in bfloat16."""
     import keras
 
-    from utils.segmentation import load_network, segment_scan
+    from utils.segmentation.predict import load_network, segment_scan
 
     voxels, _, spacing_mm = generate_phantom(vendor, rows, slices=b_scans, seed=3)
     histogram = read_best(model_path)["reference_histogram"]

@@ -15,7 +15,7 @@ from PIL import Image
 from utils.errors import InputError
 from utils.exported_model import read_best
 from utils.files import UNFINISHED, sha256
-from utils.mhd import open_volume
+from utils.volumes.mhd import open_volume
 
 # Names in tables and JSON that two equal runs may differ in; Keras puts addresses in memory into a model's config.
 NOT_RESULTS = {"seconds", "patches_per_s", "WORKERS", "shared_object_id"}

@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.scripts import prepare, run
 from utils.keras_setup import set_up_keras
+from utils.training.epoch import adam, compile_for_scoring, fit_epoch, segmentation_losses
 
 VARIANTS = ("float32/plain/ops", "float32/rearranged/ops", "float32/rearranged/xla", "mixed_bfloat16/rearranged/ops")
 ROUNDS = 2
@@ -90,8 +91,6 @@ def measure_epochs(arguments):
 
 def measure(variant, base_filters, batch, steps):
     """Rates of one variant, the higher the better (but for the memory), as a dictionary."""
-    from utils import training
-
     policy, output, compiler, *deterministic = variant.split("/")
     set_up_keras(0, deterministic=bool(deterministic))
     import keras
@@ -101,15 +100,15 @@ def measure(variant, base_filters, batch, steps):
     unet = create_unet_model(
         (256, 128, 3), base_filters=base_filters, seed=0, dtype_policy=policy, rearranged_output=output == "rearranged"
     )
-    optimizer = training.adam(2e-4, 0.5, policy)
-    losses = training.segmentation_losses(batch, 4, False)
+    optimizer = adam(2e-4, 0.5, policy)
+    losses = segmentation_losses(batch, 4, False)
     jit_compile = True if keras.backend.backend() == "jax" else compiler == "xla"
-    training.compile_for_scoring(unet, losses, 0.5, optimizer=optimizer, jit_compile=jit_compile)
+    compile_for_scoring(unet, losses, 0.5, optimizer=optimizer, jit_compile=jit_compile)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(batch, 256, 128, 3)).astype(np.float32)
     masks = np.eye(4, dtype=np.uint8)[rng.integers(0, 4, (batch, 256, 128))]
     ends = []
-    training.fit_epoch(
+    fit_epoch(
         unet, ((images, masks) for _ in range(steps + 1)), lambda means, synchronise: ends.append(time.perf_counter())
     )
     seconds = np.diff(ends).min()

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from utils.mhd import write_volume
-from utils.vendors import VENDORS
+from utils.volumes.mhd import write_volume
+from utils.volumes.vendors import VENDORS
 
 PROJECT = Path(__file__).resolve().parents[1]
 SPACING_Y_MM = {"Cirrus": 0.001955, "Spectralis": 0.003872, "Topcon": 0.0026}

@@ -26,7 +26,7 @@ from loss_functions import (
     straight_through_one_hot,
 )
 from model import create_discriminator, create_unet_model
-from utils.adversarial import AdversarialStep, discriminator_policy
+from utils.training.adversarial import AdversarialStep, discriminator_policy
 
 SEGMENTATION_LOSS = get_combined_cross_entropy_and_dice_loss_function(4, 4)
 SIZE = 24  # pixels of a patch's sides; the masks have 4 less

@@ -1,6 +1,6 @@
 import pytest
 
-from utils.balance import converged, discriminator_state
+from utils.training.discriminator_state import converged, discriminator_state
 
 
 def epoch(on_real, on_generated, adversarial_loss=0.7):

@@ -5,10 +5,10 @@ import os
 import numpy as np
 import pytest
 
-from utils.cases import find_cases, volumes_of_no_case
-from utils.checks import check_headers
 from utils.errors import InputError
-from utils.mhd import read_volume, write_volume
+from utils.preparation.cases import find_cases, volumes_of_no_case
+from utils.preparation.checks import check_headers
+from utils.volumes.mhd import read_volume, write_volume
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from utils.checkpoints import newest_state, restore_variables, save_state
 from utils.errors import InputError
+from utils.training.state import newest_state, restore_variables, save_state
 
 
 class Variable:

@@ -10,8 +10,9 @@ import pytest
 import SimpleITK
 from images import noise
 
-from utils.cases import Case, find_cases
-from utils.checks import (
+from utils.errors import InputError
+from utils.preparation.cases import Case, find_cases
+from utils.preparation.checks import (
     CaseFacts,
     Finding,
     check_facts,
@@ -22,8 +23,7 @@ from utils.checks import (
     summary_text,
     vendor_summary,
 )
-from utils.errors import InputError
-from utils.mhd import write_volume
+from utils.volumes.mhd import write_volume
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
 SHAPE = (2, 12, 10)

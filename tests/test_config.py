@@ -86,7 +86,7 @@ def test_no_script_rebinds_a_config_value(script):
 
 
 @pytest.mark.parametrize(
-    "path", [*(PROJECT / "utils").glob("*.py"), PROJECT / "model.py", PROJECT / "loss_functions.py"]
+    "path", [*(PROJECT / "utils").rglob("*.py"), PROJECT / "model.py", PROJECT / "loss_functions.py"]
 )
 def test_only_scripts_read_config(path):
     """And what `python -m utils.X` runs: a function called main."""

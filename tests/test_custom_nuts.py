@@ -6,25 +6,23 @@ import pytest
 import skimage.transform
 
 from utils import custom_nuts
+from utils.augmentation import MirrorAndRotate, rotated, rotation_map
 from utils.custom_nuts import (
     CutPatch,
     ImagePatchesByMaskRetouch_resampled,
-    MirrorAndRotate,
     Patch,
     PlanRetouchPatches,
     ReadOCT,
     a_fifth,
     decided_patches,
     drop_patch,
-    rotated,
-    rotation_map,
     sample_oct_patch_centers,
     sample_patches_entropy_mask,
     sample_patches_retouch_mask,
 )
 from utils.errors import InputError
-from utils.mhd import write_volume
 from utils.patch_settings import PatchSettings
+from utils.volumes.mhd import write_volume
 
 Row = namedtuple("Row", "image_name vendor slice")
 PATCH = (256, 128)

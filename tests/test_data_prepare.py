@@ -9,7 +9,7 @@ from batch_settings import batch_settings
 
 from utils.data_prepare import build_batch_train, get_data_iterator, get_iterator_nuts, patch_samples, read_csv_data
 from utils.errors import InputError
-from utils.mhd import write_volume
+from utils.volumes.mhd import write_volume
 
 HEADER = "image_name,vendor,root,slice,is_IRF,is_SRF,is_PED"
 PATCH = (256, 128)  # B-scans of this size hold exactly one patch, which is the B-scan

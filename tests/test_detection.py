@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from sklearn import metrics
 
-from utils.detection import (
+from utils.errors import InputError
+from utils.evaluation.detection import (
     VoxelPrecision,
     area_under_roc,
     auc_interval,
@@ -15,7 +16,6 @@ from utils.detection import (
     with_thresholds,
     youden_threshold,
 )
-from utils.errors import InputError
 
 
 def test_area_under_roc():

@@ -6,7 +6,7 @@ from images import adversarial_masks
 from scipy import ndimage, signal
 from skimage import morphology
 
-from utils.disk import close_with_disk, count_in_disk, dilate_with_disk, erode_with_disk
+from utils.preparation.disk_morphology import close_with_disk, count_in_disk, dilate_with_disk, erode_with_disk
 
 MASKS = adversarial_masks((70, 60))
 

@@ -20,14 +20,14 @@ SETTINGS |= {"SAVE_MINUTES": 1e-6, "DROP_HEALTHY": 0.5}
 
 # Host 1 writes nothing by itself; this makes it leave its weights.
 LEAVE_WEIGHTS = """
-import sys, numpy, utils.epochs
+import sys, numpy, utils.training.run
 path, *sys.argv = sys.argv[1:]
-end_epoch = utils.epochs.TrainingRun.end_epoch
+end_epoch = utils.training.run.TrainingRun.end_epoch
 def end_and_leave(run, *arguments):
     row = end_epoch(run, *arguments)
     numpy.savez(path, *[numpy.asarray(variable) for variable in run.variables])
     return row
-utils.epochs.TrainingRun.end_epoch = end_and_leave
+utils.training.run.TrainingRun.end_epoch = end_and_leave
 import model_training
 model_training.main(sys.argv[1:])
 """

@@ -1,18 +1,21 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from utils.checkpoints import newest_state
-from utils.epochs import TrainingRun, epoch_score, why_finished
 from utils.files import sha256
+from utils.training.rules import TrainingRules
+from utils.training.run import TrainingRun, epoch_score, why_finished
+from utils.training.state import newest_state
 
-RULES = {"epochs": 5, "monitor": "val_dice", "window": 3, "patience": None, "slow_down_after": None}
-RULES |= {"keep_epochs": 0, "save_minutes": 60.0}
+RULES = TrainingRules(
+    epochs=5, monitor="val_dice", window=3, patience=None, slow_down_after=None, keep_epochs=0, save_minutes=60.0
+)
 
 
 class Variable:
@@ -44,7 +47,7 @@ def start(folder, state=None, exported=None, **rules):
         SimpleNamespace(learning_rate=learning_rate),
         [learning_rate],
         state,
-        RULES | rules,
+        replace(RULES, **rules),
         panels={"loss": ["loss"]},
         export=(exported if exported is not None else []).append,
     )
@@ -148,7 +151,7 @@ def test_a_state_within_an_epoch_is_saved_when_it_is_due(tmp_path):
 
 def test_after_twenty_steps_the_hours_are_projected_and_what_would_shorten_them(tmp_path, capsys, monkeypatch):
     seconds = iter(range(0, 10**9, 60))
-    monkeypatch.setattr("utils.epochs.time.monotonic", lambda: next(seconds))
+    monkeypatch.setattr("utils.training.run.time.monotonic", lambda: next(seconds))
     run = start(tmp_path, epochs=100)
     run.begin_epoch(expected_steps=30)
     for _ in range(20):

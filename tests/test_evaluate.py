@@ -10,15 +10,16 @@ from stand_in import bright_scan, export_brightness_model
 
 import config
 import evaluate
-from utils import held_out, segmentation
 from utils.errors import InputError
-from utils.evaluation import pairs_of_split
+from utils.evaluation import held_out
+from utils.evaluation.held_out import segment_case
+from utils.evaluation.pairs import pairs_of_split
+from utils.evaluation.statistics import COLUMNS
 from utils.files import write_json
-from utils.held_out import segment_case
-from utils.mhd import write_volume
 from utils.prepared import SliceRow, patient_digest
-from utils.segmentation import load_network
-from utils.summary import COLUMNS
+from utils.segmentation import predict
+from utils.segmentation.predict import load_network
+from utils.volumes.mhd import write_volume
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
 # Columns of the bright block in each case's scan: those without the fluid have some of it, which is a false alarm.
@@ -149,7 +150,7 @@ def test_what_is_done_is_done_again_for_another_model_and_other_code(tmp_path, m
     exported.with_suffix(".json").write_text(json.dumps({**other.details, "slice_mean": 120.0}))
     assert not is_kept(load_network(exported))
     assert not is_kept(network)
-    for module in (held_out, segmentation):
+    for module in (held_out, predict):
         with monkeypatch.context() as changed:
             changed.setattr(module, "code_digest", lambda *names: "of other code")
             assert not is_kept(network)

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK
 
 from utils.errors import InputError
-from utils.evaluation import (
+from utils.evaluation.pairs import (
     fullest_b_scan,
     match_pairs,
     pairs_of_split,
@@ -16,8 +16,8 @@ from utils.evaluation import (
     typical_cases,
 )
 from utils.files import write_csv
-from utils.mhd import write_volume
 from utils.prepared import SliceRow
+from utils.volumes.mhd import write_volume
 
 SPACING_MM = (0.01, 0.02, 0.1)
 SHAPE = (2, 6, 5)

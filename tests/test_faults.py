@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.states import difference, incomplete
-from utils.checkpoints import save_state
 from utils.exported_model import export_best
 from utils.files import remove_unfinished
-from utils.mhd import write_volume
-from utils.scan_output import _put_in_place
+from utils.segmentation.output import _put_in_place
+from utils.training.state import save_state
+from utils.volumes.mhd import write_volume
 
 
 class Model:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from utils.errors import InputError, run_script, what_failed
-from utils.files import UNFINISHED, code_digest, remove_unfinished, write_json, written_whole
+from utils.files import UNFINISHED, code_digest, fingerprint, remove_unfinished, write_json, written_whole
 
 
 def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
@@ -43,6 +43,19 @@ def test_the_code_digest_changes_with_any_of_the_modules(tmp_path, monkeypatch):
     assert code_digest("one_module", "another_module") == before  # the same statements
     (tmp_path / "another_module.py").write_text("VALUE = 2")
     assert code_digest("one_module", "another_module") != before
+
+
+def test_fingerprints_of_files_of_any_name_fit_into_json(tmp_path):
+    names = ("scan.mhd", os.fsdecode(b"M\xfcller.mhd"))  # the second is Latin-1
+    for size, name in enumerate(names, 1):
+        (tmp_path / name).write_bytes(bytes(size))
+    prints = fingerprint([*(tmp_path / name for name in names), tmp_path / "not there"])
+    assert [(name, size) for name, size, _ in prints] == [("scan.mhd", 1), ("M\u00fcller.mhd", 2)]
+    write_json(tmp_path / "record.json", prints)
+    assert json.loads((tmp_path / "record.json").read_text("utf-8")) == prints
+    before = prints[0]
+    os.utime(tmp_path / "scan.mhd", ns=(1, 1))
+    assert fingerprint([tmp_path / "scan.mhd"]) != [before]
 
 
 def test_a_failure_leaves_the_file_before(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 import SimpleITK
 
 from utils.errors import InputError
-from utils.geometry import NOT_STATED, Placement, Reordering, find_reordering, placement_of_planes
-from utils.mhd import (
+from utils.volumes.geometry import NOT_STATED, Placement, Reordering, find_reordering, placement_of_planes
+from utils.volumes.mhd import (
     VolumeHeader,
     read_header,
     read_volume,

@@ -21,7 +21,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from utils.mhd import write_volume
+from utils.volumes.mhd import write_volume
 
 ROOT = Path(__file__).parent.parent
 SPACING_MM = (0.0117, 0.003872, 0.12)
@@ -34,7 +34,7 @@ warnings.simplefilter("ignore")
 sys.path.insert(0, {str(ROOT)!r})
 import numpy, pydicom, SimpleITK, PIL.Image, scipy.ndimage
 from utils.errors import InputError
-from utils.scans import find_scans, read_scan
+from utils.volumes.scans import find_scans, read_scan
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + {GIBIBYTES} * 2**30,) * 2)
 for line in sys.stdin:

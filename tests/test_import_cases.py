@@ -29,9 +29,9 @@ from raw_cases import PROJECT, read_csv
 from scipy.io import savemat
 
 from utils.errors import InputError
-from utils.mhd import read_volume, write_volume
 from utils.tools.import_cases import main
 from utils.tools.outlines import run_lengths_mask
+from utils.volumes.mhd import read_volume, write_volume
 
 SPACING_MM = (0.0115, 0.00387, 0.12)
 SAID = ["--vendor", "Spectralis", "--spacing-mm", *map(str, SPACING_MM)]

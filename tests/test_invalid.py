@@ -7,11 +7,11 @@ import pytest
 from images import adversarial_masks, noise
 from scipy import ndimage
 
-from utils.cases import find_cases
-from utils.invalid import find_circular_crop_radius, find_invalid
-from utils.mhd import read_volume
-from utils.preprocessing import preprocess_volume, to_8_bit
-from utils.roi import roi_mask
+from utils.preparation.cases import find_cases
+from utils.preparation.invalid import find_circular_crop_radius, find_invalid
+from utils.preparation.preprocessing import preprocess_volume, to_8_bit
+from utils.preparation.roi import roi_mask
+from utils.volumes.mhd import read_volume
 
 REAL_SCANS = Path(__file__).resolve().parents[2] / "shared" / "data" / "real_oct"
 

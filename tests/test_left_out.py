@@ -9,10 +9,10 @@ from PIL import Image
 from test_scans import dicom
 
 from utils.errors import InputError
-from utils.mhd import write_volume
-from utils.not_scans import kind_by_name, kind_of_folder
-from utils.scan_names import told_apart
-from utils.scans import find_scans, search_scans
+from utils.volumes.mhd import write_volume
+from utils.volumes.not_scans import kind_by_name, kind_of_folder
+from utils.volumes.scan_names import told_apart
+from utils.volumes.scans import find_scans, search_scans
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
 RNG = np.random.default_rng(5)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from utils.measurements import LesionCount, Measurements
+from utils.segmentation.measurements import LesionCount, Measurements
 
 
 def measured(labels, spacing_mm, centre):

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK
 
 from utils.errors import InputError
-from utils.mhd import open_volume, open_voxels, read_header, read_volume, volume_files, write_volume
+from utils.volumes.mhd import open_volume, open_voxels, read_header, read_volume, volume_files, write_volume
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
 

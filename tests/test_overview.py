@@ -3,12 +3,12 @@
 import numpy as np
 from PIL import Image
 
-from utils.cases import find_cases
-from utils.checks import read_facts
-from utils.mhd import write_volume
-from utils.overview import save_overview
 from utils.plots import CLASS_COLOURS
-from utils.preparation import Preparation, create_roi_mask, preprocess_case
+from utils.preparation.cases import find_cases
+from utils.preparation.checks import read_facts
+from utils.preparation.overview import save_overview
+from utils.preparation.prepare_case import Preparation, PreparedFiles, create_roi_mask, preprocess_case
+from utils.volumes.mhd import write_volume
 
 
 def write_case(folder, seed, labels=(0, 1, 3)):
@@ -31,10 +31,13 @@ def colours(path):
 def overview(tmp_path, name="overview.png"):
     preparation = Preparation(0.003872, np.ones(256, np.int64))
     facts = {case: read_facts(case) for case in find_cases(tmp_path / "data")}
+    files = {}
     for case in facts:
-        preprocess_case(case, tmp_path / "prepared", preparation)
-        create_roi_mask(case, tmp_path / "prepared")
-    save_overview(tmp_path / name, facts, tmp_path / "prepared", preparation.reference_histogram)
+        folder = tmp_path / "prepared" / case.vendor / case.name
+        files[case] = PreparedFiles(*(folder / name for name in ("oct.mhd", "mask.mhd", "roi.mhd", "1.json", "2.json")))
+        preprocess_case((case, files[case]), preparation)
+        create_roi_mask((case, files[case]))
+    save_overview(tmp_path / name, facts, files, preparation.reference_histogram)
     return tmp_path / name
 
 

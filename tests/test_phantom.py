@@ -12,8 +12,10 @@ import pytest
 import SimpleITK
 
 from utils.errors import InputError
-from utils.phantom import (
-    APPEARANCE,
+from utils.phantom.__main__ import main, write_phantoms
+from utils.phantom.anatomy import IRF, LAYERS, PED, SRF, create_eye
+from utils.phantom.retouch_like import (
+    SCANNER_LOOKS,
     VENDOR_TURNS,
     draw_cases,
     filled_columns,
@@ -21,13 +23,10 @@ from utils.phantom import (
     fluids_present,
     generate_phantom,
     label_b_scan,
-    main,
     render_b_scan,
     slab_through_fluids,
-    write_phantoms,
 )
-from utils.phantom_anatomy import IRF, LAYERS, PED, SRF, create_eye
-from utils.vendors import VENDORS
+from utils.volumes.vendors import VENDORS
 
 ROOT = Path(__file__).parent.parent
 
@@ -260,7 +259,7 @@ def layer_medians(vendor, rows):
     eye = eye_of(vendor, rows, {}, seed=5)
     middle = VENDORS[vendor].slices // 2
     spacing = spacing_mm(vendor, rows)
-    image = render_b_scan(np.random.default_rng(0), eye, middle, rows, spacing, APPEARANCE[vendor])
+    image = render_b_scan(np.random.default_rng(0), eye, middle, rows, spacing, SCANNER_LOOKS[vendor])
     depth_mm = (np.arange(rows)[:, None] + 0.5) * spacing[1]
     medians = {}
     for layer, below in zip(LAYERS, (*LAYERS[1:], "choroid"), strict=True):
@@ -339,7 +338,7 @@ def test_padded_wedges_and_circular_crop_are_invalid_and_without_label(vendor, r
 
 def test_fluid_outside_the_scanned_area_has_no_label(monkeypatch):
     left_half = np.repeat([[1, 0]], 256, axis=1).repeat(496, axis=0).astype(np.uint8)
-    monkeypatch.setattr("utils.phantom.invalid_pixels", lambda *_: left_half)
+    monkeypatch.setattr("utils.phantom.retouch_like.invalid_pixels", lambda *_: left_half)
     _, labels, _ = generate_phantom("Spectralis", 496, slices=1, seed=1)
     assert not labels[:, :, :256].any()
     assert labels[:, :, 256:].any()

@@ -11,12 +11,12 @@ from scipy import ndimage
 
 from utils.errors import InputError
 from utils.labels import FLUIDS
-from utils.mhd import read_volume
-from utils.phantom import MIRRORED_MARGIN, main, write_varied
-from utils.phantom_ranges import RANGES, SHARES, Knobs, Range
-from utils.phantom_varied import LEAST_PIXELS, generate_varied
-from utils.phantom_varied_drawing import VariedDrawing
-from utils.phantom_varied_eye import HOSTS, LAYERS, VariedEye, spanned
+from utils.phantom.__main__ import MIRRORED_MARGIN, main, write_varied
+from utils.phantom.ranges import RANGES, SHARES, Knobs, Range
+from utils.phantom.varied import LEAST_PIXELS, generate_varied
+from utils.phantom.varied_drawing import VariedDrawing
+from utils.phantom.varied_eye import HOSTS, LAYERS, VariedEye, spanned
+from utils.volumes.mhd import read_volume
 
 ROOT = Path(__file__).parent.parent
 IRF, SRF, PED = FLUIDS.values()
@@ -171,7 +171,7 @@ def test_what_the_export_hides_has_no_label():
 def test_every_range_and_share_is_used(monkeypatch):
     knobs = [Always(0, *SHARES), Always(1)]
     for one in knobs:
-        monkeypatch.setattr("utils.phantom_varied.Knobs", lambda rng, one=one: one)
+        monkeypatch.setattr("utils.phantom.varied.Knobs", lambda rng, one=one: one)
         generate_varied(2)
     assert set.union(*(one.drawn for one in knobs)) == set(RANGES) | set(SHARES)
 

@@ -13,7 +13,7 @@ from raw_cases import PROJECT, arguments, prepare, read_csv, write_case
 import prepare_data
 from utils.errors import InputError
 from utils.files import locked
-from utils.vendors import VENDORS
+from utils.volumes.vendors import VENDORS
 
 
 def contents(folder):

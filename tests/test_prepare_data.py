@@ -11,9 +11,9 @@ from PIL import Image
 from raw_cases import PROJECT, SLICES, prepare, read_csv, write_case
 
 from utils.errors import InputError
-from utils.mhd import open_volume, read_header, read_volume, write_volume
-from utils.preprocessing import preprocess_reference, preprocess_volume
-from utils.vendors import VENDORS
+from utils.preparation.preprocessing import preprocess_reference, preprocess_volume
+from utils.volumes.mhd import open_volume, read_header, read_volume, write_volume
+from utils.volumes.vendors import VENDORS
 
 REAL_SCANS = PROJECT.parent / "shared" / "data" / "real_oct"
 COLUMNS = ["image_name", "vendor", "root", "slice", "is_IRF", "is_SRF", "is_PED"]

@@ -10,9 +10,9 @@ import adversarial_training
 import config
 import model_training
 from utils.errors import InputError
-from utils.mhd import write_volume
 from utils.prepared import all_seen, check_unseen, describe_data, patient_digest, read_csv_data, read_records
-from utils.vendors import VENDORS
+from utils.volumes.mhd import write_volume
+from utils.volumes.vendors import VENDORS
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from scipy import ndimage
 from skimage import exposure
 
 from utils.errors import InputError
-from utils.invalid import find_invalid
-from utils.preprocessing import (
+from utils.preparation.invalid import find_invalid
+from utils.preparation.preprocessing import (
     grey_value_histogram,
     histogram_matching_table,
     preprocess_reference,

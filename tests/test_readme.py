@@ -15,21 +15,21 @@ from PIL import Image
 
 import config
 from utils import tasks
-from utils.config_table import config_table
-from utils.mhd import read_volume, write_volume
-from utils.results import dice_table, what_it_took
+from utils.tools.config_table import config_table
+from utils.tools.results import dice_table, what_it_took
+from utils.volumes.mhd import read_volume, write_volume
 
 PROJECT = Path(__file__).parents[1]
-README = (PROJECT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
-TEXT = re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S)
+PAGES = "\n".join(path.read_text("utf-8") for path in [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))])
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES, re.M | re.S)
+TEXT = re.sub(r"^```.*?^```$", "", PAGES, flags=re.M | re.S)
 SNIPPETS = [content for language, content in BLOCKS if language == "python"]
 SMALL = {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "EPOCH": 1, "STEPS_PER_EPOCH": 1, "VALIDATION_B_SCANS": 4}
 CHECK_SETTINGS = '-c "import sys, config; config.load(sys.argv[1:]); config.validate()"'
 INSTALL = re.compile(r'pip install "?([a-z]+)(?:\[(.+)\])?"?')
 
-# Command of README.md, in its order -> what is run of it: None, all; else the command in its place, with other numbers
-# or without the hours. `scored` and the like are what the commands above have left.
+# Command of README.md and docs/, in their order -> what is run of it: None, all; else the command in its place, with
+# other numbers or without the hours. `scored` and the like are what the commands above have left.
 QUICK = {
     "make demo": "make -n demo | grep -x 'python3 -m utils.tasks demo'",
     "python3 -m utils.tasks demo": "python3 -m utils.tasks demo --help",  # all of it: test_the_demo_in_small
@@ -61,7 +61,7 @@ QUICK = {
         "cp -r scored scored_before && python evaluate.py --compare scored scored_before"
     ),
     "python evaluate.py --rank scored scored_before": None,
-    "python -m utils.config_table": None,
+    "python -m utils.tools.config_table": None,
     "python -m utils.tools.import_cases": "python -m utils.tools.import_cases --help",  # test_commands_of_the_doc...
     **dict.fromkeys(
         ('pip install "tensorflow[and-cuda]"', 'pip install "jax[cuda13]"', "pip install eyepy"), "true"
@@ -80,13 +80,13 @@ SLOW = {
     'python test.py scans other/oct.mhd "export/*.png" --output segmented --vendor Cirrus '
     "--spacing-mm 0.0117 0.002 0.047": None,
     "python model.py": "command -v dot || exit 0; python model.py",
-    ".venv/bin/python -m utils.results demo/output/runs/demo --picture plots/demo_comparison.jpg": "true",
-    "python -m utils.results": "python -m utils.results output/runs/unet --picture plots/another.jpg",
+    ".venv/bin/python -m utils.tools.results demo/output/runs/demo --picture plots/demo_comparison.jpg": "true",
+    "python -m utils.tools.results": "python -m utils.tools.results output/runs/unet --picture plots/another.jpg",
 }
 
 
 def commands():
-    """Every command of README.md: the lines of its shell blocks, what they equal, and what the text names."""
+    """Every command of README.md and docs/: the lines of its shell blocks, what they equal, and what the text names."""
     found = []
     for language, content in BLOCKS:
         for line in content.splitlines() if language == "sh" else ():
@@ -152,7 +152,7 @@ def test_the_other_commands_run(copy):
     run(copy, "python prepare_data.py")
     for command, instead in SLOW.items():
         run(copy, instead or command)
-    assert "16 filters" not in run(copy, "python -m utils.results output/runs/unet")
+    assert "16 filters" not in run(copy, "python -m utils.tools.results output/runs/unet")
     with Image.open(copy / "plots" / "another.jpg") as picture:
         assert picture.size == (960, round(80 * (3 * 3.4 + 0.6)))  # a row for each vendor
     assert {path.stem for path in (copy / "segmented").glob("Cirrus_*.mhd")} >= {"Cirrus_first", "Cirrus_other"}
@@ -178,7 +178,7 @@ def test_the_demo_in_small(copy, monkeypatch, capfd):
     assert "2 filters; batches of 4 patches" in printed
     for path in re.findall(r"^  (demo\S+)   ", printed, re.M):
         assert (copy / path).exists()
-    run(copy, ".venv/bin/python -m utils.results demo/output/runs/demo --picture plots/demo_comparison.jpg")
+    run(copy, ".venv/bin/python -m utils.tools.results demo/output/runs/demo --picture plots/demo_comparison.jpg")
 
 
 @pytest.mark.parametrize("command", [command for command in QUICK if command.startswith("pip ")])
@@ -192,7 +192,7 @@ def test_settings_that_are_named_exist_and_may_be_set_so():
     names = set(re.findall(r"`([A-Z]+(?:_[A-Z0-9]+)+|[A-Z]{4,})`", TEXT)) - {"KERAS_BACKEND"}
     assert names
     assert names <= set(before)
-    overrides = set(re.findall(r"--set [A-Z]\w+=[^\s`\]]+", README)) - {"--set NAME=VALUE"}
+    overrides = set(re.findall(r"--set [A-Z]\w+=[^\s`\]]+", PAGES)) - {"--set NAME=VALUE"}
     assert len(overrides) > 10
     try:
         for override in overrides:
@@ -216,7 +216,7 @@ def test_links_lead_somewhere():
 
 def test_the_page_of_settings_is_the_one_of_config():
     page = (PROJECT / "CONFIG.md").read_text("utf-8")
-    assert page == config_table((PROJECT / "config.py").read_text("utf-8")), "run python -m utils.config_table"
+    assert page == config_table((PROJECT / "config.py").read_text("utf-8")), "run python -m utils.tools.config_table"
     assert re.findall(r"^\| `([A-Z]\w*)`", page, re.M) == list(config.values())
 
 
@@ -233,7 +233,7 @@ def test_the_table_of_results_by_hand():
     summary = pd.DataFrame(rows, columns=["vendor", "fluid", "measure", "cases", "n", "mean"])
     (row,) = dice_table(summary).values.tolist()
     assert row == ["all, 8", "0.852 (7)", "0.900 (4)", "- (0)", "0.876"]
-    assert f"| {' | '.join(dice_table(summary).columns)} |" in README.splitlines()
+    assert f"| {' | '.join(dice_table(summary).columns)} |" in PAGES.splitlines()
 
 
 def test_minutes_and_hardware_of_a_run(tmp_path):

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from browser import needs_browser, open_page
 
-from utils.detection import detection_table, roc_curve
-from utils.report import markdown_table, write_report
-from utils.scores import score_volume
-from utils.summary import summarise_volumes
+from utils.evaluation.detection import detection_table, roc_curve
+from utils.evaluation.report import markdown_table, write_report
+from utils.evaluation.scores import score_volume
+from utils.evaluation.statistics import summarise_volumes
 
 HOSTILE = '<script>alert("x")</script>&|'
 

@@ -6,7 +6,7 @@ from images import adversarial_masks, noise
 from skimage import morphology
 from skimage.filters import rank
 
-from utils.roi import prediction_region, roi_mask, textured
+from utils.preparation.roi import prediction_region, roi_mask, textured
 
 SHAPE = (90, 70)
 ENTROPY_RADIUS, CLOSING_RADIUS = 15, 55  # the method's

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from utils import runs
 from utils.errors import InputError
 from utils.files import read_json
+from utils.training import run_folder
 
 PART = {"cases": ["1", "2"], "patients": ["p"], "rows": "r"}
 DATA = {"preparation": {"AXIAL_SPACING_MM": [0.004]}, "train": PART, "val": {**PART, "cases": ["3"]}}
@@ -22,31 +22,33 @@ DATA = {"preparation": {"AXIAL_SPACING_MM": [0.004]}, "train": PART, "val": {**P
     ],
 )
 def test_a_run_does_not_go_on_with_other_data(tmp_path, changed, message):
-    runs.start_run(tmp_path, {}, DATA)
-    runs.start_run(tmp_path, {}, DATA)
+    run_folder.start_run(tmp_path, {}, DATA)
+    run_folder.start_run(tmp_path, {}, DATA)
     with pytest.raises(InputError, match=message):
-        runs.start_run(tmp_path, {}, {**DATA, **changed})
-    runs.start_run(tmp_path, {}, DATA)  # what was begun with stays
+        run_folder.start_run(tmp_path, {}, {**DATA, **changed})
+    run_folder.start_run(tmp_path, {}, DATA)  # what was begun with stays
 
 
 def test_a_run_of_before_goes_on_with_a_note(tmp_path, capsys):
-    runs.start_run(tmp_path, {}, DATA)
+    run_folder.start_run(tmp_path, {}, DATA)
     (tmp_path / "data.json").unlink()
-    runs.start_run(tmp_path, {}, DATA)
+    run_folder.start_run(tmp_path, {}, DATA)
     assert "does not say which cases were used" in capsys.readouterr().out
     assert read_json(tmp_path / "data.json") == DATA
 
 
 def test_a_changed_setting_stops_a_run_and_is_named(tmp_path):
     settings = {"SEED": 1, "ADAM_LR": 0.1, "EPOCH": 3, "WORKERS": 0, "D_ADAM_LR": 0.1}
-    runs.start_run(tmp_path, settings, DATA, irrelevant=["D_ADAM_LR"])
+    run_folder.start_run(tmp_path, settings, DATA, irrelevant=["D_ADAM_LR"])
     with pytest.raises(InputError) as caught:
-        runs.start_run(tmp_path, {**settings, "SEED": 2, "ADAM_LR": 0.2}, DATA, irrelevant=["D_ADAM_LR"])
+        run_folder.start_run(tmp_path, {**settings, "SEED": 2, "ADAM_LR": 0.2}, DATA, irrelevant=["D_ADAM_LR"])
     text = "\n".join(caught.value.messages)
     assert "SEED was 1, is now 2" in text
     assert "ADAM_LR was 0.1, is now 0.2" in text
     assert read_json(tmp_path / "config.json") == settings
-    runs.start_run(tmp_path, {**settings, "EPOCH": 9, "WORKERS": 2, "D_ADAM_LR": 0.5}, DATA, irrelevant=["D_ADAM_LR"])
+    run_folder.start_run(
+        tmp_path, {**settings, "EPOCH": 9, "WORKERS": 2, "D_ADAM_LR": 0.5}, DATA, irrelevant=["D_ADAM_LR"]
+    )
     assert read_json(tmp_path / "config.json")["EPOCH"] == 9
     assert read_json(tmp_path / "versions.json")["numpy"] == np.__version__
 
@@ -58,10 +60,10 @@ def test_the_weights_of_the_last_epochs_are_kept(tmp_path):
             path.write_text("weights")
 
     for epoch in (1, 2, 3):
-        runs.keep_epoch_weights(tmp_path, Model(), epoch, keep=2)
+        run_folder.keep_epoch_weights(tmp_path, Model(), epoch, keep=2)
     assert [path.name for path in sorted(tmp_path.glob("epochs/*"))] == ["0002.weights.h5", "0003.weights.h5"]
-    runs.keep_epoch_weights(tmp_path, Model(), 4, keep=0)
-    runs.keep_epoch_weights(tmp_path, Model(), 5, keep=None)
+    run_folder.keep_epoch_weights(tmp_path, Model(), 4, keep=0)
+    run_folder.keep_epoch_weights(tmp_path, Model(), 5, keep=None)
     assert len(list(tmp_path.glob("epochs/*"))) == 3
 
 
@@ -72,9 +74,9 @@ def test_damaged_json_is_named(tmp_path):
 
 
 def test_log_and_events(tmp_path):
-    runs.write_log(tmp_path, [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
+    run_folder.write_log(tmp_path, [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
     assert (tmp_path / "log.csv").read_text().splitlines() == ["epoch,loss", "1,0.5", "2,0.25"]
-    event_log = runs.EventLog(tmp_path)
+    event_log = run_folder.EventLog(tmp_path)
     event_log.write(2, {"loss": 0.25})
     event_log.close()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -85,7 +87,7 @@ def test_log_and_events(tmp_path):
 
 
 def test_settings_are_shown_in_lines_of_the_consoles_width():
-    text = runs.settings_text({"EPOCH": 3, "RUN_NAME": "a", **{f"NAME_{number}": number for number in range(30)}})
+    text = run_folder.settings_text({"EPOCH": 3, "RUN_NAME": "a", **{f"NAME_{number}": number for number in range(30)}})
     assert text.startswith("EPOCH=3, RUN_NAME='a', NAME_0=0,")
     assert len(text.splitlines()) > 1
     assert max(map(len, text.splitlines())) <= 120

@@ -12,7 +12,7 @@ from pydicom.fileset import FileSet
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing, convert_color_space, get_decoder
 
 from utils.errors import InputError
-from utils.scans import find_scans, read_scan, search_scans
+from utils.volumes.scans import find_scans, read_scan, search_scans
 
 VOXELS = np.random.default_rng(3).integers(0, 256, (6, 20, 30)).astype(np.uint8)
 ACROSS, DOWN = [1, 0, 0, 0, 1, 0], [0, 0, 1, 0, 1, 0]

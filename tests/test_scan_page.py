@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from browser import needs_browser, open_page
 
-from utils.scan_page import label_runs, save_b_scan, write_index, write_scan_page
+from utils.segmentation.page import label_runs, save_b_scan, write_index, write_scan_page
 
 HOSTILE = '<script>alert("x")</script><!--data-->'
 ROWS, COLUMNS, SLICES = 60, 80, 5

@@ -7,8 +7,8 @@ import tifffile
 from PIL import Image
 
 from utils.errors import InputError
-from utils.scan_pictures import fundus_columns
-from utils.scans import find_scans, read_scan
+from utils.volumes.pictures import fundus_columns
+from utils.volumes.scans import find_scans, read_scan
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
 VOXELS = np.random.default_rng(3).integers(0, 256, (5, 32, 48)).astype(np.uint8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
-from utils.scans import read_scan, search_scans
+from utils.volumes.scans import read_scan, search_scans
 
 eyepy_io = pytest.importorskip("eyepy.io")
 

@@ -15,11 +15,11 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from utils.errors import InputError
-from utils.geometry import NOT_STATED
-from utils.grey_values import as_grey
-from utils.mhd import VoxelFile, open_voxels, write_volume
-from utils.scans import find_scans, read_scan
-from utils.spacing import usual_spacing_mm
+from utils.volumes.geometry import NOT_STATED
+from utils.volumes.grey_values import as_grey
+from utils.volumes.mhd import VoxelFile, open_voxels, write_volume
+from utils.volumes.scans import find_scans, read_scan
+from utils.volumes.spacing import usual_spacing_mm
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
 RNG = np.random.default_rng(3)

@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from utils.scores import score_volume
+from utils.evaluation.scores import score_volume
 
 SPACING_MM = (0.5, 0.2, 3.0)  # x, y, z
 SHAPE = (5, 12, 10)

@@ -19,8 +19,8 @@ import pytest
 import SimpleITK
 from PIL import Image
 
-from utils.mhd import read_volume, write_volume
 from utils.tasks import overrides
+from utils.volumes.mhd import read_volume, write_volume
 
 PROJECT = Path(__file__).parents[1]
 SETTINGS = {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "EPOCH": 2, "STEPS_PER_EPOCH": 2, "ADVERSARIAL_EPOCH": 1}

@@ -8,21 +8,21 @@ import pytest
 from stand_in import DETAILS, bright_scan, brightness_model, export_brightness_model
 
 from model import create_unet_model
-from utils.appearance import Appearance, training_appearance, unlike_training
 from utils.errors import InputError
 from utils.exported_model import PredictionSettings, export_best
-from utils.invalid import find_invalid
-from utils.mhd import write_volume
+from utils.preparation.invalid import find_invalid
+from utils.preparation.preprocessing import resampling_matrix
+from utils.preparation.roi import prediction_region, roi_mask
 from utils.prepared import SliceRow
-from utils.preprocessing import resampling_matrix
-from utils.roi import prediction_region, roi_mask
-from utils.segmentation import (
+from utils.segmentation.appearance import Appearance, training_appearance, unlike_training
+from utils.segmentation.predict import (
     Ensemble,
     LoadedNetwork,
     load_network,
     segment_scan,
     segment_volume,
 )
+from utils.volumes.mhd import write_volume
 
 SETTINGS = PredictionSettings("tennakoon", 0.003872, 128.0, 128.0, 0.5, None)
 

@@ -17,16 +17,17 @@ import tifffile
 from PIL import Image
 from stand_in import DETAILS, bright_scan, export_brightness_model
 
-from utils import scan_output, segmentation
-from utils.evaluation import Pair
+from utils.evaluation.held_out import segment_and_score
+from utils.evaluation.pairs import Pair
 from utils.exported_model import read_best
 from utils.files import sha256
-from utils.held_out import segment_and_score
-from utils.mhd import read_volume, write_volume
-from utils.phantom_varied import generate_varied
-from utils.scan_output import Job, segment_to_files
-from utils.scans import find_scans
-from utils.segmentation import load_network, prediction_digest
+from utils.phantom.varied import generate_varied
+from utils.segmentation import output as output_module
+from utils.segmentation import predict
+from utils.segmentation.output import Job, segment_to_files
+from utils.segmentation.predict import load_network, prediction_digest
+from utils.volumes.mhd import read_volume, write_volume
+from utils.volumes.scans import find_scans
 
 PROJECT = Path(__file__).parents[1]
 SPACING_MM = (0.0117, 0.003872, 0.12)
@@ -151,7 +152,7 @@ def test_what_was_done_by_other_settings_of_the_model_or_other_code_is_done_agai
     assert "kept" not in segment(threshold=0.9)
     assert "kept" not in segment(reference_histogram=[1] * 256)
     assert segment(reference_histogram=[1] * 256)["kept"]
-    for module in (scan_output, segmentation):
+    for module in (output_module, predict):
         with monkeypatch.context() as changed:
             changed.setattr(module, "code_digest", lambda *names: "of other code")
             assert "kept" not in segment(reference_histogram=[1] * 256)

@@ -4,12 +4,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from utils.cases import find_cases
-from utils.checks import check_headers
 from utils.errors import InputError
-from utils.mhd import write_volume
-from utils.scans import find_scans, read_scan
-from utils.spacing import believed_spacing_mm, has_swapped_axes, spacing_to_use
+from utils.preparation.cases import find_cases
+from utils.preparation.checks import check_headers
+from utils.volumes.mhd import write_volume
+from utils.volumes.scans import find_scans, read_scan
+from utils.volumes.spacing import believed_spacing_mm, has_swapped_axes, spacing_to_use
 
 SHAPE = (49, 496, 512)
 SPECTRALIS_MM = (0.0115, 0.003872, 0.12)

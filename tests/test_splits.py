@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
-from utils.splits import patient_of, split_patients
+from utils.preparation.splits import patient_of, split_patients
 
 SETTINGS = {"pattern": "^(.*)$", "test_fraction": 0.25, "validation_fraction": 0.2, "seed": 0}
 

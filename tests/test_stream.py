@@ -14,9 +14,9 @@ from nutsflow import Chunk
 from benchmarks.plain_stream import plain_samples, write_tiff_slices
 from utils.data_prepare import patch_samples
 from utils.errors import InputError
-from utils.mhd import write_volume
+from utils.patch_stream import PlanPatches, Prefetch, plan_block
 from utils.prepared import SliceRow
-from utils.stream import PlanPatches, Prefetch, plan_block
+from utils.volumes.mhd import write_volume
 
 EPOCH = {"training": True, "epoch": 0}
 

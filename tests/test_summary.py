@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from utils.errors import InputError
-from utils.summary import (
+from utils.evaluation.statistics import (
     MEASURES,
     compare_volumes,
     interval,

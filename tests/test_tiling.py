@@ -8,7 +8,14 @@ import pytest
 from stand_in import brightness_model
 
 from model import create_unet_model
-from utils.tiling import CONTEXT, Tile, labels_from_probabilities, plan_tiles, predict_probabilities, presence_scores
+from utils.segmentation.tiling import (
+    CONTEXT,
+    Tile,
+    labels_from_probabilities,
+    plan_tiles,
+    predict_probabilities,
+    presence_scores,
+)
 
 
 @pytest.mark.parametrize("step", [8, 32])

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
-from utils.mhd import write_volume
 from utils.prepared import SliceRow
-from utils.training import keras_batches
-from utils.validation import FluidDice, check_monitor, choose_b_scans, segment_b_scans
+from utils.training.epoch import keras_batches
+from utils.training.validation import FluidDice, check_monitor, choose_b_scans, segment_b_scans
+from utils.volumes.mhd import write_volume
 
 
 def rows(vendor, kinds, image_name="a"):

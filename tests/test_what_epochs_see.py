@@ -34,7 +34,9 @@ class Exported:
 def test_training_chooses_its_epochs_on_validation_cases(output, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        model_training, "train", lambda folder, rows, b_scans, data, state: seen.update(rows=rows, b_scans=b_scans)
+        model_training,
+        "train",
+        lambda folder, data, sharing, state: seen.update(rows=data.rows["train"], b_scans=data.b_scans),
     )
     model_training.main([])
     assert {row.image_name for row in seen["b_scans"]} == {"val"}
@@ -46,7 +48,7 @@ def test_fine_tuning_chooses_its_epochs_on_validation_cases(output, monkeypatch)
     export_best(output / "runs" / "unet" / "segmentation", Exported(), details)
     seen = []
     monkeypatch.setattr(
-        adversarial_training, "fine_tune", lambda folder, start, details, b_scans, data, state: seen.extend(b_scans)
+        adversarial_training, "fine_tune", lambda folder, start, details, data, state: seen.extend(data.b_scans)
     )
     adversarial_training.main([])
     assert {row.image_name for row in seen} == {"val"}

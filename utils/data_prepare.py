@@ -19,8 +19,8 @@ from nutsml import BuildBatch, Stratify
 
 from utils.custom_nuts import CutPatch
 from utils.errors import InputError, run_script
+from utils.patch_stream import B_SCANS_PER_BLOCK, SHUFFLE_B_SCANS, STRATIFY, PlanPatches, Prefetch
 from utils.prepared import SliceRow, check_volumes_exist, read_csv_data
-from utils.stream import B_SCANS_PER_BLOCK, SHUFFLE_B_SCANS, STRATIFY, PlanPatches, Prefetch
 
 BATCHES_AHEAD = 4  # batches that wait for the training step: 8 MB each of 16 patches
 
@@ -131,7 +131,7 @@ def _stream(seed, epoch, stage):
 
 def main(argv):
     import config  # here alone: the functions above take what they need as arguments
-    from utils.preview import PATCHES_A_VENDOR, class_balance, save_patch_sheet
+    from utils.patch_preview import PATCHES_A_VENDOR, class_balance, save_patch_sheet
 
     parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description="Draw patches and print the class balance.")
     parser.add_argument("--preview", action="store_true", required=True)

@@ -46,6 +46,11 @@ def export_best(folder, model, details):
     write_json(path.with_suffix(".json"), {**details, "class_names": CLASS_NAMES, "sha256": sha256(path)})
 
 
+def export_epoch(folder, model, details, best):
+    """`export_best` of an epoch: `best` says which it is and what it reached, `details` all else."""
+    export_best(folder, model, {**best, **details})
+
+
 def read_best(path):
     """Details of an exported model, after checking that it is the file that they describe.
 

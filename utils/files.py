@@ -14,6 +14,7 @@ from pathlib import Path
 import filelock
 
 from utils.errors import InputError
+from utils.names import as_text
 
 UNFINISHED = ".unfinished-"  # how the names of files begin that are still being written
 
@@ -109,7 +110,7 @@ def fingerprint(paths):
     """What tells files from themselves at another time: [[name, bytes, modification time in ns], ...] of those
     there."""
     found = [(path, path.stat()) for path in paths if path.exists()]
-    return [[path.name, status.st_size, status.st_mtime_ns] for path, status in found]
+    return [[as_text(path.name), status.st_size, status.st_mtime_ns] for path, status in found]
 
 
 def digest(content):

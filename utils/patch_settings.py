@@ -27,5 +27,6 @@ class BatchSettings:
     slice_mean: float  # grey value that becomes 0 in the network's input
     slice_sd: float  # grey values that become 1
     n_classes: int = 4  # of the one-hot masks
+    train_classes: bool = False  # whether the network also learns which fluids are in a patch
     workers: int = 0  # processes that decide on patches ahead; 0: this one does, when asked. Batches are the same
     shard: tuple = (0, 1)  # (index, count): of several hosts' parts of the epoch, which have no patch in common

@@ -8,7 +8,7 @@ from collections import namedtuple
 from pathlib import Path, PurePath
 
 from utils.errors import InputError
-from utils.splits import patient_of
+from utils.preparation.splits import patient_of
 
 VOLUME_KINDS = ("oct_imgs", "oct_masks", "roi_masks")  # folders below the preprocessed one, in a sample's order
 MESSAGES = 10  # offenders named before the rest are only counted
@@ -113,7 +113,7 @@ def read_records(rows, preprocessed_folder, axial_spacing_mm, reference_histogra
     settings say: rows of another height than `axial_spacing_mm`, or grey values matched to another histogram than the
     one in `reference_histogram_csv` (None, or no such file: matched to none).
     """
-    from utils.reference_histogram import digest_of, read_histogram_if_any  # here, as in `read_csv_data`
+    from utils.preparation.reference_histogram import digest_of, read_histogram_if_any  # here, as in `read_csv_data`
 
     histogram_digest = digest_of(read_histogram_if_any(reference_histogram_csv))
     records, complaints = {}, []

@@ -1,15 +1,19 @@
-"""The make targets as one Python command each, for any Python 3.11 or 3.12 without installed packages.
+"""Tasks of several commands, as one Python command each, for any Python 3.11 or 3.12 without installed packages.
 
-    python -m utils.tasks demo     environment, synthetic data, the five scripts in order
-    python -m utils.tasks weights  train weights/phantom.keras anew, on synthetic scans alone
-    python -m utils.tasks test     environment, what tests need, code style, types, the quick tests
+    python -m utils.tasks demo       environment, synthetic data, the five scripts in order
+    python -m utils.tasks weights    train weights/phantom.keras anew, on synthetic scans alone
+    python -m utils.tasks test       environment, what tests need, code style, types, the quick tests
+    python -m utils.tasks reproduce [--set NAME=VALUE ...]
+                                     the paper's experiment: all folds, then one table of all held-out cases
 
-Each makes `.venv` here and installs into it where that has not been done for the current requirement files.
+The first three make `.venv` in the project's folder and install into it where that has not been done for the current
+requirement files. `reproduce` runs with the Python that it is called with, on paths relative to where it is called.
 """
 
 import argparse
 import csv
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +22,7 @@ import time
 import venv
 from pathlib import Path
 
+PROJECT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = Path(".venv")
 DEMO = Path("demo")
 
@@ -70,11 +75,17 @@ BOX_STAGES = (("coarse", 5e-4, 4), ("fine", 1e-4, 5))
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m utils.tasks")
-    parser.add_argument("task", choices=("demo", "weights", "test"))
-    task = parser.parse_args().task
+    parser.add_argument("task", choices=("demo", "weights", "test", "reproduce"))
+    arguments, settings = parser.parse_known_args()
+    task = arguments.task
+    if settings and task != "reproduce":
+        parser.error(f"{task} takes no further arguments, found {' '.join(settings)}")
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
         sys.exit(f"Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}")
-    os.chdir(Path(__file__).resolve().parents[1])  # wherever this is called from
+    if task == "reproduce":
+        reproduce(sys.executable, settings)
+        return
+    os.chdir(PROJECT)  # wherever this is called from
     if task == "demo":
         demo(environment("requirements.txt"))
     elif task == "weights":
@@ -122,8 +133,7 @@ def demo(python):
     run(python, "model_training.py", *overrides(DEMO_SETTINGS))
     run(python, "adversarial_training.py", *overrides(FINE_TUNING_SETTINGS))
     run(python, "evaluate.py", *overrides(DEMO_SETTINGS))
-    with open(output / "test_data.csv", encoding="utf-8", newline="") as file:
-        held_out = sorted({data / row["root"] for row in csv.DictReader(file)})
+    held_out = held_out_scans(output, data)
     run(python, "test.py", *held_out, "--output", DEMO / "segmented", *overrides(DEMO_SETTINGS))
     # What somebody without training data would get, of one of them.
     run(
@@ -136,13 +146,46 @@ def demo(python):
         DEMO / "segmented_by_model_in_the_box",
     )
     evaluation = output / "runs" / DEMO_SETTINGS["RUN_NAME"] / "evaluation"
-    run(python, "-m", "utils.results", evaluation.parent)
+    run(python, "-m", "utils.tools.results", evaluation.parent)
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Look at")
     print(f"  {evaluation / 'comparison.png'}   reader and model, one B-scan of each held-out case")
     print(f"  {evaluation.parent / 'segmentation' / 'progress.png'}   training curves")
     print(f"  {DEMO / 'segmented' / 'index.html'}   the held-out scans: a page, label volume and pictures of each")
     print(f"  {DEMO / 'segmented_by_model_in_the_box' / 'index.html'}   one of them by {BOX / 'phantom.keras'}")
     print(f"  {evaluation / 'report.html'}   Dice, volume difference and AUC per vendor and fluid; every case")
+
+
+def held_out_scans(output_root, data_root):
+    """Folders of the held-out cases of a split."""
+    with open(Path(output_root) / "test_data.csv", encoding="utf-8", newline="") as file:
+        return sorted({Path(data_root) / row["root"] for row in csv.DictReader(file)})
+
+
+def reproduce(python, settings):
+    """The five scripts for each fold in order, then the held-out cases of all folds in one report.
+
+    `settings` are the scripts' own ``--set`` arguments. FOLDS is 5 and KEEP_EPOCHS None (the weights of every epoch
+    are kept, 31 GB in all) unless they say otherwise. Every fold has an OUTPUT_ROOT of its own, because what is
+    prepared depends on who trains. The same command continues where it was interrupted.
+    """
+    settings = ["--set", "FOLDS=5", "--set", "KEEP_EPOCHS=None", *settings]
+    show = (
+        "import json, sys, config; config.load(sys.argv[1:]); print(json.dumps([config.FOLDS, config.DATA_ROOT, "
+        "[str(config.fold_root(fold)) for fold in range(config.FOLDS)], config.RUN_NAME]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    shown = subprocess.run([python, "-c", show, *settings], env=environment, stdout=subprocess.PIPE, text=True)
+    if shown.returncode:
+        sys.exit(shown.returncode)
+    folds, data_root, roots, run_name = json.loads(shown.stdout)
+    for fold in range(folds):
+        root = Path(roots[fold])
+        of_fold = [*settings, "--set", f"FOLD={fold}", "--set", f"OUTPUT_ROOT={root}"]
+        for script in ("prepare_data.py", "model_training.py", "adversarial_training.py", "evaluate.py"):
+            run(python, PROJECT / script, *of_fold)
+        output = root / "runs" / run_name / "segmented"
+        run(python, PROJECT / "test.py", *held_out_scans(root, data_root), "--output", output, *of_fold)
+    run(python, PROJECT / "evaluate.py", "--all-folds", *settings)
 
 
 def box_model(python):

@@ -1,1 +1,1 @@
-"""Further commands, each run as ``python -m utils.tools.NAME``."""
+"""Further commands: python -m utils.tools.NAME."""

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError
-from utils.scan_content import Content
 from utils.tools.layouts import Found, Item
 from utils.tools.pairs import files_below, matching
+from utils.volumes.content import Content
 
 _READERS = ("1", "2")
 

@@ -21,17 +21,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.checks import notes_text
 from utils.errors import InputError, run_script
 from utils.files import locked, remove_unfinished, sha256
-from utils.grey_values import as_grey
 from utils.names import as_text, same_name
-from utils.spacing import PLAUSIBLE_SPACING_MM, believed_spacing_mm, is_plausible
+from utils.preparation.checks import notes_text
 from utils.tools.class_table import parse_classes
 from utils.tools.duke import find_duke
 from utils.tools.layouts import find_beside, find_coco, find_masks, find_nnunet, find_yolo
 from utils.tools.written_cases import Understood, owned_cases, record_import, write_case
-from utils.vendors import VENDORS
+from utils.volumes.grey_values import as_grey
+from utils.volumes.spacing import PLAUSIBLE_SPACING_MM, believed_spacing_mm, is_plausible
+from utils.volumes.vendors import VENDORS
 
 PATIENT_PATTERN = "^(.+?)__"  # of the cases' names, for config.PATIENT_PATTERN
 
@@ -275,15 +275,15 @@ def _source_files(cases, understood, source):
     """{case's root: {source file: SHA-256}}."""
     digest = functools.cache(sha256)  # a file of outlines is that of many images
     return {
-        understood[name].root: {path.relative_to(source).as_posix(): digest(path) for path in item.files}
+        understood[name].root: {as_text(path.relative_to(source)): digest(path) for path in item.files}
         for name, item in cases.items()
     }
 
 
 def _circumstances(argv, options):
     return {
-        "source": str(Path(options.source).absolute()),
-        "command": shlex.join(["python", "-m", "utils.tools.import_cases", *argv]),
+        "source": as_text(Path(options.source).absolute()),
+        "command": as_text(shlex.join(["python", "-m", "utils.tools.import_cases", *argv])),
         "date": datetime.date.today().isoformat(),
         "licence": options.licence,
     }

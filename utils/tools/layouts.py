@@ -9,15 +9,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from utils.errors import InputError
-from utils.grey_values import grey_channel
 from utils.names import suffix_of
-from utils.scan_content import Content
-from utils.scan_formats import read_content
-from utils.scan_pictures import PICTURES
 from utils.tools.class_table import ClassTable, is_target
 from utils.tools.mask_files import check_tolerance, classes_in, full_value, read_mask
 from utils.tools.outlines import coco_masks, read_coco, yolo_masks
 from utils.tools.pairs import by_annotator, files_below, matching, pair
+from utils.volumes.content import Content
+from utils.volumes.formats import read_content
+from utils.volumes.grey_values import grey_channel
+from utils.volumes.pictures import PICTURES
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import numpy as np
 
 from utils.errors import InputError
-from utils.mhd import VOLUMES, read_volume, read_volume_onto
 from utils.names import suffix_of
-from utils.scan_pictures import PICTURES
+from utils.volumes.mhd import VOLUMES, read_volume, read_volume_onto
+from utils.volumes.pictures import PICTURES
 
 _MOST_LISTED = 3  # of unknown values
 _LARGEST = 65535  # of a mask's values

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from utils.errors import InputError
 from utils.files import UNFINISHED, read_json, write_json
-from utils.mhd import write_volume
+from utils.volumes.mhd import write_volume
 
 _RECORD = "provenance.json"
 

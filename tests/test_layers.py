@@ -1,0 +1,76 @@
+"""Imports run one way: a module imports from its own layer or from those below it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+
+# From the bottom. A name with a folder stands for all modules in it.
+LAYERS = [
+    {"errors", "files", "names", "labels", "parallel", "compiled", "html", "plots"},  # the ground
+    {"loss_functions", "model", "base", "losses", "metrics", "networks", "exported_model", "keras_setup"},
+    {"volumes"},
+    {"preparation", "phantom"},  # phantoms stand on volumes alone
+    {"prepared", "patch_settings", "augmentation", "custom_nuts", "patch_stream", "patch_preview", "data_prepare"},
+    {"segmentation"},
+    {"training", "evaluation"},
+    {"tools"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+# Neighbours of one layer that must not know each other.
+STRANGERS = {
+    ("training", "evaluation"),
+    ("evaluation", "training"),
+    ("phantom", "preparation"),
+    ("preparation", "phantom"),
+}
+SCRIPTS = ("prepare_data", "model_training", "adversarial_training", "evaluate", "test")
+MODULES = [*(PROJECT / "utils").rglob("*.py"), PROJECT / "model.py", PROJECT / "loss_functions.py"]
+CONFIG_NEEDS = {"errors", "networks", "patch_settings", "training"}  # of training, its rules
+
+
+def part_of(module):
+    """The part of the house that a module's dotted name belongs to: a folder, or a module that stands alone."""
+    names = module.split(".")
+    return names[1] if names[0] == "utils" and len(names) > 1 else names[0]
+
+
+def imported(path):
+    """Dotted names of the modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ([f"utils.{alias.name}" for alias in node.names] if node.module == "utils" else [node.module])
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_a_module_imports_from_no_layer_above(path):
+    module = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+    part = part_of(module)
+    if part in ("tasks", "__init__"):  # commands that need no installed package
+        assert not [name for name in imported(path) if part_of(name) in LEVEL]
+        return
+    for name in imported(path):
+        other = part_of(name)
+        assert other not in SCRIPTS, f"{module} imports the script {other}"
+        if other in LEVEL:
+            assert LEVEL[other] <= LEVEL[part], f"{module} imports {name} from a layer above"
+            assert (part, other) not in STRANGERS, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_script_imports_another(script):
+    assert not {part_of(name) for name in imported(PROJECT / f"{script}.py")} & set(SCRIPTS)
+
+
+def test_config_needs_little():
+    known = {part_of(name) for name in imported(PROJECT / "config.py")} & set(LEVEL)
+    assert known == CONFIG_NEEDS
+
+
+def test_every_part_has_its_layer():
+    parts = {path.name.removesuffix(".py") for path in (PROJECT / "utils").iterdir() if path.name[0] not in "_."}
+    assert parts - {"tasks"} <= set(LEVEL)

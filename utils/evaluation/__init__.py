@@ -1,0 +1,1 @@
+"""Step 4: label volumes against the reader's."""

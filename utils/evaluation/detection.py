@@ -1,0 +1,217 @@
+"""Is the fluid in the scan at all? ROC curves of a score for each scan, thresholds, and voxels' average precision.
+
+Which score, and above which threshold a fluid counts as detected, is decided on validation cases alone.
+"""
+
+import numpy as np
+import pandas as pd
+
+from utils.errors import InputError
+from utils.evaluation.statistics import interval, times_drawn
+from utils.labels import FLUIDS
+
+SCORES = {  # in the order of preference where they are equally good
+    "score_probability": "largest probability of the fluid after a 5 x 5 mean",
+    "score_volume": "predicted volume",
+    "score_head": "largest output of the network's presence head",
+}
+_N_BINS = 1000
+
+
+def area_under_roc(scores_with, scores_without):
+    """Probability that a case with the fluid scores above one without (ties count half); nan where a side is empty."""
+    wins = _wins(scores_with, scores_without)
+    return float(wins.mean()) if wins.size else np.nan
+
+
+def auc_interval(present, scores, patients, seed):
+    """95 % bootstrap interval of `area_under_roc`, of patients drawn as in `utils.evaluation.statistics.times_drawn`.
+
+    `present` is bool, `scores` float and `patients` names the patient, one each a case. Samples without a case on
+    either side are left out. Returns (low, high), nan where a side is empty or each has a single patient.
+    """
+    present, scores, patients = np.asarray(present, bool), np.asarray(scores, np.float64), np.asarray(patients)
+    if len(set(patients[present])) * len(set(patients[~present])) < 2:
+        return np.nan, np.nan
+    drawn = times_drawn(patients, seed)
+    drawn_with, drawn_without = drawn[:, present], drawn[:, ~present]
+    pairs = drawn_with.sum(axis=1) * drawn_without.sum(axis=1)
+    wins = ((drawn_with @ _wins(scores[present], scores[~present])) * drawn_without).sum(axis=1)
+    return interval(wins / np.where(pairs, pairs, np.nan))
+
+
+def _wins(scores_with, scores_without):
+    """1, 1/2 or 0 for each case with the fluid (rows) against each without (columns)."""
+    difference = np.subtract.outer(np.asarray(scores_with, np.float64), np.asarray(scores_without, np.float64))
+    return (np.sign(difference) + 1) / 2
+
+
+def roc_curve(present, scores):
+    """False and true positive rates of every threshold, from none detected to all.
+
+    `present` is bool, `scores` float, one each a case. Returns two float arrays, or None where all cases or none hold
+    the fluid.
+    """
+    present, scores = np.asarray(present, bool), np.asarray(scores, np.float64)
+    if present.all() or not present.any():
+        return None
+    thresholds = np.concatenate([[np.inf], np.unique(scores)[::-1]])
+    detected = scores >= thresholds[:, np.newaxis]
+    return detected[:, ~present].mean(axis=1), detected[:, present].mean(axis=1)
+
+
+def youden_threshold(present, scores):
+    """The threshold with the largest sensitivity + specificity (Youden 1950), half-way between two cases' scores.
+
+    A fluid counts as detected where its score is above. nan where all cases or none hold the fluid.
+    """
+    present, scores = np.asarray(present, bool), np.asarray(scores, np.float64)
+    if present.all() or not present.any():
+        return np.nan
+    values = np.unique(scores)
+    candidates = np.concatenate([[values[0] - 1], (values[1:] + values[:-1]) / 2, [values[-1]]])
+    detected = scores > candidates[:, np.newaxis]
+    return float(candidates[(detected[:, present].mean(axis=1) - detected[:, ~present].mean(axis=1)).argmax()])
+
+
+def sensitivity_specificity(present, scores, threshold):
+    """Shares of the cases with the fluid that score above `threshold`, and of those without that do not.
+
+    `threshold` is one number or one for each case; without one (nan) a case does not count. nan where none counts.
+    """
+    threshold = np.broadcast_to(threshold, np.shape(scores))
+    present, detected = np.asarray(present, bool), np.asarray(scores, np.float64) > threshold
+    counts = ~np.isnan(threshold)
+    sides = detected[present & counts], ~detected[~present & counts]
+    return tuple(float(side.mean()) if side.size else np.nan for side in sides)
+
+
+def choose_score(validations):
+    """The score with the largest AUC on validation cases, and the AUCs by score.
+
+    `validations` are tables, one for each model (a fold has its own), of a row for each case and fluid: fluid,
+    reference_mm3 and `SCORES`, nan where a score is not to be had. An AUC is the mean over the models of the mean over
+    the fluids: never are cases of several models, whose scores may lie elsewhere, compared. Where no AUC has a value,
+    the first score that is to be had is chosen.
+    """
+    aucs = {}
+    for score in SCORES:
+        if all(validation[score].notna().all() for validation in validations):
+            aucs[score] = _mean([_mean(_aucs_of_fluids(validation, score)) for validation in validations])
+    return max(aucs, key=lambda score: -1 if np.isnan(aucs[score]) else aucs[score]), aucs
+
+
+def _aucs_of_fluids(validation, score):
+    return [area_under_roc(*_split(validation[validation.fluid == fluid], score)) for fluid in FLUIDS]
+
+
+def _mean(values):
+    """Mean of the values that are not nan; nan where there is none."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else np.nan
+
+
+def thresholds(validation, score):
+    """{fluid: threshold} of `score`, chosen on the validation cases; the table is that of `choose_score`."""
+    by_fluid = {fluid: validation[validation.fluid == fluid] for fluid in FLUIDS}
+    return {fluid: youden_threshold(cases.reference_mm3 > 0, cases[score]) for fluid, cases in by_fluid.items()}
+
+
+def with_thresholds(volumes, validation, score):
+    """`volumes` with the columns threshold, chosen for `score` on the validation cases, and threshold_score, its name.
+
+    Both tables are those of `choose_score`, of one model.
+    """
+    return volumes.assign(threshold=volumes.fluid.map(thresholds(validation, score)), threshold_score=score)
+
+
+def check_thresholds(path, volumes):
+    """Raise `InputError` where the table at `path` does not say of which score its thresholds are, or lacks it."""
+    missing = [name for name in (*SCORES, "threshold", "threshold_score") if name not in volumes]
+    if missing:
+        raise InputError(f"{path}: lacks the columns {', '.join(missing)}; run evaluate.py for it again")
+    unknown = sorted(set(volumes.threshold_score.astype(str)) - set(SCORES))
+    if unknown:
+        names = ", ".join(SCORES)
+        raise InputError(
+            f"{path}: threshold_score is {', '.join(unknown)}, expected one of {names}; run evaluate.py again"
+        )
+
+
+def detection_table(volumes, score, seed):
+    """Detection of each fluid by vendor and over "all": a DataFrame with
+
+    vendor, fluid (also "mean"), score, patients, cases, cases_with_fluid, auc, low, high (95 % bootstrap of `score`'s
+    AUC, of patients), threshold_score, threshold, sensitivity and specificity. `volumes` holds a row for each case and
+    fluid: vendor, patient, fluid, reference_mm3, `score`, and of each case's own model the threshold, the name
+    threshold_score of the score that it is for, and that score. Where models (of folds) have chosen several, the table
+    names all scores, and nan for the threshold.
+    """
+    rows = []
+    for vendor in [*sorted(volumes.vendor.unique()), "all"]:
+        of_vendor = volumes if vendor == "all" else volumes[volumes.vendor == vendor]
+        by_fluid = []
+        for fluid in FLUIDS:
+            cases = of_vendor[of_vendor.fluid == fluid]
+            present = cases.reference_mm3 > 0
+            low, high = auc_interval(present, cases[score], cases.patient, seed)
+            sensitivity, specificity = sensitivity_specificity(present, scores_of_thresholds(cases), cases.threshold)
+            chosen = cases[["threshold_score", "threshold"]].drop_duplicates()
+            threshold = chosen.threshold.iloc[0] if len(chosen) == 1 else np.nan
+            counts = {"cases": len(cases), "cases_with_fluid": int(present.sum())}
+            measured = {"auc": area_under_roc(*_split(cases, score)), "low": low, "high": high}
+            measured |= {"threshold_score": ", ".join(sorted(set(chosen.threshold_score))), "threshold": threshold}
+            measured |= {"sensitivity": sensitivity, "specificity": specificity}
+            names = {"vendor": vendor, "fluid": fluid, "score": score, "patients": cases.patient.nunique()}
+            by_fluid.append({**names, **counts, **measured})
+        mean = pd.DataFrame(by_fluid)[["auc", "sensitivity", "specificity"]].mean().to_dict()
+        counts = {name: by_fluid[0][name] for name in ("patients", "cases")}
+        counts["cases_with_fluid"] = sum(row["cases_with_fluid"] for row in by_fluid)
+        rows += [*by_fluid, {"vendor": vendor, "fluid": "mean", "score": score, **counts, **mean}]
+    return pd.DataFrame(rows)
+
+
+def scores_of_thresholds(cases):
+    """Of each case the score that its threshold is for, which threshold_score names: float (cases,)."""
+    scores = np.full(len(cases), np.nan)
+    for name in cases.threshold_score.unique():
+        chosen = (cases.threshold_score == name).to_numpy()
+        scores[chosen] = cases[name].to_numpy()[chosen]
+    return scores
+
+
+def _split(cases, score):
+    """Scores of the cases with the fluid and of those without."""
+    present = cases.reference_mm3 > 0
+    return cases[score][present].to_numpy(), cases[score][~present].to_numpy()
+
+
+class VoxelPrecision:
+    """Average precision of each fluid's probability over the voxels of a scan, B-scan by B-scan.
+
+    Probabilities are counted in 1,001 steps of a thousandth, so that no voxel needs to be kept.
+    """
+
+    def __init__(self):
+        self._counts = np.zeros((len(FLUIDS), 2, _N_BINS + 1), np.int64)  # (fluid, without or with it, probability)
+
+    def add(self, probabilities, reference):
+        """Count a B-scan: `probabilities` float (rows, columns, 4), `reference` uint8 (rows, columns)."""
+        for counts, code in zip(self._counts, FLUIDS.values(), strict=True):
+            # Rounding may put a sum of float32 weights a little above 1.
+            steps = np.rint(np.clip(probabilities[..., code], 0, 1) * _N_BINS).astype(np.intp)
+            both = np.bincount((steps + (_N_BINS + 1) * (reference == code)).ravel(), minlength=counts.size)
+            counts += both.reshape(counts.shape)
+
+    def values(self):
+        """Average precision of IRF, SRF and PED; nan where the reference does not hold the fluid."""
+        return [average_precision(*counts) for counts in self._counts]
+
+
+def average_precision(negatives, positives):
+    """Sum over thresholds of precision times gain in recall, from the numbers of voxels by rising probability."""
+    if not positives.sum():
+        return np.nan
+    found, false = positives[::-1].cumsum(), negatives[::-1].cumsum()
+    precision = found / np.maximum(found + false, 1)
+    return float((precision * positives[::-1]).sum() / positives.sum())

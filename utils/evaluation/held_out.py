@@ -1,0 +1,77 @@
+"""Held-out cases segmented and scored: label volumes, and beside each a record of what detection is scored by."""
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from utils.errors import InputError
+from utils.evaluation import detection
+from utils.evaluation.pairs import read_labels, score_pairs
+from utils.files import code_digest, fingerprint, read_json, write_json
+from utils.labels import FLUIDS
+from utils.segmentation.predict import prediction_digest, segment_scan
+from utils.volumes.mhd import read_header, read_volume, volume_files, write_volume
+
+
+def segment_and_score(network, pairs, threshold, workers):
+    """Segment the scans of `pairs` by a `utils.segmentation.predict.Network` and score their label volumes.
+
+    Returns (volumes, complaints): a DataFrame with a row for each case and fluid, those of
+    `utils.evaluation.pairs.score_pairs` and `segment_case`, and a line for each case that failed; it costs no other.
+    """
+    records, segmented, complaints = [], [], []
+    for pair in pairs:
+        try:
+            records += segment_case(network, pair, threshold)
+            segmented.append(pair)
+        except InputError as error:
+            complaints += error.messages
+    volumes, of_scoring = score_pairs(segmented, workers)
+    if not volumes.empty:
+        volumes = volumes.merge(pd.DataFrame(records), on=["vendor", "case", "fluid"])
+    return volumes, complaints + of_scoring
+
+
+def segment_case(network, pair, threshold):
+    """Segment one case and write its label volume, then a record of its detection scores beside it.
+
+    Returns the record's rows: vendor, case, fluid, average_precision and the scores of `utils.evaluation.detection`.
+    What an interrupted evaluation has done for the same model, threshold and files with the same code is not done
+    again.
+    """
+    record_path = pair.prediction_path.with_suffix(".json")
+    files = [*volume_files(pair.oct_path), *volume_files(pair.reference_path)]
+    made_from = {
+        "prediction": prediction_digest(network.details),
+        "scores": code_digest("utils.evaluation.detection", __name__),
+        "threshold": threshold,
+        "files": fingerprint(files),
+    }
+    if record_path.exists() and pair.prediction_path.exists():
+        record = read_json(record_path)
+        if record["made_from"] == made_from:
+            return _with_nan(record["rows"])
+    record_path.unlink(missing_ok=True)
+    voxels, spacing_mm = read_volume(pair.oct_path)
+    reference = read_labels(pair.reference_path, pair.oct_path)
+    precision = detection.VoxelPrecision()
+    with tqdm(total=len(voxels), desc=f"{pair.vendor} {pair.name}", unit="B-scan", leave=False) as progress:
+
+        def count(index, probabilities):
+            precision.add(probabilities, reference[index])
+            progress.update()
+
+        segmentation = segment_scan(network, voxels, spacing_mm, pair.vendor, threshold=threshold, on_slice=count)
+    heads = [None] * len(FLUIDS) if segmentation.head_presence is None else segmentation.head_presence.tolist()
+    volumes_mm3 = np.bincount(segmentation.labels.ravel(), minlength=4)[1:] * float(np.prod(spacing_mm))
+    columns = zip(FLUIDS, precision.values(), segmentation.presence.tolist(), volumes_mm3.tolist(), heads, strict=True)
+    names = ("fluid", "average_precision", *detection.SCORES)
+    rows = [{"vendor": pair.vendor, "case": pair.name, **dict(zip(names, values, strict=True))} for values in columns]
+    write_volume(pair.prediction_path, segmentation.labels, spacing_mm, read_header(pair.oct_path).placement)
+    rows = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # JSON has no nan
+    write_json(record_path, {"made_from": made_from, "rows": rows})
+    return _with_nan(rows)
+
+
+def _with_nan(rows):
+    return [{name: np.nan if value is None else value for name, value in row.items()} for row in rows]

@@ -1,0 +1,195 @@
+"""Label volumes beside the reader's: who belongs to whom, what cannot be scored, and the scores of all cases."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from utils.errors import InputError
+from utils.evaluation.scores import score_volume
+from utils.labels import FLUIDS
+from utils.names import as_text, file_called, same_name, suffix_of
+from utils.parallel import map_unordered
+from utils.preparation.checks import notes_text
+from utils.preparation.preprocessing import to_8_bit
+from utils.prepared import read_csv_data
+from utils.volumes.mhd import read_header, read_volume, read_volume_onto, reordering_onto
+from utils.volumes.vendors import VENDORS, vendor_in
+
+SUFFIXES = (".mhd", ".mha", ".nii.gz", ".nii")
+_CASE_FILES = ("reference.mhd", "oct.mhd")
+_REFERENCES = tuple(f"reference{suffix}" for suffix in SUFFIXES)
+_RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}  # place among the cases in the order of Dice
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A case's predicted label volume, the reader's and, where it is at hand, the scan."""
+
+    vendor: str
+    name: str
+    prediction_path: Path
+    reference_path: Path
+    oct_path: Path | None = None
+
+
+def pairs_of_split(csv_path, data_root, predictions):
+    """A `Pair` for each case of a split's CSV, by vendor and name; `predictions` holds their label volumes."""
+    cases = sorted({(row.vendor, row.image_name, row.root) for row in read_csv_data(csv_path)})
+    folders = [Path(data_root) / root for _, _, root in cases]
+    return [
+        Pair(vendor, name, predictions / f"{vendor}_{name}.mhd", *(_in_case(folder, file) for file in _CASE_FILES))
+        for (vendor, name, _), folder in zip(cases, folders, strict=True)
+    ]
+
+
+def _in_case(folder, name):
+    """Path of a case's file, whatever the case of its name; that of none, where there is none."""
+    return file_called(folder, name) or folder / name
+
+
+def match_pairs(predictions, references):
+    """Pairs of the label volumes in two folders, and a line for each that has no or several partners.
+
+    In `predictions` each case has a volume named after it, with or without "<Vendor>_" before (the layout that test.py
+    writes). In `references` it has that too, or a folder of its name with a reference (and oct) in it, at any depth,
+    below one named after the vendor. Returns (pairs, complaints).
+    """
+    complaints, pairs, taken = [], [], set()
+    predicted = _named_volumes(predictions)
+    cases = _reference_cases(references)
+    for (vendor, name), paths in sorted(cases.items()):
+        if len(paths) > 1:
+            complaints.append(f"{vendor} {name}: several references: {', '.join(map(str, paths))}; keep one")
+        of_name = [
+            (key, path)
+            for key, of_key in predicted.items()
+            if key[1] == name and (key[0] == vendor or "unknown" in (key[0], vendor))
+            for path in of_key
+        ]
+        taken |= {key for key, _ in of_name}
+        if len(of_name) > 1:
+            found = ", ".join(str(path) for _, path in of_name)
+            complaints.append(f"{vendor} {name}: several predictions: {found}; keep one")
+        if not of_name:
+            complaints.append(f"{vendor} {name}: no prediction, expected {predictions}/[{vendor}_]{name}.mhd")
+        if len(paths) == len(of_name) == 1:
+            is_named = same_name(paths[0].name).startswith("reference.")
+            scan = file_called(paths[0].parent, f"oct{suffix_of(paths[0])}") if is_named else None
+            pairs.append(Pair(vendor, name, of_name[0][1], paths[0], scan))
+    for key in sorted(predicted.keys() - taken):
+        complaints.append(f"{predicted[key][0]}: no reference for this case in {references}")
+    return pairs, complaints
+
+
+def _named_volumes(folder):
+    """{(vendor or "unknown", case): paths} of the volumes in a folder, by their names."""
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder")
+    volumes = {}
+    for path in sorted(Path(folder).iterdir()):
+        if suffix_of(path) not in SUFFIXES:
+            continue
+        stem = as_text(path.name[: -len(suffix_of(path))])
+        vendor, separator, name = stem.partition("_")
+        if not separator or vendor not in VENDORS:
+            vendor, name = "unknown", stem
+        volumes.setdefault((vendor, name), []).append(path)
+    if not volumes:
+        raise InputError(f"{folder}: holds no label volume, expected one of {', '.join(SUFFIXES)} for each case")
+    return volumes
+
+
+def _reference_cases(folder):
+    """{(vendor or "unknown", case): reference paths} of a folder."""
+    in_folders = [path for path in sorted(Path(folder).rglob("*")) if same_name(path.name) in _REFERENCES]
+    if not in_folders:
+        return _named_volumes(folder)
+    cases = {}
+    for path in in_folders:
+        vendor = vendor_in([part.name for part in path.resolve().parents]) or "unknown"
+        cases.setdefault((vendor, as_text(path.parent.name)), []).append(path)
+    return cases
+
+
+def score_pairs(pairs, workers):
+    """Score all pairs, one volume at a time in each of `workers` processes; prints what was reordered.
+
+    Returns (volumes, complaints): a DataFrame with vendor, case and the columns of
+    `utils.evaluation.scores.score_volume`, sorted, and a line for each pair that cannot be scored.
+    """
+    rows, complaints, notes = [], [], {}
+    for pair, (scores, of_pair, on_pair) in map_unordered(_score_pair, pairs, workers=workers):
+        rows += [{"vendor": pair.vendor, "case": pair.name, **row} for row in scores]
+        complaints += of_pair
+        notes[f"{pair.vendor} {pair.name}"] = on_pair
+    if notes_on_all := notes_text(dict(sorted(notes.items()))):
+        print(notes_on_all)
+    volumes = pd.DataFrame(rows)
+    if rows:
+        volumes = volumes.sort_values(["vendor", "case"], kind="stable", ignore_index=True)
+    return volumes, sorted(complaints)
+
+
+def _score_pair(pair):
+    """(rows of scores, complaints, notes) of one pair: both are put onto the scan's grid, or where there is none onto
+    the reference's.
+    """
+    grid = pair.oct_path or pair.reference_path
+    files = {"prediction": pair.prediction_path, "reference": pair.reference_path}
+    try:
+        notes = {what: reordering_onto(path, grid).note for what, path in files.items()}
+        labels, reference = (read_labels(path, grid) for path in files.values())
+        scores = score_volume(labels, reference, read_header(grid).spacing_mm)
+    except InputError as error:
+        return [], list(error.messages), []
+    return scores, [], [f"{what}: {note}" for what, note in notes.items() if note is not None]
+
+
+def read_labels(path, onto=None):
+    """A label volume as uint8 (slices, rows, columns), in the order of the volume at `onto` where that is given.
+
+    Raises `InputError` where it holds anything but 0, 1, 2 and 3, or lies elsewhere.
+    """
+    voxels = read_volume(path)[0] if onto is None else read_volume_onto(path, onto)
+    low, high = voxels.min(), voxels.max()
+    labels = voxels.astype(np.uint8) if low >= 0 and high <= len(FLUIDS) else None
+    if labels is None or (voxels.dtype.kind == "f" and (labels != voxels).any()):
+        values = f"from {low:g} to {high:g}" if labels is None else "that are not whole numbers"
+        raise InputError(f"{path}: values {values}, expected labels 0 to {len(FLUIDS)}: background, IRF, SRF, PED")
+    return labels
+
+
+def typical_cases(volumes, pairs):
+    """For the report's pictures: the best, median and worst case of each fluid by Dice, of those that hold it.
+
+    Returns dictionaries as `utils.evaluation.report.write_report` takes them; cases whose scan is not at hand are left
+    out.
+    """
+    by_case = {(pair.vendor, pair.name): pair for pair in pairs}
+    overlays = []
+    for fluid, code in FLUIDS.items():
+        present = volumes[(volumes.fluid == fluid) & (volumes.reference_mm3 > 0)].sort_values("dice", kind="stable")
+        for rank, place in _RANKS.items():
+            if not len(present) or (rank != "best" and len(present) < 3):
+                continue
+            row = present.iloc[int(place * (len(present) - 1))]
+            pair = by_case[row.vendor, row.case]
+            if pair.oct_path is not None:
+                title, *arrays = fullest_b_scan(pair, [code])
+                named = dict(zip(("grey", "reference", "labels"), arrays, strict=True))
+                overlays.append({"fluid": fluid, "rank": rank, "title": title, "dice": row.dice, **named})
+    return overlays
+
+
+def fullest_b_scan(pair, codes):
+    """(title, grey, reference, labels) of the pair's B-scan with most reference pixels of the labels `codes`.
+
+    The arrays are uint8 (rows, columns).
+    """
+    labels, reference = (read_labels(path, pair.oct_path) for path in (pair.prediction_path, pair.reference_path))
+    index = int(np.isin(reference, codes).sum(axis=(1, 2)).argmax())
+    voxels, _ = read_volume(pair.oct_path)
+    grey = to_8_bit(voxels[index : index + 1])[0]
+    return f"{pair.vendor} {pair.name}, slice {index}", grey, reference[index], labels[index]

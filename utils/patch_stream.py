@@ -1,0 +1,108 @@
+"""Patches are decided on in blocks, by processes that work ahead; a thread cuts them out ahead of the training step.
+
+A block is some B-scans in a row of the epoch's order, whose patches are shuffled among themselves. Its random numbers
+follow from (seed, epoch, number of the block), so that it does not matter which process decides on it, or when. What
+comes back is where its patches lie: a hundred bytes each, where their pixels would be a hundred thousand. Cutting them
+out of the memory-mapped volumes takes less time than receiving them would.
+"""
+
+import functools
+import itertools
+from collections import deque
+
+import cv2
+import numpy as np
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from nutsflow import FilterFalse, Map, nut_processor
+
+# Worker processes import this module, and neither TensorFlow nor nutsml: each takes its second to load.
+from utils.augmentation import MirrorAndRotate
+from utils.custom_nuts import PlanRetouchPatches, ReadOCT, drop_patch
+from utils.errors import InputError
+from utils.parallel import ahead, ctrl_c_blocked
+
+B_SCANS_PER_BLOCK = 16  # some 150 patches; a batch of 16 patches then comes from about 10 B-scans
+BLOCKS_AHEAD = 4  # blocks for each worker that are being decided on or wait to be cut out
+IDLE_SECONDS = 60  # after which worker processes end; those of a killed script go this way, too
+CASES_NAMED = 5  # where a process died; the first are the likeliest
+AUGMENTATION = 0.5  # probability of a mirrored, and of a rotated copy of a B-scan in training
+
+# What each random stream of an epoch is for. The numbers belong to what (seed, epoch) stand for: append, never reorder.
+STRATIFY, SHUFFLE_B_SCANS, PATCHES = range(3)
+
+
+def plan_block(block, settings, *, training, epoch):
+    """The patches to keep of `block`, a pair (number in the epoch, rows of the slice CSV): a list of `Patch`, shuffled.
+
+    `settings` are `utils.patch_settings.BatchSettings`. Hosts' shards are equally long, for which up to one patch less
+    than there are hosts is left out of a block.
+    """
+    number, rows = block
+    patches = settings.patches
+    rng = np.random.default_rng([settings.seed, epoch, PATCHES, number])
+    # Anew for each block: a file that is no longer there is noticed.
+    read_oct = ReadOCT(settings.preprocessed_folder, minimum_shape=patches.shape)
+    kept = list(
+        rows
+        >> Map(lambda row: (row, *read_oct(row)))
+        >> MirrorAndRotate(AUGMENTATION if training else 0.0, rng)
+        >> PlanRetouchPatches(patches, rng)
+        >> FilterFalse(lambda patch: patch.invalid_share > patches.max_invalid)
+        >> FilterFalse(lambda patch: drop_patch(patch, patches.drop_healthy, rng))
+    )
+    index, count = settings.shard
+    order = rng.permutation(len(kept))[: len(kept) // count * count]
+    return [kept[position] for position in order[index::count]]
+
+
+@nut_processor
+def PlanPatches(blocks, settings, *, training, epoch):
+    """blocks >> PlanPatches(settings, training=..., epoch=...): each block to its `plan_block`, in the same order.
+
+    ``settings.workers`` processes work ahead, `BLOCKS_AHEAD` each; 0: this one does it when asked. The processes start
+    once and stay for the next epoch. Raises what `plan_block` raises, and InputError at once where a process dies.
+    """
+    workers, plan = settings.workers, functools.partial(plan_block, settings=settings, training=training, epoch=epoch)
+    if workers == 0:
+        yield from map(plan, blocks)
+        return
+    with ctrl_c_blocked():  # here and in submitting, processes may be started
+        executor = get_reusable_executor(workers, timeout=IDLE_SECONDS, initializer=_set_up_worker)
+    blocks, ahead = iter(blocks), deque()
+
+    def submit(n_blocks):
+        for block in itertools.islice(blocks, n_blocks):
+            with ctrl_c_blocked():
+                ahead.append((block, executor.submit(plan, block)))
+
+    try:
+        submit(BLOCKS_AHEAD * workers)
+        while ahead:
+            patches = ahead[0][1].result()
+            ahead.popleft()
+            submit(1)
+            yield patches
+    except TerminatedWorkerError as error:
+        cases = dict.fromkeys(f"{row.vendor}_{row.image_name}" for (_, rows), _ in ahead for row in rows)
+        named = ", ".join(itertools.islice(cases, CASES_NAMED))
+        raise InputError(
+            f"WORKERS = {workers}: a process was killed, most often for want of memory, while {len(cases)} cases were "
+            f"being read ({named}, ...); run the same command again, with fewer WORKERS if it recurs"
+        ) from error
+    finally:
+        for _, future in ahead:
+            future.cancel()
+
+
+def _set_up_worker():
+    cv2.setNumThreads(1)  # there is a process for every core already
+
+
+@nut_processor
+def Prefetch(iterable, n_ahead):
+    """iterable >> Prefetch(n_ahead): the same elements, `utils.parallel.ahead`.
+
+    (nutsflow's nut of this name leaves the consumer waiting for ever where something goes wrong.)
+    """
+    yield from ahead(iterable, n_ahead)

@@ -1,0 +1,62 @@
+"""Varied phantoms: B-scans whose anatomy, disease and appearance are drawn anew from `utils.phantom.ranges`.
+
+Where `utils.phantom` imitates three scanners and the challenge's volumes of fluid, this is what a network is trained on
+that has to cope with scans nobody foresaw. A case is a slab of few slices.
+"""
+
+import cv2
+import numpy as np
+
+from utils.labels import FLUIDS
+from utils.phantom.ranges import Knobs
+from utils.phantom.varied_drawing import VariedDrawing
+from utils.phantom.varied_eye import VariedEye
+from utils.phantom.varied_scanner import VariedScanner
+
+DECLARED_ROW_MM = 0.003872  # what the header says, whatever the truth
+LEAST_PIXELS = 25  # of a body of fluid in a B-scan; what is smaller has no label, as no reader would outline it
+
+
+def generate_varied(slices=1, seed=0):
+    """One varied case: voxels (slices, rows, columns; uint8), reference (likewise, labels 0-3) and spacing in mm.
+
+    The spacing is (x, y, z), of which y is always Spectralis' nominal one: the drawn one differs from it by up to a
+    factor of three, as in exports that were rescaled. `seed` is an int or a sequence of ints; equal ones give equal
+    cases. Raises ValueError for less than one slice.
+    """
+    if slices < 1:
+        raise ValueError(f"expected at least one slice, got {slices}")
+    rng = np.random.default_rng(seed)
+    knobs = Knobs(rng)
+    spacing_mm = (knobs("column_mm"), knobs("row_mm"), knobs("slice_mm"))
+    columns = knobs.count("columns")
+    x_mm, z_mm = _lateral_grid(knobs, slices, columns, spacing_mm)
+    eye = VariedEye(knobs, x_mm, z_mm, spacing_mm)
+    drawing = VariedDrawing(eye)
+    render = VariedScanner(knobs, eye.rows, columns, spacing_mm)
+    b_scans, labels = zip(*(drawing.b_scan(index) for index in range(slices)), strict=True)
+    voxels = np.stack([render(b_scan) for b_scan in b_scans])
+    reference = np.stack(labels)
+    for hidden, grey in render.hidden:
+        voxels[:, hidden] = grey
+        reference[:, hidden] = 0
+    for labels in reference:
+        _leave_out_specks(labels)
+    return voxels, reference, (round(spacing_mm[0], 6), DECLARED_ROW_MM, round(spacing_mm[2], 6))
+
+
+def _leave_out_specks(labels):
+    """Set bodies of fewer than `LEAST_PIXELS` in `labels` (rows, columns; uint8) to background, in place."""
+    for fluid in FLUIDS.values():
+        _, bodies, statistics, _ = cv2.connectedComponentsWithStats(np.uint8(labels == fluid), connectivity=4)
+        small = statistics[:, cv2.CC_STAT_AREA] < LEAST_PIXELS
+        small[0] = False  # the background
+        labels[small[bodies]] = 0
+
+
+def _lateral_grid(knobs, slices, columns, spacing_mm):
+    """x and z of every A-scan relative to the fovea, each (slices, columns) float32."""
+    x_mm = (np.arange(columns) - (columns - 1) / 2) * spacing_mm[0]
+    z_mm = (np.arange(slices) - (slices - 1) / 2) * spacing_mm[2]
+    x_mm, z_mm = np.meshgrid(x_mm.astype(np.float32), z_mm.astype(np.float32))
+    return x_mm + np.float32(0.35 * knobs("eccentricity_mm")), z_mm + np.float32(0.35 * knobs("eccentricity_mm"))

@@ -1,0 +1,1 @@
+"""Step 1: cases checked, preprocessed and split."""

@@ -1,0 +1,72 @@
+"""Finding raw cases on disk."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import InputError
+from utils.names import as_text, file_called, same_name, suffix_of
+from utils.volumes.mhd import VOLUMES
+from utils.volumes.vendors import vendor_by_size, vendor_in
+
+_NAMES = {"oct.mhd", "reference.mhd"}  # of a case's files, whatever their case
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan and, where there is one, its reference."""
+
+    name: str  # the case folder's name, e.g. TRAIN001
+    vendor: str | None  # a key of VENDORS; None where nothing tells
+    folder: Path
+    oct_path: Path
+    reference_path: Path | None
+    root: str  # `folder` relative to the folder that was searched, with "/"
+
+
+def find_cases(data_root):
+    """Every case below `data_root`, sorted by vendor and name: folders that hold ``oct.mhd``, whatever its case.
+
+    A folder that holds ``reference.mhd`` alone is a case too, whose scan is missing. The vendor is the one named in
+    the nearest folder name on the way (whatever its case), up to `data_root` itself; else what spacing and size say;
+    else None. Raises `InputError` where `data_root` is missing or holds no case.
+    """
+    data_root = Path(data_root)
+    if not data_root.is_dir():
+        raise InputError(f"{data_root}: no such folder; set DATA_ROOT to the folder of the raw volumes")
+    folders = [folder for folder, names in _folders_below(data_root) if set(map(same_name, names)) & _NAMES]
+    if not folders:
+        raise InputError(f"{data_root}: holds no oct.mhd, expected <Vendor>/<case>/oct.mhd; set DATA_ROOT")
+    return _cases([file_called(folder, "oct.mhd") or folder / "oct.mhd" for folder in folders], data_root)
+
+
+def volumes_of_no_case(data_root):
+    """Paths of the volume files below `data_root` that are no case's scan or reference, which nobody will read."""
+    return [
+        folder / name
+        for folder, names in _folders_below(data_root)
+        for name in sorted(names)
+        if suffix_of(name) in VOLUMES and same_name(name) not in _NAMES
+    ]
+
+
+def _folders_below(top):
+    """(folder, names of its files) of `top` and the folders below, linked ones too, but for hidden ones."""
+    for folder, below, names in os.walk(top, followlinks=True):
+        real, above = os.path.realpath(folder), os.path.realpath(os.path.dirname(os.path.abspath(folder)))
+        if folder != str(top) and os.path.commonpath([real, above]) == real:  # a link to a folder above: without end
+            below.clear()
+            continue
+        below[:] = sorted(name for name in below if name[0] != ".")
+        yield Path(folder), names
+
+
+def _cases(oct_paths, top):
+    cases = []
+    for oct_path in oct_paths:
+        folder = oct_path.parent
+        root = folder.relative_to(top)
+        vendor = vendor_in([*reversed(root.parts), top.resolve().name]) or vendor_by_size(oct_path)
+        name = as_text(Path(os.path.abspath(folder)).name)
+        cases.append(Case(name, vendor, folder, oct_path, file_called(folder, "reference.mhd"), root.as_posix()))
+    return sorted(cases, key=lambda case: (case.vendor or "", case.name, case.root))

@@ -1,0 +1,149 @@
+"""A case's preprocessed files, and the records by which a later run knows that they are finished.
+
+A case is prepared in two stages, "images" (scan and reference) and "roi" (made from these). Each has a record, which is
+written after its files.
+"""
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.files import code_digest, digest, fingerprint, write_json
+from utils.preparation.preprocessing import PREPROCESSING_CODE, VENDOR_RULES, preprocess_reference, preprocess_volume
+from utils.preparation.reference_histogram import digest_of
+from utils.preparation.roi import ROI_CODE, roi_mask
+from utils.volumes.mhd import (
+    open_volume,
+    read_header,
+    read_volume,
+    read_volume_onto,
+    volume_files,
+    volume_writer,
+    voxel_digest,
+    write_volume,
+)
+
+
+@dataclass(frozen=True)
+class PreparedFiles:
+    """Where the preprocessed files of a case are, and the records of its two stages."""
+
+    oct: Path
+    mask: Path
+    roi: Path
+    images_record: Path
+    roi_record: Path
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What the preprocessed files of a case depend on besides the case."""
+
+    axial_spacing_mm: float
+    reference_histogram: np.ndarray | None  # 256 counts that Cirrus and Topcon are matched to
+
+
+# ---- Images --------------------------------------------------------------------------------------------------------
+def preprocess_case(case_and_files, preparation):
+    """Write the preprocessed scan and reference (where there is one) of a case, then the record of its images.
+
+    `case_and_files` is a pair (`Case`, `PreparedFiles`).
+    """
+    case, files = case_and_files
+    record = images_record(case, preparation)  # before reading: a file changed meanwhile is not taken for this one
+    axial_spacing_mm = preparation.axial_spacing_mm
+    voxels, spacing_mm = read_volume(case.oct_path)
+    record["voxels"] = voxel_digest(voxels)
+    volume = preprocess_volume(
+        voxels,
+        spacing_mm,
+        case.vendor,
+        axial_spacing_mm=axial_spacing_mm,
+        reference_histogram=preparation.reference_histogram,
+    )
+    del voxels
+    written_spacing_mm = (spacing_mm[0], axial_spacing_mm, spacing_mm[2])
+    placement = read_header(case.oct_path).placement.with_row_spacing(spacing_mm[1], axial_spacing_mm)
+    write_volume(files.oct, volume, written_spacing_mm, placement)
+    del volume
+    if case.reference_path is not None:
+        reference = read_volume_onto(case.reference_path, case.oct_path)
+        reference = preprocess_reference(reference, spacing_mm, axial_spacing_mm=axial_spacing_mm)
+        write_volume(files.mask, reference, written_spacing_mm, placement)
+    write_json(files.images_record, record)
+
+
+def why_images_unfinished(case, files, preparation):
+    """What is to be done about the images of `case`, in a few words; None where its files are as they should be."""
+    outputs = (files.oct,) if case.reference_path is None else (files.oct, files.mask)
+    return _why_unfinished(files.images_record, images_record(case, preparation), outputs)
+
+
+def images_record(case, preparation):
+    """What the record of `case` says once its images are prepared: its source files, and the settings that matter."""
+    matched = VENDOR_RULES[case.vendor].match_histogram
+    return {
+        "source files": source_files(case),
+        "AXIAL_SPACING_MM": preparation.axial_spacing_mm,
+        "matched": matched,
+        "reference histogram": digest_of(preparation.reference_histogram) if matched else None,
+        "preprocessing code": code_digest(*PREPROCESSING_CODE),
+    }
+
+
+# ---- Region of interest --------------------------------------------------------------------------------------------
+def create_roi_mask(case_and_files):
+    """Write the ROI mask of a case, made from its preprocessed images, then its record.
+
+    `case_and_files` is as in `preprocess_case`.
+    """
+    case, files = case_and_files
+    record = roi_record(files)
+    volume, spacing_mm = open_volume(files.oct)
+    references = [None] * len(volume) if case.reference_path is None else open_volume(files.mask)[0]
+    placement = read_header(files.oct).placement
+    with volume_writer(files.roi, volume.shape, np.uint8, spacing_mm, placement) as write_slice:
+        for slice_, reference in zip(volume, references, strict=True):
+            write_slice(roi_mask(slice_, reference))
+    write_json(files.roi_record, record)
+
+
+def why_roi_unfinished(files):
+    """What is to be done about the ROI mask of a case whose images are prepared; None where it is as it should be."""
+    return _why_unfinished(files.roi_record, roi_record(files), (files.roi,))
+
+
+def roi_record(files):
+    """What the record of a ROI mask says: which images it was made from, and by which code."""
+    return {"images": digest(files.images_record.read_bytes()), "ROI code": code_digest(*ROI_CODE)}
+
+
+# ---- Records -------------------------------------------------------------------------------------------------------
+def source_files(case):
+    """The `fingerprint` of the files of `case`."""
+    paths = [path for path in (case.oct_path, case.reference_path) if path is not None]
+    return fingerprint([file for path in paths for file in volume_files(path)])
+
+
+def _why_unfinished(path, expected, outputs):
+    """What is to be done, by the record at `path`, which should say what is `expected`, and the files `outputs`."""
+    if not path.exists():
+        return "not prepared yet"
+    record = None
+    with contextlib.suppress(ValueError):
+        record = json.loads(path.read_text("utf-8"))
+    if record is None:
+        return "record unreadable"
+    changed = [name for name, value in expected.items() if record.get(name) != value]
+    if changed:
+        return f"{', '.join(changed)} changed"
+    try:
+        for output in outputs:
+            open_volume(output)
+    except InputError:
+        return "files missing or damaged"
+    return None

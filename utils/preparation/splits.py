@@ -1,0 +1,143 @@
+"""Who trains, who validates, who tests: splits by patient, stratified by vendor and by the fluids that cases hold."""
+
+import re
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.labels import FLUIDS
+
+PARTS = ("test", "val", "train")  # in the order in which they are drawn
+
+
+def patient_of(name, pattern):
+    """The patient in the case name `name`: first group of the regular expression `pattern`, else its whole match."""
+    match = re.search(pattern, name)
+    patient = match and (match.group(1) if match.re.groups else match.group(0))
+    if patient is None:
+        raise InputError(f"case {name}: does not match PATIENT_PATTERN {pattern!r}; change the pattern or the name")
+    return patient
+
+
+def split_patients(
+    cases, *, pattern, test_fraction, validation_fraction, seed, fluids=None, folds=None, fold=0, existing=None
+):
+    """Part ("test", "val" or "train") of each case, as {(vendor, name): part}.
+
+    `cases` are (vendor, name) pairs, `fluids` what they hold, as {case: fluid names}; a case missing there holds none.
+    `existing` holds the parts that are settled, as {part: cases}: they stay as they are, other patients are drawn into
+    the parts not settled yet, and are left out where all three are. Raises `InputError` where a name does not match
+    `pattern`, and where `existing` puts a patient in two parts, names a case that is not among `cases`, or settles who
+    trains but not who tests and validates: training is for whoever the other two leave.
+
+    All cases of a patient share a part. Patients are shuffled by `seed` within their vendor (those scanned with several
+    vendors' devices are strata of their own), so that another vendor's cases change nothing. Of a stratum's patients
+    `test_fraction` test, or with `folds` those in number `fold` of as many parts; `validation_fraction` of the others
+    validate. What is drawn holds its share of the patients with each fluid, as nearly as `_divided` gets. Of three
+    patients or more each part gets at least one, of two one trains and one tests, a single one trains. With folds, each
+    patient but a single one tests in exactly one fold.
+    """
+    existing, fluids = existing or {}, fluids or {}
+    patients = {case: patient_of(case[1], pattern) for case in cases}
+    part_of = _settled_parts(patients, existing)
+    if all(part in existing for part in PARTS):
+        return {case: part for part, settled in existing.items() for case in settled}
+    if "train" in existing:
+        missing = " and ".join(f"{part}_data.csv" for part in PARTS if part not in existing)
+        raise InputError(
+            f"train_data.csv: found without {missing}, expected all three or no train_data.csv; "
+            "add what is missing, or delete train_data.csv: whoever neither tests nor validates then trains"
+        )
+    strata, held = {}, {}
+    for case, patient in sorted(patients.items()):
+        strata.setdefault(patient, set()).add(case[0])
+        held.setdefault(patient, set()).update(fluids.get(case, ()))
+    for stratum in sorted({tuple(sorted(vendors)) for vendors in strata.values()}):
+        members = sorted(patient for patient, vendors in strata.items() if tuple(sorted(vendors)) == stratum)
+        shuffled = [members[index] for index in np.random.default_rng(seed).permutation(len(members))]
+        remaining = [patient for patient in shuffled if patient not in part_of]
+        testing, validating = [], []
+        if "test" not in existing and len(remaining) > 1:
+            if folds is None:
+                count = min(max(1, round(test_fraction * len(remaining))), max(1, len(remaining) - 2))
+                testing = _divided(remaining, held, [count, len(remaining) - count])[0]
+            else:
+                testing = _divided(remaining, held, [len(remaining[i::folds]) for i in range(folds)])[fold]
+        remaining = [patient for patient in remaining if patient not in testing]
+        if "val" not in existing and len(remaining) > 1:
+            count = min(max(1, round(validation_fraction * len(remaining))), len(remaining) - 1)
+            validating = _divided(remaining, held, [count, len(remaining) - count])[0]
+        part_of |= dict.fromkeys(remaining, "train") | dict.fromkeys(validating, "val") | dict.fromkeys(testing, "test")
+    return {case: part_of[patient] for case, patient in patients.items()}
+
+
+def _divided(patients, held, sizes):
+    """`patients` in lists of these `sizes`, each with its share of every fluid; `held` is {patient: fluids}.
+
+    Combinations of fluids are too many to be strata. Instead, from the given order on, the two patients whose exchange
+    most lessens the parts' excess of fluids (patients beyond the share; squares summed over parts and fluids) change
+    places until no exchange lessens it. For three fluids that ends less than one patient from each share.
+    """
+    names = sorted({name for patient in patients for name in held[patient]})
+    holds = np.array([[name in held[patient] for name in names] for patient in patients], np.float64)
+    part = np.repeat(np.arange(len(sizes)), sizes)
+    while True:
+        excess = np.stack([holds[part == p].sum(axis=0) - size * holds.mean(axis=0) for p, size in enumerate(sizes)])
+        # One patient stands for all of a part that hold the same fluids.
+        _, candidates = np.unique(np.column_stack([part, holds]), axis=0, return_index=True)
+        differences = holds[candidates, np.newaxis] - holds[candidates]
+        excess_differences = excess[part[candidates], np.newaxis] - excess[part[candidates]]
+        # Half of what exchanging a and b adds to the sum: excess - difference in a's part, excess + difference in b's.
+        change = (differences * (differences - excess_differences)).sum(axis=-1)
+        a, b = candidates[list(np.unravel_index(change.argmin(), change.shape))]
+        if change.min() > -1e-6:
+            return [[patients[index] for index in np.flatnonzero(part == p)] for p in range(len(sizes))]
+        part[[a, b]] = part[[b, a]]
+
+
+def _settled_parts(patients, existing):
+    """Part of each patient in an existing split; `patients` are those of all cases at hand."""
+    complaints, part_of = [], {}
+    for part, settled in existing.items():
+        for vendor, name in settled:
+            if (vendor, name) not in patients:
+                complaints.append(
+                    f"{part}_data.csv: {vendor} case {name} is not in the data; "
+                    "correct the row, add the case, or delete the split's CSV files"
+                )
+                continue
+            patient = patients[vendor, name]
+            if part_of.setdefault(patient, part) != part:
+                complaints.append(
+                    f"{part}_data.csv: case {name} is of patient {patient}, who is in {part_of[patient]}_data.csv too; "
+                    "keep each patient in one part"
+                )
+    if complaints:
+        raise InputError(*complaints)
+    return part_of
+
+
+def split_text(split, fluids):
+    """The split in a line, and a line for each thing that it lacks.
+
+    `split` is {(vendor, name): part}, `fluids` the names of the fluids that each labelled case holds, {(vendor, name):
+    names}; of these, cases may be in no part.
+    """
+    parts = list(split.values())
+    lines = ["Split: " + ", ".join(f"{parts.count(part)} {part}" for part in reversed(PARTS)) + " volumes"]
+    if left_out := len(fluids) - len(parts):
+        lines.append(f"warning: {left_out} volumes are in no part of the existing split and will not be used")
+    held = {part: {name for case, of in split.items() if of == part for name in fluids[case]} for part in PARTS}
+    everywhere = set.union(*held.values())
+    for part, needed_by in (("train", "model_training.py"), ("val", "model_training.py"), ("test", "evaluate.py")):
+        if part not in parts:
+            lines.append(
+                f"warning: {part}_data.csv is empty, and {needed_by} needs it; add patients (of three of a vendor each "
+                "part gets one), or move a patient's rows there from another part's CSV"
+            )
+        elif missing := [fluid for fluid in FLUIDS if fluid in everywhere - held[part]]:
+            lines.append(
+                f"warning: no case in {part}_data.csv holds {' or '.join(missing)}, so that {needed_by} cannot "
+                f"{'learn' if part == 'train' else 'judge'} it; move a patient's rows there from another part's CSV"
+            )
+    return "\n".join(lines)

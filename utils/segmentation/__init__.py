@@ -1,0 +1,1 @@
+"""Step 5, and step 4's predictions: a scan segmented, measured and shown."""

@@ -1,0 +1,89 @@
+"""What the training images look like, kept with the model, so that a scan unlike them can be told."""
+
+import numpy as np
+
+from utils.preparation.roi import prediction_region
+from utils.prepared import volume_paths
+from utils.volumes.mhd import open_volume
+
+_SLICES = 12  # of each training case, evenly spaced
+_MARGIN = 1.5  # how far beyond the farthest training case grey values may be
+_SMALLEST_DISTANCE = 4.0  # grey values; few cases, or synthetic ones, may be nearly alike
+_SPACING_MARGIN = 1.25  # factor beyond the training cases' spacings
+_ROI_MARGIN = 2.0  # factor beyond the training cases' shares of retina
+
+
+class Appearance:
+    """Gathers the grey values and the share of retina of a scan's preprocessed B-scans."""
+
+    def __init__(self):
+        self._counts, self._roi_pixels = np.zeros(256, np.int64), 0
+
+    def add(self, slice_, region):
+        """A preprocessed B-scan (rows, columns; uint8, 0 = invalid) and its `prediction_region`."""
+        self._counts += np.bincount(slice_.ravel(), minlength=256)
+        self._roi_pixels += np.count_nonzero(region)
+
+    def values(self):
+        """(shares of the grey values 1 to 255 among valid pixels, float (255,); share of these in the region)."""
+        n_valid = max(1, int(self._counts[1:].sum()))
+        return self._counts[1:] / n_valid, self._roi_pixels / n_valid
+
+
+def training_appearance(rows, preprocessed_folder):
+    """What `unlike_training` compares with, for JSON: {vendor: {...}} of the cases in `rows`, a list of `SliceRow`."""
+    cases = sorted({(row.vendor, row.image_name) for row in rows})
+    found = {}
+    for vendor, name in cases:
+        volume, spacing_mm = open_volume(volume_paths(preprocessed_folder, vendor, name)[0])
+        appearance = Appearance()
+        for index in np.unique(np.linspace(0, len(volume) - 1, _SLICES).astype(int)):
+            slice_ = np.array(volume[index])
+            appearance.add(slice_, prediction_region(slice_))  # as of the scans that it is compared with
+        found.setdefault(vendor, []).append((*appearance.values(), (spacing_mm[0], spacing_mm[2])))
+    return {vendor: _summary(*zip(*of_vendor, strict=True)) for vendor, of_vendor in found.items()}
+
+
+def _summary(grey_values, roi_shares, spacings_mm):
+    mean = np.mean(grey_values, axis=0)
+    return {
+        "cases": len(grey_values),
+        "grey_values": mean.round(6).tolist(),
+        "largest_distance": max(_distance(of_case, mean) for of_case in grey_values),
+        "roi_share": [min(roi_shares), max(roi_shares)],
+        "spacing_x_z_mm": [np.min(spacings_mm, axis=0).tolist(), np.max(spacings_mm, axis=0).tolist()],
+    }
+
+
+def unlike_training(training, vendor, spacing_mm, appearance):
+    """Sentences on what sets a scan apart from the training images; none where nothing does.
+
+    `training` is a `training_appearance`, or None where a model has none; `appearance` the scan's `Appearance`,
+    `spacing_mm` its (x, y, z).
+    """
+    if not training:
+        return []
+    if vendor not in training:
+        return [f"the model has not been trained on {vendor} scans, but on those of {', '.join(training)}"]
+    known, (grey_values, roi_share) = training[vendor], appearance.values()
+    warnings = []
+    distance, usual = _distance(grey_values, known["grey_values"]), known["largest_distance"]
+    if distance > _MARGIN * max(usual, _SMALLEST_DISTANCE):
+        warnings.append(
+            f"grey values are {distance:.0f} levels away from the training scans', which differ by up to {usual:.0f}"
+        )
+    least, most = known["roi_share"]
+    if not least / _ROI_MARGIN <= roi_share <= min(1.0, most * _ROI_MARGIN):
+        warnings.append(
+            f"retina not found as usual: {roi_share:.0%} of the pixels look like it, in training {least:.0%} to "
+            f"{most:.0%}"
+        )
+    for axis, value, low, high in zip("xz", spacing_mm[::2], *known["spacing_x_z_mm"], strict=True):
+        if not low / _SPACING_MARGIN <= value <= high * _SPACING_MARGIN:
+            warnings.append(f"spacing {axis} is {value:g} mm, in training {low:g} to {high:g} mm")
+    return warnings
+
+
+def _distance(first, second):
+    """Earth mover's distance in grey values between two distributions (shares of equally spaced grey values)."""
+    return float(np.abs(np.cumsum(first) - np.cumsum(second)).sum())

@@ -1,0 +1,354 @@
+"""Everything that is written about a segmented scan, as a function that a worker process can run."""
+
+import collections
+import concurrent.futures
+import contextlib
+import functools
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from utils.errors import InputError, what_failed
+from utils.files import UNFINISHED, code_digest, fingerprint, read_json, write_csv, write_json, written_whole
+from utils.keras_setup import OUT_OF_MEMORY, set_up_keras
+from utils.labels import FLUIDS
+from utils.names import as_text
+from utils.plots import save_mask, save_overlay, save_thickness
+from utils.preparation.preprocessing import to_8_bit
+from utils.segmentation.appearance import Appearance, unlike_training
+from utils.segmentation.measurements import CIRCLES_MM, Measurements
+from utils.segmentation.page import label_runs, save_b_scan, write_scan_page
+from utils.segmentation.predict import MEMORY_GB, head_presence, load_network, segmented_slices
+from utils.segmentation.tiling import labels_from_probabilities
+from utils.volumes.mhd import volume_files, volume_writer
+from utils.volumes.scans import read_scan
+
+_IRRELEVANT = ("output", "model_path", "memory_gb", "threads")  # of a `Job`, to what is written
+# Modules that decide, beside a prediction, what is written about a scan.
+_OUTPUT_CODE = (
+    "utils.volumes.formats",
+    "utils.volumes.scans",
+    "utils.volumes.mhd",
+    "utils.segmentation.measurements",
+    "utils.segmentation.appearance",
+)
+_OUTPUT_CODE += ("utils.plots", "utils.segmentation.page", __name__)
+_WAITING = 8  # B-scans at most whose pictures are still being written
+
+
+@dataclass(frozen=True)
+class Job:
+    """How scans are to be segmented, and where to."""
+
+    output: str
+    model_path: str
+    prediction: str  # `utils.segmentation.predict.prediction_digest` of the model
+    threshold: float | None = None  # None: the model's own
+    vendor: str | None = None  # None: what file and folders say
+    spacing_mm: tuple | None = None  # (x, y, z); None: what the file says
+    fovea: tuple | None = None  # (column, B-scan) counted from 0; None: the scan's centre
+    dtype_policy: str = "float32"
+    memory_gb: float = MEMORY_GB
+    mirrored: bool = False
+    dropout_samples: int = 0
+    probabilities: bool = False  # whether to write them as volumes
+    seed: int = 0
+    deterministic: bool = True
+    threads: int | None = None  # of TensorFlow; None: as many as there are cores
+
+
+def output_name(vendor, name):
+    """Name of a scan's label volume and folder."""
+    return f"{vendor}_{name}"
+
+
+def segment_to_files(files, job, on_slice=None):
+    """Segment the scan in `files`, a `utils.volumes.scans.ScanFiles`, and write all about it below ``job.output``.
+
+    Returns (record, complaints): what went into ``scan.json``, or None and the reasons, a line each, why not. A scan
+    that was segmented before, by the same model, settings and code from the same files, is left as it is.
+    ``on_slice(number, of)``, if given, is called after every B-scan.
+    """
+    try:
+        return _segment(files, job, on_slice), []
+    except InputError as error:
+        return None, error.messages
+    except OSError as error:
+        return None, (f"{files.path}: {what_failed(error)}",)
+    except Exception as error:
+        if OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
+            return None, (f"{files.path}: out of memory; lower PREDICTION_GB, or WORKERS",)
+        raise
+
+
+@functools.lru_cache(maxsize=1)
+def _network(job):
+    """The job's network, loaded once a process."""
+    set_up_keras(job.seed, job.deterministic, job.threads)
+    return load_network(
+        job.model_path,
+        dtype_policy=job.dtype_policy,
+        memory_gb=job.memory_gb,
+        mirrored=job.mirrored,
+        dropout_samples=job.dropout_samples,
+        seed=job.seed,
+    )
+
+
+def _segment(files, job, on_slice):
+    started = time.monotonic()
+    scan = read_scan(files, job.vendor, job.spacing_mm)
+    name = output_name(scan.vendor, scan.name)
+    output = Path(job.output)
+    made_from = _made_from(files, job)
+    with _working_folder(output, name, scan.path) as temporary:
+        done = read_record(output / name / "scan.json")
+        if done and (output / f"{name}.mhd").exists():
+            if done["path"] != as_text(scan.path):
+                raise InputError(f"{scan.path}: {output / name} holds {done['path']} already; use another --output")
+            if done["made_from"] == made_from:
+                return {**done, "kept": True}
+        folder = temporary / name
+        record = _write_scan(scan, job, folder, on_slice)
+        record |= {"seconds": round(time.monotonic() - started, 1), "made_from": made_from}
+        write_json(folder / "scan.json", record)
+        _put_in_place(temporary, output, name)
+    return record
+
+
+@contextlib.contextmanager
+def _working_folder(output, name, path):
+    """The folder below `output` in which the files of the scan at `path` are made; it is gone after the block.
+
+    `name` is that of its output. Raises `InputError` while another scan of that name is segmented, in any process: some
+    names are alike only once the files have told their vendor.
+    """
+    folder = output / f"{UNFINISHED}{name}"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        other = f"another scan is being written to {output / name}"
+        raise InputError(f"{path}: {other}; use another --output for one of them") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _write_scan(scan, job, folder, on_slice):
+    """Segment the scan, write all about it into `folder` and its label volume beside; returns most of the record."""
+    slices, rows, columns = scan.voxels.shape
+    centre = job.fovea or ((columns - 1) / 2, (slices - 1) / 2)
+    if not (0 <= centre[0] < columns and 0 <= centre[1] < slices):
+        raise InputError(
+            f"{scan.path}: --fovea {centre[0]:g} {centre[1]:g} is outside of its {columns} columns and {slices} B-scans"
+        )
+    network = _network(job)
+    found = _write_slices(scan, network, job, folder, on_slice)
+    centre_name = "the fovea as given" if job.fovea else "the scan's centre"
+    facts = {
+        "scan": scan.name,
+        "vendor": scan.vendor,
+        "laterality": scan.laterality,
+        "scan_date": scan.scan_date,
+        "b_scans": slices,
+        **{f"spacing_{axis}_mm": value for axis, value in zip("xyz", scan.spacing_mm, strict=True)},
+        "circles_around": f"{centre_name}: column {centre[0]:g}, B-scan {centre[1]:g}",
+        **_model_facts(network, job),
+    }
+    fluids = found.fluids(centre)
+    appearance = network.details.get("training_appearance")
+    record = {
+        "path": as_text(scan.path),
+        "facts": facts,
+        "fluids": fluids,
+        "notes": list(scan.notes),
+        "warnings": unlike_training(appearance, scan.vendor, scan.spacing_mm, found.appearance),
+    }
+    write_csv(folder / "measurements.csv", pd.DataFrame([{**facts, **row} for row in fluids]))
+    thickness_um = found.measurements.thickness_um()
+    save_thickness(folder / "thickness.png", thickness_um, scan.spacing_mm)
+    for fluid, of_fluid in zip(FLUIDS, thickness_um, strict=True):
+        with written_whole(folder / f"thickness_{fluid}_um.tif") as path:
+            Image.fromarray(of_fluid).save(path)
+    write_scan_page(
+        folder / "report.html",
+        title=f"{scan.vendor} {scan.name}",
+        images=[_b_scan_path(folder, index) for index in range(slices)],
+        runs=found.runs,
+        thickness_um=thickness_um,
+        spacing_mm=scan.spacing_mm,
+        rows=rows,
+        centre=centre,
+        centre_name=centre_name,
+        warnings=[*record["warnings"], *record["notes"]],
+        tables=[
+            ("Measurements", _table(fluids)),
+            ("How it was made", pd.DataFrame(facts.items(), columns=["setting", "value"])),
+        ],
+    )
+    return record
+
+
+class _Found:
+    """What is gathered about a scan, slice by slice."""
+
+    def __init__(self, scan):
+        self.measurements, self.appearance = Measurements(scan.voxels.shape, scan.spacing_mm), Appearance()
+        self.runs = []  # `label_runs` of each slice
+        self.head_presence = None
+        self._presence, self._disagreement = np.zeros(len(FLUIDS)), None
+
+    def add(self, index, labels, probabilities, scores):
+        """The next slice: its labels, its probabilities with or without disagreement, its presence scores."""
+        self.measurements.add(index, labels)
+        self._presence = np.maximum(self._presence, scores)
+        if probabilities.shape[-1] > 4:
+            sums = [probabilities[labels == label, 4].sum(dtype=float) for label in FLUIDS.values()]
+            self._disagreement = np.array(sums) + (0 if self._disagreement is None else self._disagreement)
+
+    def fluids(self, centre):
+        """`Measurements.values`, with the detection scores and the mean uncertainty of the fluid's pixels."""
+        rows = self.measurements.values(centre)
+        for index, row in enumerate(rows):
+            row["presence"] = float(self._presence[index])
+            if self.head_presence is not None:
+                row["presence_head"] = float(self.head_presence[index])
+            if self._disagreement is not None:
+                pixels = int(self.measurements.pixels[index].sum())
+                row["uncertainty"] = float(self._disagreement[index] / pixels) if pixels else None
+        return rows
+
+
+def _write_slices(scan, network, job, folder, on_slice):
+    """Segment slice by slice; each is written while the next is computed. Returns what was `_Found`."""
+    found, head_outputs = _Found(scan), []
+    volumes = {f"probability_{fluid}": label for fluid, label in FLUIDS.items()} if job.probabilities else {}
+    volumes |= {"uncertainty": 4} if job.mirrored or job.dropout_samples else {}
+    folder.mkdir()
+    _b_scan_path(folder, 0).parent.mkdir()
+    with contextlib.ExitStack() as stack:
+
+        def writer(path):
+            return stack.enter_context(
+                volume_writer(path, scan.voxels.shape, np.uint8, scan.spacing_mm, scan.placement)
+            )
+
+        write_labels = writer(folder.with_name(f"{folder.name}.mhd"))
+        writers = {channel: writer(folder / f"{name}.mhd") for name, channel in volumes.items()}
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(2))
+        waiting = collections.deque()
+        predicted = segmented_slices(
+            network,
+            scan.voxels,
+            scan.spacing_mm,
+            scan.vendor,
+            head_outputs=head_outputs,
+            on_preprocessed=found.appearance.add,
+        )
+        for index, (probabilities, scores) in enumerate(predicted):
+            labels = labels_from_probabilities(probabilities[..., :4], _threshold(network, job))
+            write_labels(labels)
+            for channel, write in writers.items():
+                write(np.rint(np.clip(probabilities[..., channel], 0, 1) * 255).astype(np.uint8))
+            found.add(index, labels, probabilities, scores)
+            waiting.append(pool.submit(_write_pictures, folder, index, to_8_bit(scan.voxels[index]), labels))
+            if len(waiting) > _WAITING:
+                found.runs.append(waiting.popleft().result())
+            if on_slice:
+                on_slice(index + 1, len(scan.voxels))
+        found.runs += [future.result() for future in waiting]
+    found.head_presence = head_presence(network, head_outputs)
+    return found
+
+
+def _write_pictures(folder, index, grey, labels):
+    """Write a B-scan's mask and overlay, and what the page shows; returns its `label_runs`."""
+    save_mask(folder / f"mask_{index:03d}.png", labels)
+    save_overlay(folder / f"overlay_{index:03d}.png", grey, labels)
+    save_b_scan(_b_scan_path(folder, index), grey)
+    return label_runs(labels)
+
+
+def _b_scan_path(folder, index):
+    """Where a B-scan waits for the page, beside the scan's folder in the temporary one."""
+    return folder.with_name("b_scans") / f"{index}.jpg"
+
+
+def _put_in_place(temporary, output, name):
+    """Move a finished scan's files to where they belong, the label volume's header last."""
+    (output / f"{name}.mhd").unlink(missing_ok=True)
+    if (output / name).exists():
+        shutil.rmtree(output / name)
+    os.replace(temporary / name, output / name)
+    for suffix in (".raw", ".mhd"):
+        os.replace(temporary / f"{name}{suffix}", output / f"{name}{suffix}")
+
+
+def _made_from(files, job):
+    """What the output depends on: settings, code, and size and modification time of the scan's files."""
+    settings = {name: value for name, value in asdict(job).items() if name not in _IRRELEVANT}
+    paths = [path for file in files.paths for path in volume_files(file)]
+    return {
+        "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
+        "code": code_digest(*_OUTPUT_CODE),
+        "files": fingerprint(paths),
+    }
+
+
+def read_record(path):
+    """Content of a ``scan.json``; None where there is none, or none that can be read."""
+    try:
+        return read_json(path)
+    except InputError:
+        return None
+
+
+def _threshold(network, job):
+    return network.settings.threshold if job.threshold is None else job.threshold
+
+
+def _model_facts(network, job):
+    details = network.details
+    return {
+        "model": f"{details.get('step', 'a')} step, epoch {details.get('epoch', '?')}",
+        "model_sha256": details["sha256"],
+        "threshold": _threshold(network, job),
+        "precision": job.dtype_policy,
+        "mirrored": job.mirrored,
+        "dropout_samples": job.dropout_samples,
+    }
+
+
+def _table(rows):
+    """Measures for the page."""
+    return pd.DataFrame(
+        {
+            "fluid": row["fluid"],
+            "volume (mm³)": row["volume_mm3"],
+            **{
+                f"within {diameter} mm": _partly(row[f"volume_{diameter}mm_mm3"], row[f"covered_{diameter}mm"])
+                for diameter in CIRCLES_MM
+            },
+            "thickest (µm)": f"{row['thickness_um']:.0f}",
+            "lesions": row["lesions"],
+            "presence": row["presence"],
+            **(
+                {"uncertainty": "-" if row["uncertainty"] is None else f"{row['uncertainty']:.3f}"}
+                if "uncertainty" in row
+                else {}
+            ),
+        }
+        for row in rows
+    )
+
+
+def _partly(volume_mm3, covered):
+    """A circle's volume, with the share of it that the scan shows where that is not nearly all."""
+    return f"{volume_mm3:.3f}" + (f" ({covered:.0%} of it scanned)" if covered < 0.98 else "")

@@ -1,0 +1,104 @@
+"""The page to look at a segmented scan with, and the index of several: single HTML files that need nothing else."""
+
+import base64
+import html
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from utils.files import written_whole
+from utils.html import STYLE, html_page, html_table
+from utils.labels import FLUIDS
+from utils.plots import CLASS_COLOURS
+
+_TEMPLATE = Path(__file__).with_name("page.html")
+_LONG_NAMES = {"IRF": "intraretinal fluid", "SRF": "subretinal fluid", "PED": "pigment epithelial detachment"}
+_JPEG_QUALITY = 80
+_SHOWN_ROW_MM = 0.003872  # of depth that is drawn as high as a column is wide, for all vendors alike
+
+
+def save_b_scan(path, grey):
+    """Write a B-scan (rows, columns; uint8) as the JPEG that the page takes."""
+    Image.fromarray(np.ascontiguousarray(grey)).save(path, "JPEG", quality=_JPEG_QUALITY)
+
+
+def label_runs(labels):
+    """Each fluid's pixels of a B-scan as [pixels skipped, pixels of the fluid, ...], row by row: a list a fluid.
+
+    `labels` are uint8 (rows, columns) of 0 to 3.
+    """
+    runs = []
+    for label in FLUIDS.values():
+        mask = np.concatenate([[False], labels.ravel() == label, [False]])
+        edges = np.flatnonzero(mask[1:] != mask[:-1])
+        runs.append(np.diff(edges, prepend=0).tolist())
+    return runs
+
+
+def write_scan_page(
+    path, *, title, images, runs, thickness_um, spacing_mm, rows, centre, centre_name, warnings, tables
+):
+    """Write the page of one scan.
+
+    `images` are the files by `save_b_scan` and `runs` the `label_runs` of every B-scan of `rows` rows; `thickness_um`
+    is float (3, slices, columns), `spacing_mm` (x, y, z), `centre` (column, slice) of the circles, in words
+    `centre_name`; `warnings` are sentences; `tables` are [(heading, DataFrame), ...].
+    """
+    _, slices, columns = thickness_um.shape
+    x_mm, y_mm, z_mm = spacing_mm
+    fluid_pixels = [sum(sum(of_fluid[1::2]) for of_fluid in of_slice) for of_slice in runs]
+    data = {
+        "columns": columns,
+        "rows": rows,
+        "slices": slices,
+        "first": int(np.argmax(fluid_pixels)) if any(fluid_pixels) else slices // 2,
+        "aspect": columns / (rows * y_mm / _SHOWN_ROW_MM),
+        "pixel_mm2": x_mm * y_mm,
+        "width_mm": columns * x_mm,
+        "depth_mm": slices * z_mm,
+        "centre": list(centre),
+        "fluids": [
+            {"name": fluid, "long_name": _LONG_NAMES[fluid], "rgb": CLASS_COLOURS[label].tolist()}
+            for fluid, label in FLUIDS.items()
+        ],
+        "thickness": [
+            base64.b64encode(np.rint(np.minimum(of_fluid, 65535)).astype("<u2").tobytes()).decode("ascii")
+            for of_fluid in thickness_um
+        ],
+    }
+    page = _TEMPLATE.read_text("utf-8")
+    for place, content in {
+        "style": STYLE,
+        "title": html.escape(title),
+        "centre": html.escape(centre_name),
+        "warnings": "".join(f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings),
+        "tables": "".join(f"<h2>{html.escape(heading)}</h2>{html_table(table)}" for heading, table in tables),
+    }.items():
+        page = page.replace(f"<!--{place}-->", content)
+    before, after = page.split("<!--data-->")
+    with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(before + json.dumps(data).replace("<", "\\u003c").removesuffix("}"))
+        uris = ("data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode("ascii") for path in images)
+        for name, of_slices in (("images", uris), ("runs", runs)):  # piece by piece: together they are large
+            file.write(f', "{name}": [')
+            for index, of_slice in enumerate(of_slices):
+                file.write("," * (index > 0) + json.dumps(of_slice, separators=(",", ":")))
+            file.write("]")
+        file.write("}" + after)
+
+
+def write_index(path, table, links, warning=None):
+    """Write a page with the rows of `table`, a DataFrame, whose first column leads to `links`, relative, one a row.
+
+    `warning`, a sentence, stands above it.
+    """
+    body = html_table(table)
+    for text, link in zip(table.iloc[:, 0], links, strict=True):
+        cell = f"<td>{html.escape(str(text))}</td>"
+        body = body.replace(cell, f'<td><a href="{html.escape(link)}">{html.escape(str(text))}</a></td>', 1)
+    above = f'<p class="warning"><strong>{html.escape(warning)}</strong></p>\n' if warning else ""
+    style = "td:last-child { white-space: normal; min-width: 16rem; }"
+    with written_whole(path) as temporary:
+        temporary.write_text(html_page("Segmented scans", f"<h1>Segmented scans</h1>\n{above}{body}", style), "utf-8")

@@ -1,0 +1,257 @@
+"""A scan segmented: preprocessed as in training, predicted within its region of interest, back on its own grid."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.exported_model import PredictionSettings, read_best
+from utils.files import code_digest, digest
+from utils.networks import OUR_NETWORK, as_list, create_network, tile_step
+from utils.parallel import ahead
+from utils.preparation.preprocessing import (
+    PREPROCESSING_CODE,
+    invalid_pixels,
+    preprocessed_slices,
+    resampled_rows,
+    resampling_matrix,
+    with_neighbours,
+)
+from utils.preparation.roi import ROI_CODE, prediction_region
+from utils.segmentation.tiling import TILE_PIXELS, labels_from_probabilities, predict_stacks, presence_scores
+
+MEMORY_GB = 0.8  # of intermediate results, by default
+# Of a tile, for each of `BASE_FILTERS` in our network, and whatever their number; measured on TensorFlow.
+_BYTES_PER_PIXEL = {"float32": (22, 520), "mixed_bfloat16": (12, 420), "mixed_float16": (12, 420)}
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmented scan."""
+
+    labels: np.ndarray  # uint8 (slices, rows, columns) on the scan's own grid: 0 background, 1 IRF, 2 SRF, 3 PED
+    presence: np.ndarray  # float (3,): how sure the model is that IRF, SRF, PED is anywhere in the scan
+    head_presence: np.ndarray | None  # float (3,): largest output of its presence heads, if it has them
+
+
+# ---- Networks ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network that is ready to predict, and what it needs to know about scans."""
+
+    model: Any  # what `utils.segmentation.tiling.predict_stacks` takes
+    settings: PredictionSettings
+    tile_pixels: int  # at most, of a batch of tiles
+    details: dict  # content of best.json
+
+    @property
+    def has_heads(self):
+        """Whether it also tells, for each tile, which fluids are present."""
+        return len(as_list(self.model.output)) > 1
+
+    @property
+    def channels(self):
+        """Of its first output: the four classes and, of an `Ensemble`, the disagreement."""
+        return 5 if isinstance(self.model, Ensemble) else 4
+
+
+def load_network(path, *, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=False, dropout_samples=0, seed=0):
+    """The `LoadedNetwork` in the ``best.keras`` at `path`, with its ``best.json`` beside it.
+
+    `dtype_policy` is the precision that it computes in: "float32", "mixed_bfloat16" or "mixed_float16". `memory_gb`
+    bounds the intermediate results, from which follows how large tiles are. With `mirrored` or any `dropout_samples`
+    it is an `Ensemble`. Raises `InputError` where the files are no model of four classes.
+    """
+    import keras
+
+    path = Path(path)
+    details = read_best(path)
+    settings = PredictionSettings.from_details(details)
+    try:
+        exported = keras.models.load_model(path, compile=False)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not a Keras model ({str(error).strip().splitlines()[0]})") from error
+    outputs = as_list(exported.output)
+    if outputs[0].shape[-1] != 4 or exported.input_shape[-1] != 3:
+        raise InputError(
+            f"{path}: takes {exported.input_shape[-1]} slices and tells {outputs[0].shape[-1]} classes; expected 3 "
+            "slices and 4 classes: background, IRF, SRF, PED"
+        )
+    tile_pixels, model = TILE_PIXELS, exported
+    if settings.network == OUR_NETWORK or dtype_policy != "float32":
+        base_filters = exported.get_weights()[0].shape[-1]
+        model = create_network(  # the same weights, in another precision, with the cheaper form of the output layer
+            settings.network,
+            input_shape=exported.input_shape[1:],
+            base_filters=base_filters,
+            train_classes=len(outputs) > 1,
+            n_classes=4,
+            regularizer_weight=details.get("config", {}).get("REGULARIZER_WEIGHT", 0.0),
+            dtype_policy=dtype_policy,
+            seed=seed,
+        )
+        _set_weights(model, exported, path)
+        if settings.network == OUR_NETWORK:
+            per_filter, fixed = _BYTES_PER_PIXEL[dtype_policy]
+            tile_pixels = int(memory_gb * 1e9 / (per_filter * base_filters + fixed))
+    if mirrored or dropout_samples:
+        model = Ensemble(model, mirrored, dropout_samples)
+    return LoadedNetwork(model, settings, tile_pixels, details)
+
+
+def _set_weights(model, exported, path):
+    try:
+        model.set_weights(exported.get_weights())
+    except ValueError as error:
+        raise InputError(f"{path}: its weights are not those of the network that {path.stem}.json names") from error
+
+
+class Ensemble:
+    """Several predictions of one network: their mean, and how far they disagree.
+
+    Of a batch (B, H, W, 3) the first output is (B, h, w, 5): the mean of the class probabilities, then the
+    disagreement: the mean over the predictions of half the sum of absolute differences from the mean probabilities, 0
+    where all agree, below 1. Further outputs are those of the plain prediction.
+
+    The predictions are the plain one, with `mirrored` that of the image mirrored laterally, and `dropout_samples` with
+    dropout as in training (Gal and Ghahramani, ICML 2016).
+    """
+
+    def __init__(self, model, mirrored, dropout_samples):
+        self.input_shape, self.output = model.input_shape, model.output
+        self._model, self._mirrored = model, mirrored
+        self._sampled, self._dropout_samples = _with_dropout(model), dropout_samples
+
+    def predict_on_batch(self, images):
+        """Outputs for `images`, float32 (B, H, W, 3), as numpy arrays."""
+        outputs = as_list(self._model.predict_on_batch(images))
+        predictions = [outputs[0]]
+        if self._mirrored:
+            mirrored = np.ascontiguousarray(images[:, :, ::-1])
+            predictions.append(as_list(self._model.predict_on_batch(mirrored))[0][:, :, ::-1])
+        for _ in range(self._dropout_samples):
+            predictions.append(as_list(self._sampled.predict_on_batch(images))[0])
+        mean = sum(predictions) / len(predictions)
+        disagreement = sum(np.abs(prediction - mean).sum(axis=-1) for prediction in predictions) / 2 / len(predictions)
+        return [np.concatenate([mean, disagreement[..., np.newaxis]], axis=-1), *outputs[1:]]
+
+
+def _with_dropout(model):
+    """`model` with dropout in prediction as well; all weights are shared."""
+    import keras
+
+    class Always(keras.layers.Layer):
+        def __init__(self, dropout):
+            super().__init__(name=f"{dropout.name}_always", dtype=dropout.dtype_policy)
+            self.dropout = dropout
+
+        def call(self, tensor):
+            return self.dropout(tensor, training=True)
+
+    kinds = (keras.layers.Dropout, keras.layers.SpatialDropout2D)
+    return keras.models.clone_model(
+        model, clone_function=lambda layer: Always(layer) if isinstance(layer, kinds) else layer
+    )
+
+
+def prediction_digest(details):
+    """Changes with what a prediction depends on besides the scan: the model's two files and the code.
+
+    `details` is the content of ``best.json``, which holds the SHA-256 of ``best.keras``. Returns text.
+    """
+    code = code_digest(*PREPROCESSING_CODE, *ROI_CODE, "model", "utils.networks", "utils.segmentation.tiling", __name__)
+    return digest(json.dumps([details, code], sort_keys=True).encode())
+
+
+# ---- Scans ---------------------------------------------------------------------------------------------------------
+def segment_volume(volume, spacing_mm, vendor, model_path, **options):
+    """Labels and class probabilities of a scan, in one call.
+
+    `volume` is uint8 or uint16 (slices, rows, columns) as exported, `spacing_mm` (x, y, z), `vendor` one of
+    `utils.volumes.mhd.VENDORS`, `model_path` a ``best.keras`` with its ``best.json`` beside it; `options` are those of
+    `load_network`. Returns labels, uint8 (slices, rows, columns) with 0 background, 1 IRF, 2 SRF, 3 PED, and
+    probabilities, float32 (slices, rows, columns, 4), both on the scan's own grid. Raises `InputError` where the
+    model or the grey values cannot be used.
+    """
+    probabilities = np.empty((*volume.shape, 4), np.float32)
+
+    def keep(index, of_slice):
+        probabilities[index] = of_slice[..., :4]
+
+    segmentation = segment_scan(load_network(model_path, **options), volume, spacing_mm, vendor, on_slice=keep)
+    return segmentation.labels, probabilities
+
+
+def segment_scan(network, voxels, spacing_mm, vendor, *, threshold=None, on_slice=None):
+    """The `Segmentation` of one scan by a `LoadedNetwork`.
+
+    `voxels` (slices, rows, columns) are as read from the scan's file, `spacing_mm` is (x, y, z), `threshold` replaces
+    the settings' own; ``on_slice(index, probabilities)``, if given, is called after every B-scan with its
+    probabilities, float32 (rows, columns, 4), of an `Ensemble` (rows, columns, 5).
+    """
+    threshold = network.settings.threshold if threshold is None else threshold
+    labels = np.zeros(voxels.shape, np.uint8)
+    presence, head_outputs = np.zeros(3), []
+    for index, (probabilities, scores) in enumerate(
+        segmented_slices(network, voxels, spacing_mm, vendor, head_outputs=head_outputs)
+    ):
+        labels[index] = labels_from_probabilities(probabilities[..., :4], threshold)
+        presence = np.maximum(presence, scores)
+        if on_slice:
+            on_slice(index, probabilities)
+    return Segmentation(labels, presence, head_presence(network, head_outputs))
+
+
+def head_presence(network, head_outputs):
+    """Largest of the `head_outputs` of `segmented_slices` for each fluid, float (3,); None without presence heads."""
+    if not network.has_heads:
+        return None
+    return np.max([np.zeros(3), *(tile for batch in head_outputs for tile in batch)], axis=0)
+
+
+def segmented_slices(network, voxels, spacing_mm, vendor, *, head_outputs=None, on_preprocessed=None):
+    """Yield, for each B-scan of a scan, its probabilities on its own grid and its `presence_scores`.
+
+    Arguments are as in `segment_scan`. What the network of further outputs says is appended to `head_outputs`.
+    ``on_preprocessed(slice, region)``, if given, is called with each preprocessed B-scan and its region of interest,
+    both uint8 (rows, columns). The next B-scan is prepared while one is predicted, and no more than a few are held.
+    The scan's padding is background with probability 1.
+    """
+    settings = network.settings
+    rows = voxels.shape[1]
+    to_scan_rows = resampling_matrix(resampled_rows(rows, spacing_mm[1], settings.axial_spacing_mm), rows)
+    invalid = invalid_pixels(voxels)
+    slices = preprocessed_slices(
+        voxels,
+        spacing_mm,
+        vendor,
+        axial_spacing_mm=settings.axial_spacing_mm,
+        reference_histogram=settings.reference_histogram,
+        invalid=invalid,
+    )
+
+    def stacks():
+        for before, slice_, after in with_neighbours(slices):
+            # Only where training's patches are drawn from; a dim scan is brightened to find that region.
+            region = prediction_region(slice_)
+            if on_preprocessed:
+                on_preprocessed(slice_, region)
+            yield np.stack([slice_ if near is None else near for near in (before, slice_, after)]), region
+
+    predicted = predict_stacks(
+        network.model,
+        ahead(stacks(), 1),
+        settings.slice_mean,
+        settings.slice_sd,
+        tile_pixels=network.tile_pixels,
+        step=tile_step(settings.network),
+        head_outputs=head_outputs if network.has_heads else None,
+        channels=network.channels,
+    )
+    for probabilities, padding in zip(predicted, invalid, strict=True):
+        on_scan_rows = np.tensordot(to_scan_rows, probabilities, axes=1)
+        on_scan_rows[padding] = np.eye(network.channels)[0]  # once more: interpolation reached into it
+        yield on_scan_rows, presence_scores(probabilities)

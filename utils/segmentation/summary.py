@@ -1,0 +1,35 @@
+"""What is known of all segmented scans in a folder, as one table."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from utils.segmentation.output import read_record
+
+
+def summary_table(output):
+    """A row for every segmented scan in the folder `output`, by name: a DataFrame."""
+    rows = []
+    for path in sorted(Path(output).glob("*/scan.json")):
+        record = read_record(path)
+        if record is None or not path.parent.with_name(f"{path.parent.name}.mhd").exists():
+            continue
+        row = {name: record["facts"][name] for name in ("scan", "vendor", "laterality", "scan_date", "b_scans")}
+        for fluid in record["fluids"]:
+            row[f"{fluid['fluid']}_mm3"] = fluid["volume_mm3"]
+            row[f"{fluid['fluid']}_presence"] = fluid["presence"]
+        row |= {name: record["facts"][name] for name in ("model", "model_sha256", "threshold")}
+        row |= {"seconds": record["seconds"], "notes": "; ".join([*record["warnings"], *record["notes"]])}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def mixed_models(table):
+    """A sentence where the scans of a `summary_table` are of several models or thresholds, else None."""
+    models, thresholds = table.model_sha256.nunique(), table.threshold.nunique()
+    if models == thresholds == 1:
+        return None
+    return (
+        f"These scans are of {models} model(s) and {thresholds} threshold(s), see the columns: what differs between "
+        "them may come from that. Segment them in one command to compare them."
+    )

@@ -1,0 +1,42 @@
+"""config.py's settings as a table: python -m utils.tools.config_table writes CONFIG.md."""
+
+import html
+import re
+from pathlib import Path
+
+from utils.errors import InputError, run_script
+from utils.files import written_whole
+
+_HEADING = re.compile(r"# ---- (.+?) -+$")
+_SETTING = re.compile(r"([A-Z][A-Z0-9_]*) = (.+?)  # (.+)$")
+_INTRODUCTION = """# Settings
+
+Every setting of [config.py](config.py) with its default, written by `python -m utils.tools.config_table`. Edit
+config.py, or override a setting for one run: `--set NAME=VALUE`. What a setting may be is checked before anything is
+computed.
+"""
+
+
+def main(argv):
+    if argv:
+        raise InputError(f"found arguments {' '.join(argv)}; expected none: python -m utils.tools.config_table")
+    root = Path(__file__).parents[2]
+    with written_whole(root / "CONFIG.md") as temporary:
+        temporary.write_text(config_table((root / "config.py").read_text("utf-8")), "utf-8")
+
+
+def config_table(source):
+    """The text of config.py as a page of Markdown: under each of its headings a row for each setting."""
+    page, heading = _INTRODUCTION, ""
+    for line in source.splitlines():
+        if found := _HEADING.match(line):
+            heading = f"\n## {found[1]}\n\n| name | default | what it is |\n|---|---|---|\n"
+        elif found := _SETTING.match(line):
+            name, default, meaning = (html.escape(text, quote=False).replace("|", "\\|") for text in found.groups())
+            page += f"{heading}| `{name}` | <code>{default}</code> | {meaning} |\n"
+            heading = ""
+    return page
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,99 @@
+"""Training on several devices and hosts: they share every batch and hold the same weights."""
+
+import contextlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Who shares the work of training: hosts, which all run the same steps, and the devices of each.
+
+    `devices` are a host's GPUs or, where there is none, parts of the CPU, for trials. Several `hosts` run JAX and find
+    each other at `coordinator`, "address:port" of `host` 0.
+    """
+
+    devices: int = 1
+    hosts: int = 1
+    host: int = 0
+    coordinator: str | None = None
+
+    @property
+    def is_writer(self):
+        """Whether this host writes the results: the first does."""
+        return self.host == 0
+
+    def part_of_batches(self, settings):
+        """`BatchSettings` for the part of every batch that this host trains on."""
+        return replace(settings, batch_size=settings.batch_size // self.hosts, shard=(self.host, self.hosts))
+
+    def start(self):
+        """A function that gives a context, in which to create the network and its optimizer, and in which to train it.
+
+        Call it right after Keras is imported. Raises `InputError` where such sharing cannot work.
+        """
+        import keras
+
+        backend = keras.backend.backend()
+        if self.devices == self.hosts == 1:
+            return contextlib.nullcontext
+        if backend == "tensorflow" and self.hosts == 1:
+            import tensorflow
+
+            found = _tensorflow_devices(self.devices)
+            return tensorflow.distribute.MirroredStrategy(found).scope
+        if backend != "jax":
+            raise InputError(f"config.HOSTS = {self.hosts}: several hosts need KERAS_BACKEND=jax, found {backend}")
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", self.devices)
+        if self.hosts > 1:
+            jax.config.update("jax_cpu_collectives_implementation", "gloo")
+            keras.distribution.initialize(self.coordinator, self.hosts, self.host)
+        if jax.local_device_count() < self.devices:
+            raise InputError(f"config.DEVICES = {self.devices}: this host has {jax.local_device_count()} GPUs")
+        names = keras.distribution.list_devices()
+        return keras.distribution.DataParallel(devices=names, auto_shard_dataset=False).scope
+
+    def agreed(self, values):
+        """Host 0's `values`, a dictionary of floats or None, on every host: what they decide by must be the same."""
+        if self.hosts == 1:
+            return values
+        from jax.experimental.multihost_utils import broadcast_one_to_all
+
+        numbers = broadcast_one_to_all(np.array([np.nan if value is None else value for value in values.values()]))
+        return {name: None if np.isnan(number) else float(number) for name, number in zip(values, numbers, strict=True)}
+
+
+def mean_over_replicas(loss):
+    """The function `loss` of (y_true, y_pred), such that what TensorFlow's replicas add up is the mean of their losses.
+
+    Keras sees to that for losses of single images, and leaves one number for a whole batch as it is.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return loss
+    import tensorflow
+
+    def share_of_mean(y_true, y_pred):
+        return loss(y_true, y_pred) / tensorflow.distribute.get_strategy().num_replicas_in_sync
+
+    return share_of_mean
+
+
+def _tensorflow_devices(count):
+    """Names of `count` GPUs, or of as many parts of the processor."""
+    from tensorflow import config
+
+    gpus = config.list_physical_devices("GPU")
+    if not gpus:
+        (processor,) = config.list_physical_devices("CPU")
+        config.set_logical_device_configuration(processor, [config.LogicalDeviceConfiguration()] * count)
+        return [f"CPU:{index}" for index in range(count)]
+    if len(gpus) < count:
+        raise InputError(f"config.DEVICES = {count}: this host has {len(gpus)} GPUs")
+    return [f"GPU:{index}" for index in range(count)]

@@ -1,0 +1,166 @@
+"""What both training scripts share: losses, epochs of batches, and the scores of an epoch."""
+
+import contextlib
+import itertools
+
+import numpy as np
+
+from utils.data_prepare import get_data_iterator, patch_samples, read_csv_data
+from utils.networks import tile_step
+from utils.plots import save_comparison
+from utils.training.devices import mean_over_replicas
+from utils.training.validation import FluidDice, segment_b_scans
+
+SAMPLED_B_SCANS = 32  # of every vendor, to guess how many patches an epoch has
+PREVIEWS_A_VENDOR = 2
+
+
+@contextlib.contextmanager
+def epoch_batches(csv_path, settings, *, training, epoch, steps=None, first_step=0):
+    """``with epoch_batches(...) as batches``: one epoch of `get_data_iterator` as Keras takes it.
+
+    `settings` are `utils.patch_settings.BatchSettings`. `batches` yields (image, mask), or all four targets where
+    ``settings.train_classes``, from the epoch's batch `first_step` on; `steps` ends the epoch before that batch. What
+    goes wrong in preparing them leaves the block as itself, not as TensorFlow's error about it.
+    """
+    errors = []
+
+    def for_keras():
+        try:
+            batches = get_data_iterator(csv_path, settings, training=training, epoch=epoch, first_batch=first_step)
+            for image, targets in itertools.islice(batches, steps and steps - first_step):
+                yield image, targets if settings.train_classes else targets[0]
+        except Exception as error:
+            errors.append(error)
+            raise
+
+    try:
+        yield for_keras()
+    except Exception:
+        if errors:
+            raise errors[0] from None
+        raise
+
+
+def keras_batches(batches):
+    """An iterator of batches as `fit` and `evaluate` take it; it must have one.
+
+    For TensorFlow that is a dataset without autotuning, which Keras would make with it: the thread that tunes sleeps by
+    the clock, and where that is set back by a day, the end of an epoch waits for it a day long.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow
+
+    first = next(batches)
+    dataset = tensorflow.data.Dataset.from_generator(
+        lambda: itertools.chain([first], batches),
+        output_signature=keras.tree.map_structure(
+            lambda array: tensorflow.TensorSpec((None, *array.shape[1:]), array.dtype), first
+        ),
+    )
+    options = tensorflow.data.Options()
+    options.autotune.enabled = False
+    return dataset.prefetch(1).with_options(options)
+
+
+def adam(learning_rate, beta_1, dtype_policy, name="adam"):
+    """Adam; with loss scaling where the policy is "mixed_float16", whose small gradients would vanish."""
+    import keras
+
+    optimizer = keras.optimizers.Adam(learning_rate, beta_1=beta_1, name=name)
+    return keras.optimizers.LossScaleOptimizer(optimizer) if dtype_policy == "mixed_float16" else optimizer
+
+
+def segmentation_losses(batch_size, n_classes, train_classes):
+    """The loss of each output of the U-Net, in order: Dice + cross-entropy, and for the presence heads their own."""
+    import keras
+
+    from loss_functions import get_combined_cross_entropy_and_dice_loss_function
+
+    segmentation = mean_over_replicas(get_combined_cross_entropy_and_dice_loss_function(batch_size, n_classes))
+    return [segmentation] + [keras.losses.BinaryCrossentropy() for _ in range(3 * train_classes)]
+
+
+def compile_for_scoring(model, losses, threshold, **options):
+    """`model.compile` with the `segmentation_losses` and IoU and F-score on the segmentation output."""
+    from utils.metrics import segmentation_metrics
+
+    metrics = segmentation_metrics(threshold)
+    if len(losses) > 1:
+        metrics = [metrics] + [[]] * (len(losses) - 1)
+    model.compile(loss=losses if len(losses) > 1 else losses[0], metrics=metrics, **options)
+
+
+def scores(logs):
+    """Keras' logs without the name of the segmentation output that it puts before each metric of several outputs."""
+    return {name.removeprefix("segmentation_"): float(value) for name, value in logs.items()}
+
+
+def estimate_steps(csv_path, settings):
+    """About how many steps a training epoch of `BatchSettings` has, from the patches of a sample of the B-scans."""
+    rows = read_csv_data(csv_path)
+    by_vendor = [[row for row in rows if row.vendor == vendor] for vendor in sorted({row.vendor for row in rows})]
+    rarest = min(map(len, by_vendor))
+    rng, size = np.random.default_rng(0), min(SAMPLED_B_SCANS, rarest)
+    sample = [of_vendor[index] for of_vendor in by_vendor for index in rng.choice(len(of_vendor), size, replace=False)]
+    n_patches = sum(1 for _ in patch_samples(sample, settings, training=True, epoch=0))
+    return round(n_patches * rarest / size) // settings.batch_size
+
+
+def fit_epoch(network, batches, after_step):
+    """``network.fit`` on the `batches` left of an epoch; ``after_step(means, synchronise)`` after each step."""
+    import keras
+
+    n_taken, n_all = 0, None
+
+    class AfterStep(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            nonlocal n_taken
+            n_taken += 1
+            # Where TensorFlow's compiled step has to find out that there is no batch left, what does not depend on the
+            # batch has happened by then: random states and the optimizer's counter are one step ahead, or not.
+            network.stop_training = n_taken == n_all
+            after_step(scores(logs), lambda: self.model)  # asking for the model brings JAX's state into its variables
+
+    first = next(batches, None)
+    if first is None:
+        return  # the epoch was interrupted after its last step
+
+    def generator():
+        nonlocal n_all
+        batch, n_yielded = first, 1
+        for following in batches:
+            yield batch
+            batch, n_yielded = following, n_yielded + 1
+        n_all = n_yielded
+        yield batch
+
+    network.fit(keras_batches(generator()), shuffle=False, callbacks=[AfterStep()], verbose=0)
+
+
+def score_epoch(inference, csv_path, b_scans, preview_path, settings, *, network, threshold, stop_if_asked):
+    """Score `inference`, the exported form of the `network` of that name, compiled, as ``val_...`` values.
+
+    These are IoU, F-score and losses on patches, by `settings` as in `epoch_batches`, and Dice on the stitched
+    `b_scans`, of which the first two of each vendor are drawn with the reader's and the network's outlines (not where
+    `preview_path` is None).
+    """
+    with epoch_batches(csv_path, settings, training=False, epoch=0) as batches:
+        values = scores(inference.evaluate(keras_batches(batches), verbose=0, return_dict=True))
+    vendors = sorted({row.vendor for row in b_scans})
+    previewed = [row for of in vendors for row in [row for row in b_scans if row.vendor == of][:PREVIEWS_A_VENDOR]]
+    dice, pictures = FluidDice(), []
+    prediction = {"slice_mean": settings.slice_mean, "slice_sd": settings.slice_sd}
+    prediction |= {"preprocessed_folder": settings.preprocessed_folder, "threshold": threshold}
+    prediction |= {"step": tile_step(network)}
+    for row, grey, reference, labels in segment_b_scans(inference, b_scans, **prediction):
+        stop_if_asked()
+        dice.add(reference, labels)
+        if row in previewed:
+            pictures.append((f"{row.vendor} {row.image_name}, slice {row.slice}", grey, reference, labels))
+    if preview_path is not None:
+        save_comparison(preview_path, pictures)
+    return {f"val_{name}": value for name, value in {**dice.values(), **values}.items()}

@@ -1,0 +1,104 @@
+"""Whole B-scans of the validation cases, stitched: the score that chooses the best epoch, and its pictures.
+
+Scores of patches flatter, since training's patches lie where the fluid is.
+"""
+
+import itertools
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.labels import FLUIDS
+from utils.preparation.roi import prediction_region
+from utils.prepared import volume_paths
+from utils.segmentation.tiling import STEP, labels_from_probabilities, predict_probabilities
+from utils.volumes.mhd import open_volume
+
+_STREAM = 7  # tells the choice's random numbers from others of the same seed
+
+
+def choose_b_scans(rows, count, seed):
+    """`count` of `rows` (a list of `SliceRow`) or all of them: by turns from every vendor, with IRF, SRF, PED or none.
+
+    Where a vendor has no further B-scan of a kind, others take the place. The choice follows from `seed` and the rows,
+    whatever their order. Returns them in the order of the choice: its beginning is balanced, too.
+    """
+    rows = sorted(rows, key=lambda row: (row.vendor, row.image_name, row.slice))
+    np.random.default_rng([seed, _STREAM]).shuffle(rows)
+    vendors = sorted({row.vendor for row in rows})
+    waiting = [
+        [row for row in rows if row.vendor == vendor and kind in _kinds(row)]
+        for kind in ("IRF", "SRF", "PED", "none")
+        for vendor in vendors
+    ]
+    chosen = {}
+    while any(waiting) and len(chosen) < count:
+        for queue in waiting:
+            while queue and queue[0] in chosen:
+                queue.pop(0)
+            if queue and len(chosen) < count:
+                chosen[queue.pop(0)] = None
+    return list(chosen)
+
+
+def _kinds(row):
+    """The fluids that a B-scan holds, or "none"."""
+    return [fluid for fluid in FLUIDS if getattr(row, f"is_{fluid}")] or ["none"]
+
+
+def check_monitor(monitor, b_scans, csv_path):
+    """Raise `InputError` where none of `b_scans`, chosen from `csv_path`, holds the fluid whose Dice is monitored."""
+    fluids = {kind for row in b_scans for kind in _kinds(row)} - {"none"}
+    if (monitor == "val_dice" and not fluids) or (
+        monitor.startswith("val_dice_") and monitor.removeprefix("val_dice_").upper() not in fluids
+    ):
+        held = ", ".join(sorted(fluids)) or "no fluid"
+        raise InputError(f"{csv_path}: its B-scans hold {held}, so that {monitor} has no value; choose another MONITOR")
+
+
+def segment_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, threshold, step=STEP):
+    """Yield (row, grey, reference, labels) for each of `rows`, arrays uint8 (rows, columns) of preprocessed volumes.
+
+    `model` and `step` are as in `predict_probabilities`. Prediction is kept within the region of interest, as for a new
+    scan.
+    """
+    in_order = sorted(rows, key=lambda row: (row.vendor, row.image_name, row.slice))
+    for (vendor, image_name), of_case in itertools.groupby(in_order, lambda row: (row.vendor, row.image_name)):
+        of_case = list(of_case)
+        volume_path, masks_path, _ = volume_paths(preprocessed_folder, vendor, image_name)
+        (volume, _), (masks, _) = open_volume(volume_path), open_volume(masks_path)
+        probabilities_of_slices = predict_probabilities(
+            model,
+            volume,
+            slice_mean,
+            slice_sd,
+            find_region=prediction_region,
+            slices=[row.slice for row in of_case],
+            step=step,
+        )
+        for row, probabilities in zip(of_case, probabilities_of_slices, strict=True):
+            labels = labels_from_probabilities(probabilities, threshold)
+            yield row, np.array(volume[row.slice]), np.array(masks[row.slice]), labels
+
+
+class FluidDice:
+    """Dice of each fluid over all B-scans together; their mean would be dominated by the smallest lesions."""
+
+    def __init__(self):
+        self._overlap, self._sizes = np.zeros(len(FLUIDS), np.int64), np.zeros((2, len(FLUIDS)), np.int64)
+
+    def add(self, reference, labels):
+        """Count a B-scan's pixels; `reference` and `labels` are uint8 (rows, columns) of labels 0 to 3."""
+        for index, label in enumerate(FLUIDS.values()):
+            is_reference, is_predicted = reference == label, labels == label
+            self._overlap[index] += np.count_nonzero(is_reference & is_predicted)
+            self._sizes[:, index] += np.count_nonzero(is_reference), np.count_nonzero(is_predicted)
+
+    def values(self):
+        """``dice_irf``, ``dice_srf``, ``dice_ped`` (None where no reference holds it) and their mean ``dice``."""
+        values = {
+            f"dice_{fluid.lower()}": 2 * int(overlap) / int(sum(sizes)) if sizes[0] else None
+            for fluid, overlap, sizes in zip(FLUIDS, self._overlap, self._sizes.T, strict=True)
+        }
+        known = [value for value in values.values() if value is not None]
+        return {"dice": float(np.mean(known)) if known else None, **values}

@@ -1,0 +1,1 @@
+"""Scans in and out of files: formats, vendors, spacing, geometry."""

@@ -1,0 +1,33 @@
+"""What the readers of all formats return."""
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from utils.volumes.geometry import NOT_STATED, Placement
+
+
+@dataclass
+class Content:
+    """What a scan's files hold."""
+
+    voxels: np.ndarray  # (slices, rows, columns), of any type
+    spacing_mm: tuple = (None, None, None)  # (x, y, z), None where the file states none
+    vendor: str | None = None
+    laterality: str | None = None  # "OD" (right) or "OS" (left)
+    scan_date: str | None = None  # YYYY-MM-DD
+    bits: int | None = None  # that the voxels' type uses, where the file says so
+    inverted: bool = False  # whether 0 is white
+    notes: list = field(default_factory=list)
+    placement: Placement = NOT_STATED
+
+    def __post_init__(self):
+        # The sign of a spacing is a direction: the distance is what measures.
+        self.spacing_mm = tuple(value if value is None else abs(value) for value in self.spacing_mm)
+
+
+def iso_date(value):
+    """YYYY-MM-DD of a date, or of text that begins with one; None for anything else."""
+    match = re.match(r"(\d{4})-?(\d\d)-?(\d\d)", "" if value is None else str(value))
+    return "-".join(match.groups()) if match else None

@@ -1,0 +1,133 @@
+"""DICOM: which scans its files hold, and what is in them.
+
+A scan is a list of frames, of one file or of several. Which frames belong together, and in which order, is told by what
+the headers say of each.
+"""
+
+import os
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.volumes.content import Content, iso_date
+from utils.volumes.dicom_frames import directions, first_value, grouped, numbers_of, ordered, read_header, sop_class
+from utils.volumes.dicom_pixels import read_file
+from utils.volumes.geometry import placement_of_planes
+
+_MANUFACTURERS = {"heidelberg": "Spectralis", "zeiss": "Cirrus", "topcon": "Topcon"}
+_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
+_PHOTOGRAPHY = ("1.2.840.10008.5.1.4.1.1.77.1.5.1", "1.2.840.10008.5.1.4.1.1.77.1.5.2")  # 8 and 16 bits
+_NO_B_SCANS = (  # images of other things, by their class
+    "1.2.840.10008.5.1.4.1.1.66.4",  # segmentation
+    "1.2.840.10008.5.1.4.1.1.77.1.5.5",  # wide field photography
+    "1.2.840.10008.5.1.4.1.1.77.1.5.6",
+    "1.2.840.10008.5.1.4.1.1.77.1.5.7",  # en face
+    "1.2.840.10008.5.1.4.1.1.77.1.5.8",  # analysis of a volume's B-scans
+    "1.2.840.10008.5.1.4.1.1.81.1",  # thickness map
+)
+
+
+# ---- Which scans there are -----------------------------------------------------------------------------------------
+def scans_in_dicom(paths):
+    """(scans, left_out): the scans that DICOM files of one folder hold.
+
+    `scans` lists (paths, part): the files that hold the scan, copies among them, and which of the scans in these files
+    it is, from 0, or None where they hold no other. `left_out` lists (path, reason). A damaged file is a scan of its
+    own: who reads it is told what is wrong.
+    """
+    headers = {str(path): read_header(path) for path in paths}
+    left_out = {path: reason for path, header in headers.items() if (reason := _why_not_a_scan(header))}
+    if any(_is_tomography(header) for path, header in headers.items() if path not in left_out):
+        others = [path for path, header in headers.items() if header is not None and not _is_tomography(header)]
+        left_out = dict.fromkeys(others, "a photograph or screen capture beside tomographies") | left_out
+    scans, series = [], {}
+    for path, header in headers.items():
+        if path not in left_out:
+            series.setdefault(_series(header, path), {})[path] = header
+    for files in series.values():
+        groups, copies = grouped(files)
+        for group in groups:
+            of_group = list(dict.fromkeys(frame.path for frame in group))
+            if any(frame.path in of_group for other in groups if other is not group for frame in other):
+                scans.append((list(files), groups.index(group)))
+            else:
+                scans.append((of_group + [copy for copy, original in copies.items() if original in of_group], None))
+    return scans, list(left_out.items())
+
+
+def _why_not_a_scan(header):
+    """The reason why a file is no scan; None for what may be one, a damaged image too."""
+    from pydicom.uid import UID
+
+    uid = UID("" if header is None else sop_class(header))
+    if not uid:
+        return None
+    name = uid.name.removesuffix(" Storage")
+    if uid in _NO_B_SCANS:
+        return f"a DICOM file of the kind {name}, which holds no B-scans"
+    if "Rows" not in header and "Image Storage" not in uid.name:
+        return f"a DICOM file of the kind {name}, which holds no pixels"
+    return None
+
+
+def _is_tomography(header):
+    """Whether a file says that it is one; without any that does, every image may be a B-scan."""
+    if header is None or sop_class(header) == _TOMOGRAPHY:
+        return header is not None
+    is_grey = header.get("SamplesPerPixel") != 3
+    return header.get("Modality") == "OPT" and sop_class(header) not in _PHOTOGRAPHY and is_grey
+
+
+def _series(header, path):
+    return path if header is None else str(header.get("SeriesInstanceUID", path))
+
+
+# ---- What they hold ------------------------------------------------------------------------------------------------
+def read_dicom(paths, part=None):
+    """`Content` of one of the scans in DICOM files, as `scans_in_dicom` lists them.
+
+    Raises `InputError`, which names the file, for one that is damaged or in colour, or needs a decoder that is not
+    installed.
+    """
+    files = {str(path): read_header(path) for path in paths}
+    groups, copies = grouped(files)
+    frames, spacing_z_mm, notes = ordered(groups[part or 0])
+    if copies:
+        names = ", ".join(os.path.basename(path) for path in sorted(copies))
+        notes.append(f"copies of files of this scan are left out: {names}")
+    if frames[0].orientation and len(frames) > 1 and len(set(directions(frames))) > 1:
+        notes.append("the B-scans have different directions; volumes are those of parallel ones")
+    by_path = {}
+    for path in dict.fromkeys(frame.path for frame in frames):
+        by_path[path] = read_file(path, [frame.index for frame in frames if frame.path == path])
+    header = by_path[frames[-1].path].header
+    notes += dict.fromkeys(note for file in by_path.values() for note in file.notes)
+    bits = {file.bits for file in by_path.values()}
+    try:
+        told = _told_of_scan(header, frames, spacing_z_mm)
+    except Exception as error:  # values that pydicom cannot convert
+        raise InputError(f"{frames[-1].path}: not a readable DICOM image ({error})") from error
+    return Content(
+        np.stack([by_path[frame.path].pixels.pop(frame.index) for frame in frames]),
+        bits=bits.pop() if len(bits) == 1 else None,
+        notes=notes,
+        placement=placement_of_planes([(frame.orientation, frame.position_mm) for frame in frames]),
+        **told,
+    )
+
+
+def _told_of_scan(header, frames, spacing_z_mm):
+    """What a header tells of the scan as a whole: arguments of `Content`."""
+    y, x = numbers_of(first_value(header, "PixelSpacing"), 2) or (None, None)
+    z = spacing_z_mm or first_value(header, "SpacingBetweenSlices", "SliceThickness")
+    manufacturer = str(header.get("Manufacturer", "")).lower()
+    eye = next((frame.eye for frame in frames if frame.eye), None)
+    eye = eye or first_value(header, "ImageLaterality", "Laterality", "FrameLaterality")
+    date = first_value(header, "AcquisitionDateTime", "AcquisitionDate", "ContentDate", "StudyDate")
+    return {
+        "spacing_mm": (x, y, None if z is None else float(z)),
+        "vendor": next((vendor for name, vendor in _MANUFACTURERS.items() if name in manufacturer), None),
+        "laterality": {"R": "OD", "L": "OS"}.get(str(eye)),
+        "scan_date": iso_date(date),
+        "inverted": header.get("PhotometricInterpretation") == "MONOCHROME1",
+    }

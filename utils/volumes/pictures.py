@@ -1,0 +1,230 @@
+"""Pictures: PNG, JPEG, BMP and TIFF, of one page or many. They state no spacing that could be trusted."""
+
+import logging
+import re
+
+import numpy as np
+from scipy.ndimage import uniform_filter1d
+
+from utils.errors import InputError
+from utils.volumes.content import Content
+from utils.volumes.grey_values import grey_channel
+
+TIFF = (".tif", ".tiff")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
+_LARGEST_RATIO = 2000  # of the pixels' bytes to the file's; more is a header that lies
+_LEAST_ROWS = 256  # of a screen export
+_BAND = 6  # columns on each side of an edge that are compared
+_PLAIN = ("L", "LA", "RGB", "RGBA", "I", "F")  # of Pillow's modes; others become RGB
+
+
+def read_pictures(paths):
+    """`Content` of pictures that hold a B-scan or several each, in their order.
+
+    A fundus image at the left of the B-scans is cut off. Raises `InputError`, which names the file, for one that is
+    damaged, in colour, or of another size than those before it.
+    """
+    stacks, inverted, notes = [], set(), []
+    for path in paths:
+        try:
+            of_path, is_inverted, of_path_notes = _read_picture(path)
+        except InputError:
+            raise
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        except Exception as error:  # the parsers raise whatever a damaged file leads to
+            raise InputError(f"{path}: not a readable picture ({error})") from error
+        stacks.append(of_path)
+        inverted.add(is_inverted)
+        notes += of_path_notes
+        _check_alike(path, stacks[0], of_path)
+    if len(inverted) > 1:
+        raise InputError(f"{paths[0]}: some pictures of this scan store white as 0, others black; name them one by one")
+    voxels = stacks[0] if len(stacks) == 1 else np.concatenate(stacks)
+    columns = fundus_columns(voxels)
+    if columns:
+        notes.append(f"a fundus image in the left {columns} of {voxels.shape[2]} columns is cut off")
+        voxels = voxels[..., columns:]
+    return Content(voxels, inverted=inverted.pop(), notes=list(dict.fromkeys(notes)))
+
+
+def _check_alike(path, first, other):
+    """Raise `InputError` where two stacks (slices, rows, columns) cannot be parts of one scan."""
+    if first.shape[1:] != other.shape[1:] or first.dtype != other.dtype:
+        sizes = " and ".join(f"{one.shape[2]} x {one.shape[1]} {one.dtype}" for one in (first, other))
+        raise InputError(f"{path}: {sizes} pixels in one scan, expected B-scans of one size; name them one by one")
+
+
+def _read_picture(path):
+    """(B-scans (slices, rows, columns), whether 0 is white, notes)."""
+    from PIL import Image, ImageSequence
+
+    if str(path).lower().endswith(TIFF):
+        return _read_tiff(path)
+    if _is_png_of_16_bit_channels(path):
+        import cv2
+
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            raise OSError("the image is damaged")
+        return grey_channel(pixels, path)[np.newaxis], False, []
+    with Image.open(path) as image:
+        return np.stack([_grey_page(page, path) for page in ImageSequence.Iterator(image)]), False, []
+
+
+def _is_png_of_16_bit_channels(path):
+    """Whether a file is a PNG with several channels of 16 bits, of which Pillow keeps 8."""
+    with open(path, "rb") as file:
+        head = file.read(26)
+    return head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:25] == b"\x10" and head[25:26] in (b"\2", b"\4", b"\6")
+
+
+def _grey_page(page, path):
+    """A page of Pillow's as (rows, columns); `InputError` where it is in colour."""
+    if page.mode not in _PLAIN and not page.mode.startswith("I;16"):
+        page = page.convert("RGB")  # from a palette, or another colour space
+    pixels = np.asarray(page)
+    return pixels if pixels.ndim == 2 else grey_channel(pixels, path)
+
+
+# ---- TIFF ----------------------------------------------------------------------------------------------------------
+def count_pages(path):
+    """The B-scans in a TIFF file, however they are stored; 1 where it is damaged, of which its reader tells."""
+    import tifffile
+
+    _silence_tifffile()
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return sum(int(np.prod(_stack_shape(series))) for series in _scan_series(tiff))
+    except Exception:  # tifffile raises whatever a damaged file leads to
+        return 1
+
+
+def _silence_tifffile():
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is checked here, or raised
+
+
+def _scan_series(tiff):
+    """The file's series without the smaller copies that it may hold of its pages."""
+    len(tiff.pages)  # ends a list of pages that leads back to an earlier one, in which tifffile would go on for ever
+    return [series for series in tiff.series if not series.keyframe.is_reduced] or list(tiff.series)
+
+
+def _stack_shape(series):
+    """The lengths of the axes other than rows, columns and samples."""
+    return tuple(length for length, axis in zip(series.shape, series.axes, strict=True) if axis not in "YXS")
+
+
+def _read_tiff(path):
+    import tifffile
+
+    _silence_tifffile()
+    with tifffile.TiffFile(path) as tiff:
+        found, stacks, inverted, notes = _scan_series(tiff), [], set(), []
+        _check_complete(tiff, path)
+        if len(found) < len(tiff.series):
+            notes.append("smaller copies of the pages are left out")
+        for series in found:
+            if series.nbytes > _LARGEST_RATIO * tiff.filehandle.size:
+                raise InputError(f"{path}: {series.shape} pixels stated in a file of {tiff.filehandle.size} bytes")
+            pixels, is_inverted = _series_pixels(series, path)
+            pixels, of_channels = _first_channel(pixels, series)
+            stacks.append(pixels)
+            _check_alike(path, stacks[0], pixels)
+            inverted.add(is_inverted)
+            notes += of_channels
+    if len(inverted) > 1:
+        raise InputError(f"{path}: some pages store white as 0, others black; expected pages of one kind")
+    if not stacks:
+        raise InputError(f"{path}: holds no picture")
+    return stacks[0] if len(stacks) == 1 else np.concatenate(stacks), inverted.pop(), notes
+
+
+def _check_complete(tiff, path):
+    """Raise `InputError` where ImageJ's description states more images than there are: the file was cut off."""
+    stated = int((tiff.imagej_metadata or {}).get("images", 1))
+    if stated > (held := sum(int(np.prod(_stack_shape(series))) for series in tiff.series)):
+        raise InputError(f"{path}: {stated} images stated, {held} found; copy or export it again")
+
+
+def _series_pixels(series, path):
+    """(pixels (..., rows, columns), whether 0 is white) of a series."""
+    from tifffile import PHOTOMETRIC
+
+    page, axes = series.keyframe, series.axes
+    if page.photometric in (PHOTOMETRIC.YCBCR, PHOTOMETRIC.CIELAB):
+        return _pillow_pixels(series, path)
+    try:
+        pixels = series.asarray()
+    except (KeyError, ValueError) as error:
+        if "imagecodecs" not in str(error):
+            raise
+        return _pillow_pixels(series, path)
+    if "S" in axes:
+        pixels = np.moveaxis(pixels, axes.index("S"), -1)
+    if page.photometric == PHOTOMETRIC.PALETTE:
+        pixels = grey_channel(np.moveaxis(page.colormap[:, pixels], 0, -1) >> 8, path).astype(np.uint8)
+    elif page.photometric == PHOTOMETRIC.SEPARATED and pixels.shape[-1] >= 4:
+        white = np.iinfo(pixels.dtype).max
+        ink = white - pixels[..., :4].astype(np.uint32)
+        pixels = grey_channel((ink[..., :3] * ink[..., 3:] // white).astype(pixels.dtype), path)
+    elif "S" in axes:
+        pixels = grey_channel(pixels, path)
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    return pixels, page.photometric == PHOTOMETRIC.MINISWHITE
+
+
+def _pillow_pixels(series, path):
+    """As `_series_pixels`, for compressions and colours that tifffile does not know by itself: a page is a B-scan."""
+    from PIL import Image
+    from tifffile import PHOTOMETRIC
+
+    pages, compression = [], series.keyframe.compression.name
+    try:
+        with Image.open(path) as image:
+            for page in series.pages:
+                image.seek(page.index)
+                pages.append(_grey_page(image, path))
+        if len(pages) != np.prod(_stack_shape(series)):
+            raise OSError("several B-scans on a page")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); for {compression} compression, pip install imagecodecs may help"
+        ) from error
+    inverted = series.keyframe.photometric == PHOTOMETRIC.MINISWHITE and pages[0].dtype != np.uint8
+    return np.stack(pages).reshape(*_stack_shape(series), *pages[0].shape), inverted
+
+
+def _first_channel(pixels, series):
+    """(pixels (slices, rows, columns), notes): of several channels of a stack, the first."""
+    axes = re.sub("[YXS]", "", series.axes)
+    lengths = dict(zip(axes, pixels.shape, strict=False))
+    notes = []
+    if lengths.get("C", 1) > 1 and len(axes) > 1:
+        notes.append(f"the first of {lengths['C']} channels is taken, the others are left out")
+        pixels = np.take(pixels, 0, axes.index("C"))
+    return pixels.reshape(-1, *pixels.shape[-2:]), notes
+
+
+# ---- Screen exports ------------------------------------------------------------------------------------------------
+def fundus_columns(voxels):
+    """How many columns at the left of B-scans (slices, rows, columns) hold a fundus image; 0 where none does.
+
+    Heidelberg's screen exports show a square fundus image at the left of the B-scan. Between the two is a straight edge
+    from the first row to the last, and the fundus image is about as bright in every row, which no B-scan is. On 277
+    real B-scans the edge came to at most 23 grey values.
+    """
+    slices, rows, columns = voxels.shape
+    if rows < _LEAST_ROWS or columns < 1.6 * rows or voxels.dtype.kind not in "iu":
+        return 0
+    image = np.mean([voxels[index] for index in range(0, slices, max(1, slices // 8))], axis=0, dtype=np.float32)
+    image = uniform_filter1d(image * (255 / max(image.max(), 1)), rows // 31, axis=0)
+    bands = uniform_filter1d(image, _BAND, axis=1)  # a band's middle is its fourth column
+    edges = np.abs(bands[:, _BAND:] - bands[:, :-_BAND]).mean(axis=0)  # between columns index + 2 and index + 3
+    candidates = np.arange(int(0.75 * rows), int(min(1.35 * rows, columns - 0.6 * rows)) + 1)
+    of_candidates = edges[candidates - _BAND // 2]
+    edge = candidates[of_candidates.argmax()]
+    darker, brighter = np.percentile(image[:, :edge].mean(axis=1), (25, 90))
+    is_edge = of_candidates.max() > max(25, 2.5 * np.median(edges))
+    return int(edge) if is_edge and darker > 0.6 * brighter else 0

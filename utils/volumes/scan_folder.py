@@ -1,0 +1,120 @@
+"""The scans among the files of one folder, and why the others are none."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from utils.names import as_text, same_name, suffix_of
+from utils.volumes.dicom import scans_in_dicom
+from utils.volumes.formats import DICOM, is_dicom, scans_in_file
+from utils.volumes.mhd import VOLUMES
+from utils.volumes.not_scans import LeftOut, beside_scans, odd_pictures, pictures_of_others
+from utils.volumes.pictures import PICTURES, TIFF, count_pages
+from utils.volumes.vendor_files import VENDORS_OWN
+
+_KNOWN_SUFFIXES = (*VOLUMES, *PICTURES, *VENDORS_OWN, *DICOM)
+
+
+@dataclass(frozen=True)
+class ScanFiles:
+    """Where a scan is."""
+
+    name: str  # text without folders
+    paths: tuple  # one file, or several with a slice each, as text
+    folder_names: tuple  # from the nearest on, in which a vendor may be named
+    part: int | None = None  # which of the scans in these files; None where they hold no other
+
+    @property
+    def path(self):
+        """The file or, of several, their folder."""
+        return self.paths[0] if len(self.paths) == 1 else os.path.dirname(self.paths[0])
+
+
+def scans_in(folder, names, kind, by_name):
+    """(scans, left out) of the files called `names` in one folder; data files of volumes are among what is left out.
+
+    `kind` is what the folder's name says that its files are; `by_name` whether names say what is no scan.
+    """
+    left, paths = {}, []
+    for path in (folder / name for name in names):
+        if path.name[0] == ".":
+            left[path] = "a hidden file"
+        elif not path.is_file():
+            left[path] = "a link that leads nowhere" if path.is_symlink() else "no file"
+        elif not os.access(path, os.R_OK):
+            left[path] = "it may not be read"
+        elif suffix_of(path) in VOLUMES and (folder / path.name.removesuffix(path.suffix) / "scan.json").is_file():
+            left[path] = "labels that test.py wrote"
+        elif suffix_of(path) in VOLUMES and _is_reference(path):
+            left[path] = "a scan's reference"
+        else:
+            paths.append(path)
+    exports = [path for path in paths if suffix_of(path) == ".xml" and _is_heidelbergs(path)]
+    scans = [scan_files([path], name=folder.name if len(exports) == 1 else None) for path in exports]
+    used = set(exports)
+    for path in exports:  # the pictures that it names belong to it
+        text = path.read_bytes().lower()
+        used |= {other for other in paths if suffix_of(other) in PICTURES and os.fsencode(other.name).lower() in text}
+    images = [path for path in paths if suffix_of(path) in (*VOLUMES, *PICTURES) and path not in used]
+    left |= beside_scans(images, kind, by_name)
+    left |= pictures_of_others([path for path in paths if path not in left and path not in used])
+    images = [path for path in images if path not in left]
+    files = [path for path in images if suffix_of(path) in VOLUMES]
+    files += [path for path in paths if suffix_of(path) in VENDORS_OWN and suffix_of(path) != ".xml"]
+    pictures = [path for path in images if suffix_of(path) in PICTURES]
+    stacks = [path for path in pictures if suffix_of(path) in TIFF and count_pages(path) > 1]
+    inside = []  # what files hold besides scans
+    for path in [*files, *stacks]:
+        in_file, left_in_file = scans_of_file(path)
+        scans, inside = scans + in_file, inside + left_in_file
+    pictures = [path for path in pictures if path not in stacks]
+    odd = odd_pictures(pictures)
+    left, pictures = left | odd, [path for path in pictures if path not in odd]
+    if pictures:
+        scans.append(scan_files(pictures, name=folder.name if len(pictures) > 1 else None))
+    known = {*used, *images, *files, *left}
+    dicom = [path for path in paths if path not in known and suffix_of(path) != ".xml" and is_dicom(path)]
+    of_dicom, left_of_dicom = scans_in_dicom(dicom)
+    for number, (files_of_scan, part) in enumerate(of_dicom):
+        name = folder.name if len(of_dicom) == 1 else f"{folder.name}_{number + 1}"
+        is_folders = len(files_of_scan) > 1 or part is not None
+        scans.append(scan_files(files_of_scan, name if is_folders else None, part))
+    used |= {Path(path) for scan in scans for path in scan.paths}
+    left |= {Path(path): why for path, why in left_of_dicom}
+    left |= {path: "of no format that is read" for path in paths if path not in used and path not in left}
+    return scans, [*inside, *(LeftOut(str(path), why) for path, why in left.items() if path not in used)]
+
+
+def scans_of_file(path):
+    """(scans, left out) of a file by itself; scans are numbered where it holds several."""
+    found, left = scans_in_file(path)
+    scans = [scan_files(paths, part=part) for paths, part in found]
+    if len(scans) > 1:
+        scans = [replace(scan, name=f"{scan.name}_{number}") for number, scan in enumerate(scans, 1)]
+    return scans, [LeftOut(str(path), why) for path, why in left]
+
+
+def scan_files(paths, name=None, part=None):
+    """`ScanFiles` of `paths`, called `name`: None for the first file's name, or its folder's where that is oct.mhd.
+
+    `part` tells which of the scans in these files it is.
+    """
+    first = Path(paths[0])
+    folder = first.parent
+    if name is None:
+        is_case = same_name(first.name) == "oct.mhd"
+        suffix = suffix_of(first) if suffix_of(first) in _KNOWN_SUFFIXES else ""  # a DICOM UID's last part is none
+        name = folder.name if is_case else first.name[: len(first.name) - len(suffix)]
+    name = as_text(name).replace("%", "_")  # in a data file's name other programs take it for a pattern
+    above = map(as_text, (folder.name, folder.parent.name, folder.parent.parent.name))
+    return ScanFiles(name, tuple(map(str, paths)), (name, *above), part)
+
+
+def _is_reference(path):
+    return same_name(path.name).startswith("reference.")
+
+
+def _is_heidelbergs(path):
+    """Whether an XML file lists images, as Heidelberg's exports do."""
+    with open(path, "rb") as file:
+        return b"ImageType" in file.read(1 << 20)

@@ -1,0 +1,106 @@
+"""Which spacing an OCT scan can have, which one a file's is believed to be, and what stands in where it states none."""
+
+import itertools
+import math
+
+import numpy as np
+
+from utils.volumes.vendors import VENDORS
+
+# Smallest and largest spacing (mm) that a retinal scan has. x, between A-scans: 3 mm in 4096 to 9 mm in 200. y, along
+# the A-scan: finer than any retinal device resolves, to coarser than any. z, between B-scans: up to line scans.
+# RETOUCH has 0.011-0.012, 0.002-0.004, 0.047-0.129.
+PLAUSIBLE_SPACING_MM = {"x": (0.0005, 0.045), "y": (0.0005, 0.01), "z": (0.0005, 2.0)}
+_USUAL_SIZE_MM = (6.0, 2.0, 6.0)  # of a scan: columns, depth, slices
+_ORDERS = tuple(itertools.permutations(range(3)))[1:]  # in which x, y and z may come by mistake
+_DEFAULT = 1.0  # what programs write that know of no spacing
+
+
+def is_plausible(spacing_mm):
+    """Whether an OCT scan can have this spacing (x, y, z)."""
+    return None not in _plausible(spacing_mm)
+
+
+def believed_spacing_mm(spacing_mm, shape):
+    """`spacing_mm` (x, y, z) of a volume of `shape` (slices, rows, columns) with None where it is not believed.
+
+    That is what a file does not state (None), what no OCT scan has, all three where they are plausible in another
+    order, and 1 mm between slices where there is one slice or the other two are not believed either: a default.
+    """
+    if _is_in_another_order(spacing_mm):
+        return None, None, None
+    x, y, z = _plausible(spacing_mm)
+    if z == _DEFAULT and (shape[0] == 1 or x is None or y is None):
+        z = None
+    return x, y, z
+
+
+def spacing_to_use(stated_mm, vendor, shape):
+    """(spacing (x, y, z) in mm, notes): what is believed of `stated_mm`, else what the vendor's scans usually have."""
+    believed = believed_spacing_mm(stated_mm, shape)
+    if None not in believed:
+        return believed, []
+    usual = usual_spacing_mm(vendor, shape)
+    spacing_mm = tuple(other if value is None else value for value, other in zip(believed, usual, strict=True))
+    assumed = ", ".join(
+        f"{axis} {value:g} mm" for axis, value, known in zip("xyz", spacing_mm, believed, strict=True) if known is None
+    )
+    return spacing_mm, [f"spacing {assumed} assumed, as is usual for {vendor}; say it with --spacing-mm"]
+
+
+def usual_spacing_mm(vendor, shape):
+    """(x, y, z) in mm of the vendor's usual scan, for a volume of `shape` (slices, rows, columns).
+
+    Cirrus and Topcon cover the same depth and width however many pixels show them; a Spectralis pixel has one size.
+    """
+    known = VENDORS[vendor]
+    _, rows, columns = shape
+    x, y, z = (float(np.mean(values)) for values in (known.spacing_x_mm, known.spacing_y_mm[:1], known.spacing_z_mm))
+    if vendor == "Spectralis":
+        return x, y, z
+    return x * known.columns / columns, y * known.rows[0] / rows, z
+
+
+def has_swapped_axes(shape, spacing_mm):
+    """Whether a volume of `shape` (slices, rows, columns) is clearly stored with its axes in another order.
+
+    Its spacing (x, y, z) tells, which is plausible in that order alone and gives a scan's size with it; where a file
+    states none, slices as many as a vendor's columns or rows, and as few columns or rows as it has slices.
+    """
+    sizes = shape[::-1]
+    if _is_in_another_order(spacing_mm):
+        order = next(order for order in _ORDERS if is_plausible(_in(order, spacing_mm)))
+        ordered, swapped = _in(order, spacing_mm), _in(order, sizes)
+        # As strange: a B-scan has more columns than rows.
+        return (_strangeness(swapped, ordered), -swapped[0]) < (_strangeness(sizes, ordered), -sizes[0])
+    if any(value is not None and value != _DEFAULT for value in spacing_mm):
+        return False
+    return any(
+        columns == known.columns and rows in known.rows and slices <= known.slices
+        for columns, rows, slices in (_in(order, sizes) for order in _ORDERS if order[2] != 2)
+        for known in VENDORS.values()
+    )
+
+
+def _in(order, values):
+    return tuple(values[axis] for axis in order)
+
+
+def _plausible(spacing_mm):
+    """`spacing_mm` (x, y, z) with None where no OCT scan has it."""
+    limits = PLAUSIBLE_SPACING_MM.values()
+    return tuple(
+        value if value is not None and low <= value <= high else None
+        for value, (low, high) in zip(spacing_mm, limits, strict=True)
+    )
+
+
+def _is_in_another_order(spacing_mm):
+    """Whether a spacing is plausible once x, y and z change places, and not as it is."""
+    return not is_plausible(spacing_mm) and any(is_plausible(_in(order, spacing_mm)) for order in _ORDERS)
+
+
+def _strangeness(sizes, spacing_mm):
+    """How far a volume's size in mm is from the usual: the sum of the three factors' logarithms, to 0.1."""
+    lengths = (max(size, 1) * spacing for size, spacing in zip(sizes, spacing_mm, strict=True))
+    return round(sum(abs(math.log(length / usual)) for length, usual in zip(lengths, _USUAL_SIZE_MM, strict=True)), 1)
