@@ -427,6 +427,11 @@ def test_commands_of_the_documentation_are_understood():
             main(command[3:])
 
 
+def test_a_data_set_without_a_case_is_refused(tmp_path):
+    write_coco(tmp_path / "source" / "train" / "a.json", {})
+    assert refusal(tmp_path, "coco", *COCO) == [f"{tmp_path / 'source'}: holds no image that could be a case"]
+
+
 def test_hostile_descriptions_of_nnunet(tmp_path):
     source = tmp_path / "source"
     options = ["--labels", "IRF=cyst"]

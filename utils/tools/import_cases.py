@@ -45,7 +45,6 @@ _LAYOUTS = {
     "duke": (find_duke, {"images", "labels", "annotator"}, set()),
 }
 _DEFAULTS = {"labels": [], "tolerance": 0, "without_mask": "refuse"}
-_MOST_COMPLAINTS = 50
 _COUNTED = {
     "inexact": "pixels of values that are not stated are taken for the nearest class",
     "overlapping": "pixels lie in several classes and count for the one stated first",
@@ -157,21 +156,16 @@ def _named(items, options):
         if other is not item:
             complaints.append(f"{item.files[0]}: would be case {name}, as {other.files[0]} is; name one differently")
         cases[name] = item
-    _raise_any(complaints)
+    if not items:
+        complaints.append(f"{options.source}: holds no image that could be a case")
+    if complaints:
+        raise InputError(*complaints)
     return cases
 
 
 def _in_names(text):
     """`text` as part of a folder's name: letters, digits, dot, hyphen and underscore."""
     return re.sub(r"[^\w.-]+", "-", as_text(text).replace("/", "_")).strip(".-") or "-"
-
-
-def _raise_any(complaints):
-    """Raise `InputError` with the `complaints`, if there are any, and only the first of very many."""
-    if len(complaints) > _MOST_COMPLAINTS:
-        complaints = [*complaints[:_MOST_COMPLAINTS], f"and {len(complaints) - _MOST_COMPLAINTS} more like these"]
-    if complaints:
-        raise InputError(*complaints)
 
 
 # ---- Reading -------------------------------------------------------------------------------------------------------
@@ -217,7 +211,8 @@ def _read_all(found, cases, options):
             continue
         root = f"{options.vendor}/{name}"
         understood[name] = Understood(root, voxels.shape, voxels.dtype.name, tuple(spacing_mm), *facts)
-    _raise_any(complaints)
+    if complaints:
+        raise InputError(*complaints)
     return understood
 
 
