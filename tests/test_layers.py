@@ -15,7 +15,7 @@ LAYERS = [
     {"preparation", "phantom"},  # phantoms stand on volumes alone
     {"prepared", "patch_settings", "augmentation", "custom_nuts", "patch_stream", "patch_preview", "data_prepare"},
     {"segmentation"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "importing"},
     {"tools"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,88 @@
+"""Which class of other people's data becomes which label of this project's, as a command line states it."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.labels import FLUIDS
+
+BACKGROUND = "BACKGROUND"  # of a class that is to become no label
+_OTHER = re.compile(r"OTHER([1-9]\d?\d?)")  # a label of other.mhd
+_VALUE = re.compile(r"\d+(,\d+,\d+)?")  # a number, or a colour as red,green,blue
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """{class: target}, in the order stated; a target is IRF, SRF, PED, OTHER1 to OTHER255 or BACKGROUND."""
+
+    targets: dict
+
+    def labels(self, masks, shape, path):
+        """(reference, other, overlapping): uint8 (slices, rows, columns), the second None where nothing is in it.
+
+        `masks` is {class: bool array of `shape`}. Where classes overlap within a file, the one stated first holds the
+        pixel; `overlapping` counts such pixels. Raises `InputError`, which names `path`, for a class not in the table.
+        """
+        if unknown := [f"{name!r}" for name in masks if name not in self.targets]:
+            raise InputError(
+                f"{path}: holds class {', '.join(unknown)}, which --labels does not state, expected one of "
+                f"{', '.join(map(repr, self.targets))}; add it: IRF=, SRF=, PED=, OTHER1= or {BACKGROUND}="
+            )
+        volumes = {"reference": np.zeros(shape, np.uint8), "other": np.zeros(shape, np.uint8)}
+        overlapping = 0
+        for name in (name for name in self.targets if name in masks):
+            if self.targets[name] == BACKGROUND:
+                continue
+            volume, label = volumes[volume_of(self.targets[name])], label_of(self.targets[name])
+            free = volume == 0
+            overlapping += int(np.count_nonzero(masks[name] & (volume != label) & ~free))
+            volume[masks[name] & free] = label
+        return volumes["reference"], volumes["other"] if volumes["other"].any() else None, overlapping
+
+    def values(self):
+        """{class: (number,) or (red, green, blue)} where every class is such a value, all of one kind.
+
+        Raises `InputError` for any other class.
+        """
+        values = {}
+        for name in self.targets:
+            if not _VALUE.fullmatch(name):
+                raise InputError(f"--labels {self.targets[name]}={name}: expected a number or a colour, as in 255,0,0")
+            values[name] = tuple(map(int, name.split(",")))
+        if len({len(value) for value in values.values()}) > 1:
+            raise InputError(f"--labels: {', '.join(values)} are numbers and colours, expected either")
+        return values
+
+
+def parse_classes(texts):
+    """`ClassTable` of texts TARGET=CLASS. Raises `InputError` with a line for each that is not understood."""
+    targets, complaints = {}, []
+    for text in texts:
+        target, separator, name = text.partition("=")
+        if not separator or not name or not is_target(target):
+            complaints.append(
+                f"--labels {text}: expected TARGET=CLASS with {', '.join(FLUIDS)}, OTHER1 to OTHER255 or {BACKGROUND} "
+                "as TARGET"
+            )
+        elif targets.setdefault(name, target) != target:
+            complaints.append(f"--labels {text}: {name} is stated as {targets[name]} too, expected one target")
+    if complaints:
+        raise InputError(*complaints)
+    return ClassTable(targets)
+
+
+def is_target(text):
+    """Whether `text` names what a class can become."""
+    return text in (*FLUIDS, BACKGROUND) or ((found := _OTHER.fullmatch(text)) is not None and int(found[1]) < 256)
+
+
+def volume_of(target):
+    """ "reference" or "other": the volume that a target other than BACKGROUND goes into."""
+    return "reference" if target in FLUIDS else "other"
+
+
+def label_of(target):
+    """The number that a target other than BACKGROUND has in its volume."""
+    return FLUIDS[target] if target in FLUIDS else int(_OTHER.fullmatch(target)[1])

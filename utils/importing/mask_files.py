@@ -1,0 +1,112 @@
+"""Masks in files: 0 and 255, numbered or coloured classes, as pictures or as volumes."""
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.names import suffix_of
+from utils.volumes.mhd import VOLUMES, read_volume, read_volume_onto
+from utils.volumes.pictures import PICTURES
+
+_MOST_LISTED = 3  # of unknown values
+_LARGEST = 65535  # of a mask's values
+
+
+def read_mask(path, image_path, n_channels):
+    """Values (slices, rows, columns, `n_channels`; int64) of a mask: its numbers, or with three channels its colours.
+
+    A mask that is a volume is brought onto the grid of an image that is one. In pictures, what is transparent is black.
+    Raises `InputError` where the file cannot be read, is of another kind, or holds other than whole numbers.
+    """
+    if suffix_of(path) in VOLUMES:
+        on_grid = suffix_of(image_path) in VOLUMES
+        values = read_volume_onto(path, image_path) if on_grid else read_volume(path)[0]
+        if n_channels == 3:
+            raise InputError(f"{path}: a volume holds numbers, expected colours; state numbers in --labels")
+        return _whole_numbers(values[..., np.newaxis], path)
+    if suffix_of(path) not in PICTURES:
+        raise InputError(f"{path}: expected a mask as {', '.join((*PICTURES, *VOLUMES))}")
+    from PIL import Image, ImageSequence
+
+    try:
+        with Image.open(path) as image:
+            pages = [_page_values(page, path, n_channels) for page in ImageSequence.Iterator(image)]
+        values = np.stack(pages)
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises whatever a damaged file leads to
+        raise InputError(f"{path}: not a readable picture ({error})") from error
+    return _whole_numbers(values, path)
+
+
+def classes_in(values, classes, tolerance, path):
+    """({class: bool mask}, pixels taken for the nearest class) of `values` (..., channels).
+
+    `classes` is {class: tuple of its value}; 0 in every channel is background where no class has it. A value may be
+    `tolerance` away, in each channel, from a class's. Raises `InputError`, which names `path`, for other values.
+    """
+    n_channels = values.shape[-1]
+    background = {} if (0,) * n_channels in classes.values() else {None: (0,) * n_channels}
+    known = {**background, **classes}
+    packed = values @ (1 << 16) ** np.arange(n_channels)
+    found, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    found = found[:, np.newaxis] >> 16 * np.arange(n_channels) & _LARGEST
+    distances = np.abs(found[:, np.newaxis] - np.array(list(known.values()))).max(axis=-1)
+    nearest, distance = distances.argmin(axis=1), distances.min(axis=1)
+    if (odd := np.flatnonzero(distance > tolerance)).size:
+        odd = odd[np.argsort(-counts[odd], kind="stable")]
+        listed = ", ".join(f"{_as_text(found[index])} ({counts[index]} pixels)" for index in odd[:_MOST_LISTED])
+        more = f" and {odd.size - _MOST_LISTED} more values" * (odd.size > _MOST_LISTED)
+        raise InputError(
+            f"{path}: holds {listed}{more}, expected {', '.join(map(_as_text, known.values()))}; add what is missing "
+            "to --labels, or say with --tolerance how far a value may be from a stated one"
+        )
+    indices = nearest[inverse].reshape(values.shape[:-1])
+    masks = {name: indices == index for index, name in enumerate(known) if name is not None}
+    return {name: mask for name, mask in masks.items() if mask.any()}, int(counts[distance > 0].sum())
+
+
+def check_tolerance(classes, tolerance):
+    """Raise `InputError` where a value can be within `tolerance` of two classes; arguments as in `classes_in`."""
+    values = [*classes.values(), (0,) * len(next(iter(classes.values())))]
+    values = np.array(sorted(set(values)))
+    distances = np.abs(values[:, np.newaxis] - values).max(axis=-1)
+    closest = distances[~np.eye(len(values), dtype=bool)].min(initial=_LARGEST)
+    if 2 * tolerance >= closest:
+        raise InputError(
+            f"--tolerance {tolerance}: two of the stated values and 0 are only {closest} apart, expected less than half"
+        )
+
+
+def full_value(values):
+    """What "inside" is in a mask of 0 and one other value: 1, 255 or 65535."""
+    largest = values.max(initial=0)
+    return 1 if largest <= 1 else 255 if largest <= 255 else _LARGEST
+
+
+def _page_values(page, path, n_channels):
+    """A page of Pillow's as (rows, columns, `n_channels`)."""
+    if n_channels == 3:
+        pixels = np.array(page.convert("RGBA"))
+        pixels[pixels[..., 3] == 0] = 0
+        return pixels[..., :3]
+    pixels = np.asarray(page)
+    if pixels.ndim == 3:
+        if pixels.shape[-1] in (2, 4):
+            pixels = np.where(pixels[..., -1:] == 0, 0, pixels[..., :-1])
+        if (pixels != pixels[..., :1]).any():
+            raise InputError(f"{path}: a mask in colour, expected numbers; state its colours: --labels IRF=255,0,0 ...")
+        return pixels[..., :1]
+    return pixels[..., np.newaxis]
+
+
+def _whole_numbers(values, path):
+    if values.size == 0:
+        raise InputError(f"{path}: holds no pixels")
+    whole = values.astype(np.int64)
+    if (whole != values).any() or whole.min() < 0 or whole.max() > _LARGEST:
+        raise InputError(f"{path}: values from {values.min():g} to {values.max():g}, expected whole numbers from 0 on")
+    return whole
+
+
+def _as_text(value):
+    return ",".join(map(str, value))

@@ -1,0 +1,88 @@
+"""Imported cases on disk: written whole, and with a record of what each came from."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import InputError
+from utils.files import UNFINISHED, read_json, write_json
+from utils.volumes.mhd import write_volume
+
+_RECORD = "provenance.json"
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What was read of a case, without its voxels."""
+
+    root: str  # <Vendor>/<name>
+    shape: tuple  # (slices, rows, columns)
+    element_type: str
+    spacing_mm: tuple  # (x, y, z)
+    pixels: dict  # {class: number}
+    inexact: int  # pixels taken for the nearest class
+    overlapping: int  # pixels in several classes
+    notes: list  # what was assumed, a sentence each
+
+
+def owned_cases(output, settings, files):
+    """The cases of this import that are below `output` already, as a set of roots.
+
+    `settings` are the import's, `files` is {case's root: {source file: SHA-256}}. Raises `InputError` with a line for
+    each case that is there of another import, of other files, or of unknown origin.
+    """
+    imports = _imports(output)
+    there, complaints = set(), []
+    for root, of_case in files.items():
+        if not (output / root).exists():
+            continue
+        owner = next((one for one in imports if root in one["cases"]), None)
+        if owner is not None and owner["settings"] == settings and owner["cases"][root] == of_case:
+            there.add(root)
+            continue
+        if owner is None:
+            origin = f"of unknown origin: {_RECORD} does not have it"
+        elif owner["settings"] == settings:
+            origin = "from source files that have changed since"
+        else:
+            origin = f"of another import: {owner['command']}"
+        complaints.append(f"{output / root}: is there, {origin}; remove it, or name another --output")
+    if complaints:
+        raise InputError(*complaints)
+    return there
+
+
+def record_import(output, settings, files, circumstances):
+    """Enter this import, before its cases are written, so that a killed one can go on; arguments as above."""
+    imports = _imports(output)
+    for one in imports:  # a case that is no longer there may come from elsewhere now
+        one["cases"] = {root: of_case for root, of_case in one["cases"].items() if root not in files}
+    same = [one for one in imports if one["settings"] == settings]
+    earlier = same[0]["cases"] if same else {}
+    imports = [one for one in imports if one["settings"] != settings and one["cases"]]
+    imports.append({**circumstances, "settings": settings, "cases": {**earlier, **files}})
+    write_json(output / _RECORD, {"imports": imports})
+
+
+def write_case(folder, volumes, spacing_mm, placement):
+    """Write `volumes` ({"oct": (slices, rows, columns), ...}) as MetaImage into a `folder` that appears whole."""
+    folder = Path(folder)
+    temporary = folder.parent / f"{UNFINISHED}{folder.name}"
+    for name, voxels in volumes.items():
+        write_volume(temporary / f"{name}.mhd", voxels, spacing_mm, placement)
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        shutil.rmtree(temporary)
+        raise
+
+
+def _imports(output):
+    path = output / _RECORD
+    if not path.exists():
+        return []
+    try:
+        return read_json(path)["imports"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a record of imports ({error!r}); name another --output") from error

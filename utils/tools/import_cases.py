@@ -1,0 +1,288 @@
+"""Other people's images and outlines as cases in RETOUCH's layout, which prepare_data.py reads.
+
+    python -m utils.tools.import_cases masks SOURCE --images 'images/*.png' --masks 'masks/*.png' \\
+        --labels IRF=255,0,0 SRF=0,255,0 --vendor Spectralis --spacing-mm 0.0115 0.00387 0.12 \\
+        --patient-pattern '(\\d+)_' --output data
+
+reads the folder SOURCE and writes ``<Vendor>/<patient>__<name>/{oct,reference}.{mhd,raw}`` below ``--output``, with
+``other.mhd`` for classes stated as OTHER1 to OTHER255, and ``provenance.json``. Everything is read and checked, and a
+table of what was understood printed, before anything is written; ``--dry-run`` ends there. docs/data.md has the
+layouts, and the command for each of the public data sets.
+"""
+
+import argparse
+import datetime
+import functools
+import re
+import shlex
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.errors import InputError, run_script
+from utils.files import locked, remove_unfinished, sha256
+from utils.importing.class_table import parse_classes
+from utils.importing.duke import find_duke
+from utils.importing.layouts import find_beside, find_coco, find_masks, find_nnunet, find_yolo
+from utils.importing.written_cases import Understood, owned_cases, record_import, write_case
+from utils.names import as_text, same_name
+from utils.preparation.checks import notes_text
+from utils.volumes.grey_values import as_grey
+from utils.volumes.spacing import PLAUSIBLE_SPACING_MM, believed_spacing_mm, is_plausible
+from utils.volumes.vendors import VENDORS
+
+PATIENT_PATTERN = "^(.+?)__"  # of the cases' names, for config.PATIENT_PATTERN
+
+# Layout -> (what finds its items, options that it needs, options that it may have).
+_LAYOUTS = {
+    "masks": (find_masks, {"images", "masks"}, {"labels", "annotator", "tolerance", "without_mask"}),
+    "beside": (find_beside, {"images", "labels"}, {"tolerance"}),
+    "coco": (find_coco, {"masks", "labels"}, {"images", "annotator"}),
+    "yolo": (find_yolo, {"images", "masks", "labels"}, {"annotator", "without_mask"}),
+    "nnunet": (find_nnunet, {"labels"}, {"without_mask"}),
+    "duke": (find_duke, {"images", "labels", "annotator"}, set()),
+}
+_DEFAULTS = {"labels": [], "tolerance": 0, "without_mask": "refuse"}
+_COUNTED = {
+    "inexact": "pixels of values that are not stated are taken for the nearest class",
+    "overlapping": "pixels lie in several classes and count for the one stated first",
+}
+
+
+def main(argv):
+    options = _parse(argv)
+    find, _, _ = _LAYOUTS[options.layout]
+    found = find(options.source, options, parse_classes(options.labels))
+    cases = _named(found.items, options)
+    understood = _read_all(found, cases, options)
+    print(_table(found, understood, options))
+    if options.dry_run:
+        print("Nothing is written: --dry-run")
+        return
+    output = Path(options.output)
+    with locked(output):
+        remove_unfinished(output)
+        files = _source_files(cases, understood, options.source)
+        there = owned_cases(output, options.settings, files)
+        record_import(output, options.settings, files, _circumstances(argv, options))
+        missing = [case for case in cases if understood[case].root not in there]
+        for case in tqdm(missing, "Writing", unit=" case", disable=not missing):
+            _write(output / understood[case].root, cases[case], found.classes, options)
+    print(f"{len(missing)} cases written to {output}, {len(there)} were there. Now:")
+    print(
+        f"python prepare_data.py --set {shlex.quote(f'DATA_ROOT={output}')} --set 'PATIENT_PATTERN={PATIENT_PATTERN}'"
+    )
+
+
+# ---- What was asked for --------------------------------------------------------------------------------------------
+def _parse(argv):
+    """The options, checked as far as that needs no file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.tools.import_cases", description="Turn images and outlines into cases; see docs/data.md."
+    )
+    parser.add_argument("layout", choices=_LAYOUTS, help="how images and outlines are stored")
+    parser.add_argument("source", metavar="SOURCE", help="folder of the data set; patterns are relative to it")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the cases: a DATA_ROOT")
+    parser.add_argument("--vendor", required=True, choices=VENDORS, help="whose device made the scans")
+    parser.add_argument("--spacing-mm", nargs=3, type=float, metavar=("X", "Y", "Z"), help="column, row, slice spacing")
+    parser.add_argument(
+        "--patient-pattern",
+        required=True,
+        metavar="REGEX",
+        help="its first group is the patient in an image's path below SOURCE, without suffix",
+    )
+    parser.add_argument("--images", metavar="PATTERN", help="images: * any part of a name, ** any part of a path")
+    parser.add_argument("--masks", nargs="+", metavar="[TARGET=]PATTERN", help="masks, or files of outlines")
+    parser.add_argument("--labels", nargs="+", metavar="TARGET=CLASS", help="what each class of the masks becomes")
+    parser.add_argument("--annotator", metavar="NAME", help="whose outlines, where several readers made some")
+    parser.add_argument("--tolerance", type=int, metavar="N", help="how far a mask's value may be from a stated one")
+    parser.add_argument(
+        "--without-mask",
+        choices=("refuse", "background", "leave-out"),
+        help="what becomes of an image without one: an error (default), no fluid, or no case",
+    )
+    parser.add_argument("--licence", metavar="TEXT", help="kept in provenance.json")
+    parser.add_argument("--dry-run", action="store_true", help="print the table and write nothing")
+    options = parser.parse_args(argv)
+    _, needed, allowed = _LAYOUTS[options.layout]
+    given = {
+        name
+        for name in ("images", "masks", "labels", "annotator", "tolerance", "without_mask")
+        if getattr(options, name) is not None
+    }
+    complaints = [f"{_flag(name)}: {options.layout} needs it" for name in sorted(needed - given)]
+    complaints += [f"{_flag(name)}: {options.layout} has no use for it" for name in sorted(given - needed - allowed)]
+    if options.spacing_mm is not None and not is_plausible(options.spacing_mm):
+        expected = ", ".join(f"{axis} {low:g} to {high:g}" for axis, (low, high) in PLAUSIBLE_SPACING_MM.items())
+        complaints.append(f"--spacing-mm {' '.join(f'{mm:g}' for mm in options.spacing_mm)}: expected {expected} mm")
+    try:
+        if re.compile(options.patient_pattern).groups < 1:
+            complaints.append(f"--patient-pattern {options.patient_pattern}: expected a group, as in '(\\d+)_'")
+    except re.error as error:
+        complaints.append(f"--patient-pattern {options.patient_pattern}: no regular expression ({error})")
+    if complaints:
+        raise InputError(*complaints)
+    for name, default in _DEFAULTS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+    options.settings = {
+        name: value
+        for name, value in vars(options).items()
+        if name not in ("source", "output", "dry_run", "licence") and value is not None
+    }
+    return options
+
+
+def _flag(name):
+    return f"--{name.replace('_', '-')}"
+
+
+def _named(items, options):
+    """{case's name: item}. Raises `InputError` where a name lacks the patient, or two would be the same."""
+    cases, complaints, texts, taken = {}, [], {}, {}
+    for item in items:
+        match = re.search(options.patient_pattern, item.path_text)
+        if not (match and match[1]):
+            complaints.append(f"{item.files[0]}: --patient-pattern {options.patient_pattern} finds no patient in it")
+            continue
+        patient = _in_names(match[1])
+        if "__" in patient or texts.setdefault(patient, match[1]) != match[1]:
+            complaints.append(f"{item.files[0]}: patient {match[1]} cannot be told from others in a case's name")
+            continue
+        name = f"{patient}__{_in_names(item.name)}"
+        other = taken.setdefault(same_name(name), item)
+        if other is not item:
+            complaints.append(f"{item.files[0]}: would be case {name}, as {other.files[0]} is; name one differently")
+        cases[name] = item
+    if not items:
+        complaints.append(f"{options.source}: holds no image that could be a case")
+    if complaints:
+        raise InputError(*complaints)
+    return cases
+
+
+def _in_names(text):
+    """`text` as part of a folder's name: letters, digits, dot, hyphen and underscore."""
+    return re.sub(r"[^\w.-]+", "-", as_text(text).replace("/", "_")).strip(".-") or "-"
+
+
+# ---- Reading -------------------------------------------------------------------------------------------------------
+def _read(item, classes, options):
+    """(voxels, reference, other, spacing in mm, placement, facts for the table) of an item."""
+    path = item.files[0]
+    content = item.read_image()
+    voxels, notes = as_grey(content.voxels, path, content.bits, content.inverted)
+    notes = [*content.notes, *notes]
+    spacing_mm = options.spacing_mm or _stated_spacing_mm(content, path)
+    try:
+        masks, inexact = item.read_masks(voxels.shape)
+    except InputError as error:  # such as a fundus image that was cut off explain another size
+        raise InputError(*(f"{message}{_in_brackets(notes)}" for message in error.messages)) from error
+    reference, other, overlapping = classes.labels(masks, voxels.shape, item.files[-1])
+    pixels = {name: int(np.count_nonzero(mask)) for name, mask in masks.items()}
+    return voxels, reference, other, spacing_mm, content.placement, (pixels, inexact, overlapping, notes)
+
+
+def _in_brackets(notes):
+    return f" ({'; '.join(notes)})" if notes else ""
+
+
+def _stated_spacing_mm(content, path):
+    """The spacing that a file states. Raises `InputError` where it states none, or none that a scan can have."""
+    x, y, z = believed_spacing_mm(content.spacing_mm, content.voxels.shape)
+    if content.voxels.shape[0] == 1:
+        z = z or content.spacing_mm[2]  # a slice alone needs no distance to the next
+    if None in (x, y, z):
+        stated = "none" if None in content.spacing_mm else " x ".join(f"{mm:g}" for mm in content.spacing_mm) + " mm"
+        raise InputError(f"{path}: states {stated} as spacing, expected a scan's; say it: --spacing-mm X Y Z")
+    return x, y, z
+
+
+def _read_all(found, cases, options):
+    """{case's name: `Understood`}. Raises `InputError` with a line for each item that cannot be a case."""
+    understood, complaints = {}, []
+    for name, item in tqdm(cases.items(), "Reading", unit=" image"):
+        try:
+            voxels, _, _, spacing_mm, _, facts = _read(item, found.classes, options)
+        except InputError as error:
+            complaints += error.messages
+            continue
+        root = f"{options.vendor}/{name}"
+        understood[name] = Understood(root, voxels.shape, voxels.dtype.name, tuple(spacing_mm), *facts)
+    if complaints:
+        raise InputError(*complaints)
+    return understood
+
+
+def _write(folder, item, classes, options):
+    voxels, reference, other, spacing_mm, placement, _ = _read(item, classes, options)
+    volumes = {"oct": voxels, "reference": reference} | ({} if other is None else {"other": other})
+    write_case(folder, volumes, spacing_mm, placement)
+
+
+# ---- Telling -------------------------------------------------------------------------------------------------------
+def _table(found, understood, options):
+    """What was understood, as text: rows of names and values, a row for each class, notes."""
+    cases = list(understood.values())
+    sizes = sorted({case.shape[::-1] for case in cases})
+    types, spacings = Counter(case.element_type for case in cases), sorted({case.spacing_mm for case in cases})
+    patients = defaultdict(list)
+    for name, case in understood.items():
+        patients[name.partition("__")[0]].append(case)
+    first = next(iter(understood))
+    several = f", to {_by(sizes[-1])}" * (len(sizes) > 1)
+    without = f"; {found.without_mask} images have none: {options.without_mask}" * bool(found.without_mask)
+    stated = "as said" if options.spacing_mm else "as the files state"
+    more_spacings = f" and {len(spacings) - 1} more" * (len(spacings) > 1)
+    rows = [
+        ("layout", f"{options.layout} in {options.source}"),
+        ("images", f"{len(found.items)} of {_by(sizes[0])}{several} pixels; {', '.join(types)}"),
+        ("masks", f"{found.n_masks} files{without}"),
+        ("pairs", f"{len(cases)}, a case each: {sum(case.shape[0] for case in cases)} B-scans"),
+        ("vendor", f"{options.vendor}, as said"),
+        ("spacing", f"{_by(spacings[0])} mm{more_spacings}, {stated}"),
+        ("patients", f"{len(patients)}; {first.partition('__')[0]} in {found.items[0].path_text}"),
+        ("pattern", f"PATIENT_PATTERN = r{PATIENT_PATTERN!r}"),
+    ]
+    lines = [f"{name:10}{value}" for name, value in rows]
+    width = max(map(len, [*found.classes.targets, "class"]))
+    lines += ["", f"{'class':{width}}  becomes     images  pixels"]
+    for name, target in found.classes.targets.items():
+        counts = [case.pixels[name] for case in cases if name in case.pixels]
+        lines.append(f"{name:{width}}  {target:10}  {len(counts):6}  {sum(counts)}")
+    lines += [f"note: {note}" for note in found.notes]
+    for what, meaning in _COUNTED.items():
+        of_cases = {name: getattr(case, what) for name, case in understood.items() if getattr(case, what)}
+        if of_cases:
+            first, total = next(iter(of_cases)), sum(of_cases.values())
+            lines.append(f"note: {total} {meaning}; in {len(of_cases)} cases, {first} first")
+    return "\n".join([*lines, *filter(None, [notes_text({name: case.notes for name, case in understood.items()})])])
+
+
+def _by(numbers):
+    return " x ".join(f"{number:g}" for number in numbers)
+
+
+# ---- The record ----------------------------------------------------------------------------------------------------
+def _source_files(cases, understood, source):
+    """{case's root: {source file: SHA-256}}."""
+    digest = functools.cache(sha256)  # a file of outlines is that of many images
+    return {
+        understood[name].root: {as_text(path.relative_to(source)): digest(path) for path in item.files}
+        for name, item in cases.items()
+    }
+
+
+def _circumstances(argv, options):
+    return {
+        "source": as_text(Path(options.source).absolute()),
+        "command": as_text(shlex.join(["python", "-m", "utils.tools.import_cases", *argv])),
+        "date": datetime.date.today().isoformat(),
+        "licence": options.licence,
+    }
+
+
+if __name__ == "__main__":
+    run_script(main)
