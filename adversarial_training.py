@@ -23,14 +23,9 @@ from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.training import run_folder
 from utils.training.data import read_training_data
 from utils.training.discriminator_state import converged, discriminator_state
-from utils.training.epoch import (
-    adam,
-    compile_for_scoring,
-    epoch_batches,
-    estimate_steps,
-    score_epoch,
-    segmentation_losses,
-)
+from utils.training.epoch import compile_for_scoring, epoch_batches, estimate_steps, score_epoch, segmentation_losses
+from utils.training.optimizer import copy_weights, create_optimizer
+from utils.training.rules import OptimizerSettings
 from utils.training.run import TrainingRun, why_finished
 from utils.training.state import newest_state
 
@@ -79,7 +74,12 @@ def why_ended(progress):
     """In words why no further epoch is needed, or None."""
     if converged(progress["history"], config.D_PATIENCE):
         return f"the discriminator has not told held-out masks apart for {config.D_PATIENCE} epochs"
-    return why_finished(progress, config.ADVERSARIAL_EPOCH or config.EPOCH, patience=None)
+    return why_finished(progress, adversarial_epochs(), patience=None)
+
+
+def adversarial_epochs():
+    """How many epochs fine-tuning has."""
+    return config.ADVERSARIAL_EPOCH or config.EPOCH
 
 
 def fine_tune(folder, start, start_details, data, state):
@@ -99,7 +99,7 @@ def fine_tune(folder, start, start_details, data, state):
         step.generator_optimizer,
         step.variables,
         state,
-        config.training_rules(config.ADVERSARIAL_EPOCH or config.EPOCH),
+        config.training_rules(adversarial_epochs()),
         panels=PANELS,
         export=functools.partial(export_epoch, folder, inference, model_details(data, start_details)),
     )
@@ -153,8 +153,10 @@ def create_step(start):
     step = AdversarialStep(
         unet,
         discriminator,
-        adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY, "generator_adam"),
-        adam(config.D_ADAM_LR, config.D_ADAM_BETA_1, d_dtype_policy, "discriminator_adam"),
+        create_optimizer(config.optimizer_settings(adversarial_epochs()), config.DTYPE_POLICY, "generator_adam"),
+        create_optimizer(
+            OptimizerSettings(config.D_ADAM_LR, config.D_ADAM_BETA_1), d_dtype_policy, "discriminator_adam"
+        ),
         losses,
         config.ADVERSARIAL_WEIGHT,
         real_label=config.D_REAL_LABEL,
@@ -178,7 +180,7 @@ def model_details(data, start_details):
 def score_both(run, step, epoch, b_scans, shown):
     """The scores of both networks for the log, held out; draws the verdicts on the patches `shown` and the previews."""
     inference = run.network
-    inference.set_weights(step.generator.get_weights())
+    copy_weights(step.generator, step.generator_optimizer, inference)
     images, reference, before = shown
     after = labels_of_patches(inference, images)
     draw_verdicts(run.folder / "verdicts" / f"{epoch:04d}.png", step.verdict, images, reference, before, after)

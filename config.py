@@ -5,34 +5,46 @@ Edit a value here, or override it for one run: ``python model_training.py --set 
 """
 
 import argparse
-import ast
-import difflib
 import re
 from pathlib import Path
 
 from utils.errors import InputError
 from utils.networks import check_network
-from utils.patch_settings import BatchSettings, PatchSettings
-from utils.training.rules import TrainingRules
+from utils.patch_settings import AugmentationSettings, BatchSettings, PatchSettings
+from utils.settings import parse, read_overrides, read_recipe
+from utils.training.rules import OptimizerSettings, TrainingRules
 
 # ---- Where things are ----------------------------------------------------------------------------------------------
-DATA_ROOT = "data"  # folder of the raw volumes: RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd
-OUTPUT_ROOT = "output"  # everything that the scripts write; an absolute path or relative to the working directory
-RUN_NAME = "unet"  # name of the experiment; results go to OUTPUT_ROOT/runs/RUN_NAME
+# Folder of the raw volumes: RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd.
+DATA_ROOT = "data"
+# Folder for everything that the scripts write: an absolute path, or relative to where a script is called.
+OUTPUT_ROOT = "output"
+# Name of the experiment; results go to OUTPUT_ROOT/runs/RUN_NAME.
+RUN_NAME = "unet"
 
 # ---- Randomness ----------------------------------------------------------------------------------------------------
-SEED = 0  # split, initial weights, patches, dropout and augmentation all follow from it
-DETERMINISTIC = True  # same weights from the same seed on the same machine; False lets TensorFlow choose faster kernels
+# The split, initial weights, patches, dropout and augmentation all follow from it.
+SEED = 0
+# The same seed gives the same weights on the same machine. False lets TensorFlow choose faster kernels.
+DETERMINISTIC = True
 
 # ---- Data and splits -----------------------------------------------------------------------------------------------
-MATCH_INTENSITIES = True  # Cirrus and Topcon to Spectralis; False where what is trained is to cope with any
-REFERENCE_CASE = None  # Spectralis case whose intensities Cirrus and Topcon are matched to; None: first training one
-REFERENCE_HISTOGRAM = None  # CSV (grey_value, count) used when no Spectralis case exists, e.g. another data set's
-PATIENT_PATTERN = r"^(.*)$"  # regular expression on the case name; its first group names the patient, never split
-TEST_FRACTION = 0.25  # share of each vendor's patients held out for evaluate.py (the original's 75/25)
-FOLDS = None  # number of cross-validation folds; None: one split by TEST_FRACTION
-FOLD = 0  # which fold is held out when FOLDS is set, counted from 0
-VALIDATION_FRACTION = 0.2  # share of the remaining patients on which epochs and thresholds are chosen
+# Match the grey values of Cirrus and Topcon to Spectralis. Set False for a model that must cope with any grey values.
+MATCH_INTENSITIES = True
+# The Spectralis case whose grey values Cirrus and Topcon are matched to. None: the first one that trains.
+REFERENCE_CASE = None
+# A CSV (grey_value, count) to match to where no Spectralis case trains, for example another data set's.
+REFERENCE_HISTOGRAM = None
+# A regular expression on the case name. Its first group names the patient, whom no split divides.
+PATIENT_PATTERN = r"^(.*)$"
+# Share of each vendor's patients that is held out for evaluate.py (the original's 75/25).
+TEST_FRACTION = 0.25
+# Number of cross-validation folds. None: one split by TEST_FRACTION.
+FOLDS = None
+# Which fold is held out when FOLDS is set, counted from 0.
+FOLD = 0
+# Share of the remaining patients on which epochs and thresholds are chosen.
+VALIDATION_FRACTION = 0.2
 
 # ---- Labels --------------------------------------------------------------------------------------------------------
 IRF_CODE = 1  # intraretinal fluid in reference.raw
@@ -41,61 +53,138 @@ PED_CODE = 3  # pigment epithelial detachment
 N_CLASSES = 4  # background and the three fluids
 
 # ---- Preprocessing and patches -------------------------------------------------------------------------------------
-PATCH_SIZE_H = 256  # rows of a patch; the network wants multiples of 8
-PATCH_SIZE_W = 128  # columns of a patch
-AXIAL_SPACING_MM = 0.003872  # every volume is resampled to this row spacing, Spectralis' own
-SLICE_MEAN = 128.0  # grey value that becomes 0 in the network's input
-SLICE_SD = 128.0  # grey values that become 1
-PATCHES_PER_SLICE = 12  # at most; a fifth as many again come from anywhere in the ROI
-PATCH_BORDER = 42  # pixels; a patch counts as holding a fluid only if the fluid lies this far inside
-DROP_HEALTHY = 0.75  # share of patches without fluid that is dropped, since most of the retina is healthy
+# Rows of a patch. The network needs multiples of 8.
+PATCH_SIZE_H = 256
+# Columns of a patch.
+PATCH_SIZE_W = 128
+# Every volume is resampled to this row spacing, Spectralis' own.
+AXIAL_SPACING_MM = 0.003872
+# The grey value that becomes 0 in the network's input.
+SLICE_MEAN = 128.0
+# The number of grey values that becomes 1.
+SLICE_SD = 128.0
+# At most so many patches of a B-scan along the region of interest. A fifth as many again come from anywhere in it.
+PATCHES_PER_SLICE = 12
+# Pixels. A patch counts as holding a fluid only if the fluid lies this far inside.
+PATCH_BORDER = 42
+# Share of the patches without fluid that is dropped, since most of the retina is healthy.
+DROP_HEALTHY = 0.75
 
 # ---- Network -------------------------------------------------------------------------------------------------------
-MODEL = "tennakoon"  # the paper's U-Net, or segmentation_models' by "architecture/backbone", e.g. "Unet/resnet34"
-ENCODER_WEIGHTS = None  # file of pretrained weights for such a backbone; None: random ones
-INIT_WEIGHTS = None  # best.keras to start from, of the same network, e.g. "weights/phantom.keras"; None: random ones
-BASE_FILTERS = 64  # filters of the first level, doubled at each; 16 trains about ten times faster on a CPU
-REGULARIZER_WEIGHT = 1e-4  # L2 penalty on convolution kernels
-BATCH_NORM_MOMENTUM = 0.9  # 0.99, Keras' own, for batches that differ much; it lags hundreds of steps behind
-TRAIN_CLASSES = False  # True adds three heads that say whether IRF, SRF, PED is in the patch
-DTYPE_POLICY = "float32"  # "mixed_bfloat16" is up to twice as fast where the hardware supports it
-PREDICTION_GB = 0.8  # memory for a tile's intermediate results when scans are segmented; a GPU is faster with more
-THRESHOLD = 0.5  # a pixel whose likeliest class is less probable than this is background
+# "tennakoon" is the paper's U-Net. Others are segmentation_models' by "architecture/backbone", such as "Unet/resnet34".
+MODEL = "tennakoon"
+# A file of pretrained weights for such a backbone. None: random ones.
+ENCODER_WEIGHTS = None
+# A best.keras of the same network to start from, such as "weights/phantom.keras". None: random weights.
+INIT_WEIGHTS = None
+# Filters of the first level, doubled at each further one. 16 trains about ten times faster on a CPU.
+BASE_FILTERS = 64
+# L2 penalty on convolution kernels.
+REGULARIZER_WEIGHT = 1e-4
+# Momentum of batch normalisation. Keras' own, 0.99, suits batches that differ much; it lags hundreds of steps behind.
+BATCH_NORM_MOMENTUM = 0.9
+# True adds three heads that say whether IRF, SRF and PED are in the patch.
+TRAIN_CLASSES = False
+# "mixed_bfloat16" is up to twice as fast where the hardware supports it.
+DTYPE_POLICY = "float32"
+# Memory for a tile's intermediate results when scans are segmented. A GPU is faster with more.
+PREDICTION_GB = 0.8
+# A pixel whose likeliest class is less probable than this is background.
+THRESHOLD = 0.5
 
 # ---- Training ------------------------------------------------------------------------------------------------------
-BATCH_SIZE = 16  # patches a step
-EPOCH = 100  # epochs of model_training.py
-STEPS_PER_EPOCH = None  # steps an epoch; None: every slice of the stratified draw
-ADAM_LR = 2e-4  # learning rate of the segmentation network
-ADAM_BETA_1 = 0.5  # first-moment decay; 0.5 rather than 0.9 is what adversarial training is usually stable with
-VALIDATION_B_SCANS = 48  # whole B-scans, balanced over vendors and fluids, that every epoch is scored on
-MONITOR = "val_dice"  # column of log.csv that chooses the best epoch: Dice on those B-scans, mean of the fluids
-MONITOR_EPOCHS = 3  # epochs that it is averaged over against noise; an epoch never counts for more than it reached
-PATIENCE = None  # epochs without a better one after which training ends; None: it goes on to EPOCH
-SLOW_DOWN_AFTER = None  # epochs without a better one after which the learning rate is halved; None: it stays
-KEEP_EPOCHS = 1  # how many epochs' weights stay on disk: 0 none, N the last N, None all
-SAVE_MINUTES = 15.0  # how often the state is saved within an epoch: what a power cut can cost
-WORKERS = 0  # processes that prepare data beside the main one; 0: everything in-process
-DEVICES = 1  # GPUs of a host that share every batch (without a GPU: parts of the processor, for trials)
-HOSTS = 1  # machines that share every batch; several need KERAS_BACKEND=jax and one OUTPUT_ROOT for all
-HOST = 0  # which of them this is, counted from 0; the first writes the results
-COORDINATOR = None  # "address:port" at which host 0 can be reached by the others
-DASK_SCHEDULER = None  # "tcp://host:port" of a Dask cluster that prepare_data.py's cases go to instead
+# Patches a step.
+BATCH_SIZE = 16
+# Epochs of model_training.py.
+EPOCH = 100
+# Steps an epoch. None: every B-scan of the stratified draw.
+STEPS_PER_EPOCH = None
+# Learning rate of the segmentation network.
+ADAM_LR = 2e-4
+# First-moment decay of Adam. Adversarial training is usually stable with 0.5 rather than 0.9.
+ADAM_BETA_1 = 0.5
+# Whole B-scans, balanced over vendors and fluids, that every epoch is scored on.
+VALIDATION_B_SCANS = 48
+# Column of log.csv that chooses the best epoch: the Dice on those B-scans, mean of the fluids.
+MONITOR = "val_dice"
+# Epochs that MONITOR is averaged over, against noise. An epoch never counts for more than it reached.
+MONITOR_EPOCHS = 3
+# Epochs without a better one after which training ends. None: it continues to EPOCH.
+PATIENCE = None
+# Epochs without a better one after which the learning rate is halved. None: it stays.
+SLOW_DOWN_AFTER = None
+# How many epochs' weights stay on disk: 0 none, N the last N, None all.
+KEEP_EPOCHS = 1
+# Minutes between two checkpoints within an epoch: what a power cut can cost.
+SAVE_MINUTES = 15.0
+# Processes that prepare data beside the main one. 0: everything in-process.
+WORKERS = 0
+# GPUs of a host that share every batch (without a GPU: parts of the CPU, for trials).
+DEVICES = 1
+# Machines that share every batch. Several need KERAS_BACKEND=jax and one OUTPUT_ROOT for all.
+HOSTS = 1
+# Which of them this is, counted from 0. The first writes the results.
+HOST = 0
+# "address:port" at which the others reach host 0.
+COORDINATOR = None
+# "tcp://host:port" of a Dask cluster that cases and scans go to instead of WORKERS.
+DASK_SCHEDULER = None
+
+# ---- Beyond the paper: off here, for recipes -----------------------------------------------------------------------
+# "same" gives an output of the patch's size: every pixel carries a loss. With "valid", as in the paper, 18 % do.
+PADDING = "valid"
+# "adamw" is Adam with decoupled weight decay (WEIGHT_DECAY), which leaves out biases and batch normalisation.
+OPTIMIZER = "adam"
+# Weight decay of "adamw", as a share of the learning rate a step.
+WEIGHT_DECAY = 0.0
+# Largest norm of a step's gradient, over all weights. None: no limit.
+GRADIENT_CLIP = None
+# "cosine" lets the learning rate fall from ADAM_LR to 0 over all steps. It needs STEPS_PER_EPOCH.
+LR_SCHEDULE = "constant"
+# Steps over which the learning rate of "cosine" first rises from 0 to ADAM_LR.
+WARM_UP_STEPS = 0
+# Validation, export and prediction take a running average of the weights with this momentum, such as 0.99. None: not.
+EMA_MOMENTUM = None
+# Largest rotation of an augmented B-scan, in degrees.
+ROTATION_DEGREES = 10.0
+# Rotate to either side. False, as in the paper: counter-clockwise only.
+ROTATE_BOTH_WAYS = False
+# Probability with which each of gamma, contrast, brightness, noise, speckle, blur and resolution of a patch changes.
+GREY_AUGMENTATION = 0.0
+# Probability with which a patch is stretched or shrunk, rows and columns each by up to SCALE_RANGE.
+SCALE_AUGMENTATION = 0.0
+# Largest share by which SCALE_AUGMENTATION changes rows and columns.
+SCALE_RANGE = 0.25
 
 # ---- Adversarial fine-tuning ---------------------------------------------------------------------------------------
-ADVERSARIAL_EPOCH = None  # epochs of adversarial_training.py; None: as EPOCH
-ADVERSARIAL_WEIGHT = 0.05  # weight of "the discriminator calls the mask real" beside the segmentation loss
-ADVERSARIAL_LIMIT = 0.3  # longest its gradient may be, of the segmentation's, which a sure D drowns; None: no limit
-D_BASE_FILTERS = None  # filters of the discriminator's first level; None: as BASE_FILTERS
-D_POOLING = "max"  # of its features over the patch, or "average", which loses one wrong place among the right ones
-D_ADAM_LR = 1e-4  # learning rate of the discriminator; below the U-Net's, since it learns faster
-D_ADAM_BETA_1 = 0.5  # as ADAM_BETA_1
-D_REAL_LABEL = 0.9  # what the discriminator is to say of a reader's mask; below 1 it stays less sure of itself
-D_WARM_UP_STEPS = 200  # steps in which the discriminator alone learns: an untrained one would teach the U-Net noise
-ADVERSARIAL_RAMP_STEPS = 500  # steps over which ADVERSARIAL_WEIGHT rises from 0, so that the U-Net is not shaken
-D_READY_ACCURACY = 0.55  # the U-Net listens only while the discriminator is right as often: an idle one teaches noise
-D_AHEAD_ACCURACY = 0.9  # the discriminator pauses while it is right more often: one that always wins teaches nothing
-D_PATIENCE = 5  # epochs near one half on held-out masks, having been better, after which training ends; None: never
+# Epochs of adversarial_training.py. None: as EPOCH.
+ADVERSARIAL_EPOCH = None
+# Weight of the adversarial loss, that the discriminator call the mask real, beside the segmentation loss.
+ADVERSARIAL_WEIGHT = 0.05
+# Caps the adversarial gradient norm at this share of the segmentation losses'. None: no cap.
+# Without the cap, a confident discriminator overwhelmed the segmentation loss in our tests.
+ADVERSARIAL_LIMIT = 0.3
+# Filters of the discriminator's first level. None: as BASE_FILTERS.
+D_BASE_FILTERS = None
+# How the discriminator's features are pooled over the patch: "max" or "average".
+# An average hardly changes where one place of many is wrong.
+D_POOLING = "max"
+# Learning rate of the discriminator, below the U-Net's, since it learns faster.
+D_ADAM_LR = 1e-4
+# First-moment decay of the discriminator's Adam, as ADAM_BETA_1.
+D_ADAM_BETA_1 = 0.5
+# The discriminator's target for a reader's mask. Below 1 it stays less confident.
+D_REAL_LABEL = 0.9
+# Steps in which the discriminator learns alone. An untrained one would teach the U-Net noise.
+D_WARM_UP_STEPS = 200
+# Steps over which ADVERSARIAL_WEIGHT then rises from 0.
+ADVERSARIAL_RAMP_STEPS = 500
+# Below this accuracy the discriminator has no effect on the U-Net: it would teach noise.
+D_READY_ACCURACY = 0.55
+# Above this accuracy the discriminator pauses: one that always wins teaches nothing.
+D_AHEAD_ACCURACY = 0.9
+# The step ends after so many epochs with an accuracy near one half on held-out masks, having been better. None: never.
+D_PATIENCE = 5
 
 
 # ---- Derived from the values above; functions, so that they follow an overridden root ------------------------------
@@ -157,6 +246,13 @@ def batch_settings():
         per_slice=PATCHES_PER_SLICE,
         border=PATCH_BORDER,
         drop_healthy=DROP_HEALTHY,
+        augmentation=AugmentationSettings(
+            rotation_degrees=ROTATION_DEGREES,
+            rotate_both_ways=ROTATE_BOTH_WAYS,
+            grey=GREY_AUGMENTATION,
+            scale=SCALE_AUGMENTATION,
+            scale_range=SCALE_RANGE,
+        ),
         fluid_labels=(IRF_CODE, SRF_CODE, PED_CODE),
     )
     return BatchSettings(
@@ -181,6 +277,7 @@ def network_settings():
         "regularizer_weight": REGULARIZER_WEIGHT,
         "batch_norm_momentum": BATCH_NORM_MOMENTUM,
         "base_filters": BASE_FILTERS,
+        "padding": PADDING,
         "train_classes": TRAIN_CLASSES,
         "n_classes": N_CLASSES,
         "dtype_policy": DTYPE_POLICY,
@@ -198,6 +295,20 @@ def training_rules(epochs):
         slow_down_after=SLOW_DOWN_AFTER,
         keep_epochs=KEEP_EPOCHS,
         save_minutes=SAVE_MINUTES,
+    )
+
+
+def optimizer_settings(epochs):
+    """The `OptimizerSettings` of the segmentation network in a run of so many epochs."""
+    return OptimizerSettings(
+        learning_rate=ADAM_LR,
+        beta_1=ADAM_BETA_1,
+        kind=OPTIMIZER,
+        weight_decay=WEIGHT_DECAY,
+        clip_norm=GRADIENT_CLIP,
+        cosine_steps=epochs * STEPS_PER_EPOCH if LR_SCHEDULE == "cosine" else None,
+        warm_up_steps=WARM_UP_STEPS,
+        ema_momentum=EMA_MOMENTUM,
     )
 
 
@@ -235,8 +346,11 @@ _OPTIONAL = {
     "ADVERSARIAL_LIMIT": float,
     "D_BASE_FILTERS": int,
     "ADVERSARIAL_EPOCH": int,
+    "GRADIENT_CLIP": float,
+    "EMA_MOMENTUM": float,
 }
 
+_RECIPES = Path(__file__).parent / "recipes"
 _MEASURES = ["dice", "dice_irf", "dice_srf", "dice_ped", "iou_score", "f_score", "f_irf", "f_srf", "f_ped", "loss"]
 _MONITORS = [f"val_{measure}" for measure in _MEASURES]
 
@@ -248,7 +362,15 @@ _RULES = [
         lambda value: value >= 1,
         "at least 1",
     ),
-    ("D_WARM_UP_STEPS ADVERSARIAL_RAMP_STEPS", lambda value: value >= 0, "at least 0"),
+    ("D_WARM_UP_STEPS ADVERSARIAL_RAMP_STEPS WARM_UP_STEPS", lambda value: value >= 0, "at least 0"),
+    ("WEIGHT_DECAY SCALE_RANGE", lambda value: value >= 0, "at least 0"),
+    ("GRADIENT_CLIP", lambda value: value > 0, "above 0, or None for no limit"),
+    ("EMA_MOMENTUM", lambda value: 0 < value < 1, "between 0 and 1, or None"),
+    ("GREY_AUGMENTATION SCALE_AUGMENTATION", lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ("ROTATION_DEGREES", lambda value: 0 <= value <= 45, "from 0 to 45"),
+    ("PADDING", lambda value: value in ("valid", "same"), "'valid' or 'same'"),
+    ("OPTIMIZER", lambda value: value in ("adam", "adamw"), "'adam' or 'adamw'"),
+    ("LR_SCHEDULE", lambda value: value in ("constant", "cosine"), "'constant' or 'cosine'"),
     ("SEED FOLD WORKERS HOST KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
     ("ADVERSARIAL_WEIGHT ADVERSARIAL_LIMIT", lambda value: value >= 0, "at least 0"),
     ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR SAVE_MINUTES PREDICTION_GB", lambda value: value > 0, "above 0"),
@@ -272,56 +394,16 @@ _RULES = [
 
 
 def load(argv, parser=None):
-    """Apply every ``--set NAME=VALUE`` in `argv` and return the other arguments.
+    """Apply ``--recipe NAME``, then every ``--set NAME=VALUE`` in `argv`, and return the other arguments.
 
-    `parser` is the script's own `argparse.ArgumentParser`; ``--set`` is added to it. A value is read by
-    `ast.literal_eval`, else taken as a string. Raises `InputError` for an unknown name (with the closest match) or a
-    value of another type than the one in this file.
+    `parser` is the script's own `argparse.ArgumentParser`, to which both are added. A recipe is a file in recipes/
+    (`utils.settings.read_recipe`). Raises `InputError` for an unknown name (with the closest match) or a value of
+    another type than the one in this file.
     """
-    parser = parser or argparse.ArgumentParser()
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="override a name in config.py for this run",
-    )
-    arguments = parser.parse_args(argv)
-    changes, complaints = {}, []
-    for override in arguments.overrides:
-        name, separator, text = override.partition("=")
-        try:
-            if not separator:
-                raise InputError(f"--set {override}: expected NAME=VALUE")
-            changes[name] = _converted(name, text)
-        except InputError as error:
-            complaints += error.messages
-    if complaints:
-        raise InputError(*complaints)
-    globals().update(changes)
+    arguments = parse(argv, parser or argparse.ArgumentParser())
+    recipe = {} if arguments.recipe is None else read_recipe(_RECIPES, arguments.recipe, values(), _OPTIONAL)
+    globals().update(recipe | read_overrides(arguments.overrides, values(), _OPTIONAL))
     return arguments
-
-
-def _converted(name, text):
-    """`text` as a value for the setting `name`."""
-    defaults = values()
-    if name not in defaults:
-        closest = difflib.get_close_matches(name.upper(), defaults, n=1, cutoff=0.4)
-        raise InputError(f"--set {name}: no such name in config.py" + (f"; did you mean {closest[0]}?" * bool(closest)))
-    expected = _OPTIONAL.get(name, type(defaults[name]))
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    if expected is str and value is not None:
-        return text if not isinstance(value, str) else value
-    if expected is float and type(value) is int:
-        return float(value)
-    if type(value) is expected or (value is None and name in _OPTIONAL):
-        return value
-    optional = " or None" if name in _OPTIONAL else ""
-    raise InputError(f"--set {name}={text}: expected {expected.__name__}{optional}, found {type(value).__name__}")
 
 
 def validate():
@@ -343,6 +425,16 @@ def validate():
         complaints.append(f"config.IRF_CODE, SRF_CODE, PED_CODE = {codes}: must be (1, 2, 3), the labels of RETOUCH")
     if FOLDS is not None and FOLD >= FOLDS:
         complaints.append(f"config.FOLD = {FOLD}: must be below FOLDS = {FOLDS}")
+    if LR_SCHEDULE == "cosine" and STEPS_PER_EPOCH is None:
+        complaints.append(
+            "config.STEPS_PER_EPOCH = None: must be a number with LR_SCHEDULE = 'cosine', which ends with it"
+        )
+    if LR_SCHEDULE == "cosine" and SLOW_DOWN_AFTER is not None:
+        complaints.append(f"config.SLOW_DOWN_AFTER = {SLOW_DOWN_AFTER}: must be None with LR_SCHEDULE = 'cosine'")
+    if WARM_UP_STEPS and LR_SCHEDULE == "constant":
+        complaints.append(f"config.WARM_UP_STEPS = {WARM_UP_STEPS}: must be 0 with LR_SCHEDULE = 'constant'")
+    if WEIGHT_DECAY and OPTIMIZER != "adamw":
+        complaints.append(f"config.WEIGHT_DECAY = {WEIGHT_DECAY:g}: must be 0 with OPTIMIZER = {OPTIMIZER!r}")
     if HOST >= HOSTS:
         complaints.append(f"config.HOST = {HOST}: must be below HOSTS = {HOSTS}")
     if HOSTS > 1 and COORDINATOR is None:

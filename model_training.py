@@ -33,7 +33,6 @@ from utils.training import run_folder
 from utils.training.data import read_training_data
 from utils.training.devices import Sharing
 from utils.training.epoch import (
-    adam,
     compile_for_scoring,
     epoch_batches,
     estimate_steps,
@@ -41,6 +40,7 @@ from utils.training.epoch import (
     score_epoch,
     segmentation_losses,
 )
+from utils.training.optimizer import copy_weights, create_optimizer
 from utils.training.run import TrainingRun, why_finished
 from utils.training.state import newest_state
 
@@ -91,7 +91,7 @@ def train(folder, data, sharing, state):
     losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
     with shared():
         unet = create_network(**config.network_settings())
-        optimizer = adam(config.ADAM_LR, config.ADAM_BETA_1, config.DTYPE_POLICY)
+        optimizer = create_optimizer(config.optimizer_settings(config.EPOCH), config.DTYPE_POLICY)
         compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
         optimizer.build(unet.trainable_variables)
         if config.INIT_WEIGHTS and not state:
@@ -129,7 +129,7 @@ def train(folder, data, sharing, state):
                 shared(),
             ):
                 fit_epoch(unet, batches, run.after_step)
-            inference.set_weights(unet.get_weights())
+            copy_weights(unet, optimizer, inference)
             validation = score_epoch(
                 inference,
                 config.split_csv("val"),

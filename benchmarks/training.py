@@ -25,7 +25,9 @@ import numpy as np
 
 from benchmarks.scripts import prepare, run
 from utils.keras_setup import set_up_keras
-from utils.training.epoch import adam, compile_for_scoring, fit_epoch, segmentation_losses
+from utils.training.epoch import compile_for_scoring, fit_epoch, segmentation_losses
+from utils.training.optimizer import create_optimizer
+from utils.training.rules import OptimizerSettings
 
 VARIANTS = ("float32/plain/ops", "float32/rearranged/ops", "float32/rearranged/xla", "mixed_bfloat16/rearranged/ops")
 ROUNDS = 2
@@ -100,7 +102,7 @@ def measure(variant, base_filters, batch, steps):
     unet = create_unet_model(
         (256, 128, 3), base_filters=base_filters, seed=0, dtype_policy=policy, rearranged_output=output == "rearranged"
     )
-    optimizer = adam(2e-4, 0.5, policy)
+    optimizer = create_optimizer(OptimizerSettings(2e-4, 0.5), policy)
     losses = segmentation_losses(batch, 4, False)
     jit_compile = True if keras.backend.backend() == "jax" else compiler == "xla"
     compile_for_scoring(unet, losses, 0.5, optimizer=optimizer, jit_compile=jit_compile)

@@ -21,12 +21,12 @@ from utils.custom_nuts import (
     sample_patches_retouch_mask,
 )
 from utils.errors import InputError
-from utils.patch_settings import PatchSettings
+from utils.patch_settings import AugmentationSettings, PatchSettings
 from utils.volumes.mhd import write_volume
 
 Row = namedtuple("Row", "image_name vendor slice")
 PATCH = (256, 128)
-PATCHES = PatchSettings(PATCH, 12, 42, 0.75)
+PATCHES = PatchSettings(PATCH, 12, 42, 0.75, AugmentationSettings(10.0, False, 0.0, 0.0, 0.0))
 
 
 def write_case(folder, volume, mask, roi, vendor="Topcon", name="a"):
@@ -118,8 +118,8 @@ def test_a_file_cut_short_while_it_is_mapped_is_an_error(tmp_path, kind):
     # Without the look at its size, reading it is a bus error that ends the process.
     shape = (2, 300, 512)
     write_case(tmp_path, np.ones(shape, np.uint8), np.ones(shape, np.uint8), np.ones(shape, np.uint8))
-    read_oct, cut = ReadOCT(tmp_path), CutPatch(tmp_path, PATCH)
-    patch = Patch(Row("a", "Topcon", 1), False, 0.0, 0, 0, 0.0, 0, 0, 0)
+    read_oct, cut = ReadOCT(tmp_path), CutPatch(tmp_path, PATCHES)
+    patch = Patch(Row("a", "Topcon", 1), False, 0.0, 0, 0, 0.0, None, 0, 0, 0)
     read_oct(patch.row)
     cut(patch)
     raw = tmp_path / kind / "Topcon_a.raw"
@@ -402,7 +402,7 @@ def test_both_ways_to_patches_give_the_same(tmp_path):
     )
     assert len(planned) == len(cut_at_once) == 3 * 14
     for patch, (number, image, mask, *labels) in zip(planned, cut_at_once, strict=True):
-        cut_image, cut_mask, *cut_labels = CutPatch(tmp_path, PATCH)(patch)
+        cut_image, cut_mask, *cut_labels = CutPatch(tmp_path, PATCHES)(patch)
         assert number == patch.row.slice
         assert labels == cut_labels
         np.testing.assert_array_equal(image, cut_image)
@@ -448,9 +448,9 @@ def test_a_cut_patch_is_that_part_of_the_whole_turned_b_scan(tmp_path, mirrored,
     if mirrored:
         image, mask = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
     image, mask = rotate(image, angle_degrees), rotate(mask, angle_degrees)
-    cut = CutPatch(tmp_path, PATCH)
+    cut = CutPatch(tmp_path, PATCHES)
     for top, left in [(0, 0), (44, 180), (0, 180), (44, 0), (21, 97)]:
-        patch = cut(Patch(row, mirrored, angle_degrees, top, left, 0.0, 1, 0, 1))
+        patch = cut(Patch(row, mirrored, angle_degrees, top, left, 0.0, None, 1, 0, 1))
         np.testing.assert_array_equal(patch[0], image[top : top + 256, left : left + 128])
         np.testing.assert_array_equal(patch[1], mask[top : top + 256, left : left + 128])
         assert patch[2:] == (1, 0, 1)

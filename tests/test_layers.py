@@ -9,7 +9,7 @@ PROJECT = Path(__file__).parents[1]
 
 # From the bottom. A name with a folder stands for all modules in it.
 LAYERS = [
-    {"errors", "files", "names", "labels", "parallel", "compiled", "html", "plots"},  # the ground
+    {"errors", "files", "names", "settings", "labels", "parallel", "compiled", "html", "plots"},  # the ground
     {"loss_functions", "model", "base", "losses", "metrics", "networks", "exported_model", "keras_setup"},
     {"volumes"},
     {"preparation", "phantom"},  # phantoms stand on volumes alone
@@ -28,7 +28,7 @@ STRANGERS = {
 }
 SCRIPTS = ("prepare_data", "model_training", "adversarial_training", "evaluate", "test")
 MODULES = [*(PROJECT / "utils").rglob("*.py"), PROJECT / "model.py", PROJECT / "loss_functions.py"]
-CONFIG_NEEDS = {"errors", "networks", "patch_settings", "training"}  # of training, its rules
+CONFIG_NEEDS = {"errors", "networks", "patch_settings", "settings", "training"}  # of training, its rules
 
 
 def part_of(module):

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from nutsflow import NutFunction, nut_processor
 
-from utils.augmentation import rotated, rotation_map
+from utils.augmentation import draw_scale, resized, rotated, rotation_map, with_other_grey_values
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES
 from utils.prepared import VOLUME_KINDS, volume_paths
@@ -27,8 +27,9 @@ ROW_JITTER = 10  # pixels, largest distance of a patch's centre from the middle 
 ANYWHERE_SHARE = 0.2  # patches from anywhere in the ROI, as a share of those along its middle
 
 # A patch that is not cut out yet: the B-scan, whether it is mirrored and then by how much rotated, the patch's first
-# row and column in what that gives, the share of its pixels that are invalid, and its labels.
-Patch = namedtuple("Patch", "row mirrored angle_degrees top left invalid_share is_IRF is_SRF is_PED")
+# row and column in what that gives, the share of its pixels that are invalid, the seed of further variations (None:
+# there are none), and its labels.
+Patch = namedtuple("Patch", "row mirrored angle_degrees top left invalid_share seed is_IRF is_SRF is_PED")
 
 
 # ---- Rows to B-scans -----------------------------------------------------------------------------------------------
@@ -200,8 +201,14 @@ def decided_patches(mask, inside, pshape, npos, nneg, rng, patch_border, fluid_l
     for row, column in np.concatenate([along_middle, anywhere]).tolist():
         top, left = row - patch_rows // 2, column - patch_columns // 2
         window = (slice(top, top + patch_rows), slice(left, left + patch_columns))
-        inner = mask[window][patch_border : patch_rows - patch_border, patch_border : patch_columns - patch_border]
-        yield window, [int((inner == label).any()) for label in fluid_labels]
+        yield window, labels_inside(mask[window], patch_border, fluid_labels)
+
+
+def labels_inside(mask, border, fluid_labels):
+    """[is_IRF, is_SRF, is_PED] of a patch's `mask` (rows, columns): 1 where it holds the label `border` pixels
+    inside."""
+    inner = mask[border : mask.shape[0] - border, border : mask.shape[1] - border]
+    return [int((inner == label).any()) for label in fluid_labels]
 
 
 def sample_patches_entropy_mask(
@@ -257,7 +264,7 @@ def PlanRetouchPatches(samples, settings, rnd):
         ):
             invalid_share = 1 - cv2.countNonZero(middle_slice[window]) / n_pixels
             top, left = (along.start for along in window)
-            yield Patch(row, mirrored, angle_degrees, top, left, invalid_share, *labels)
+            yield Patch(row, mirrored, angle_degrees, top, left, invalid_share, None, *labels)
 
 
 def drop_patch(sample, probability, rng):
@@ -267,34 +274,51 @@ def drop_patch(sample, probability, rng):
 
 
 class CutPatch(NutFunction):
-    """patches >> CutPatch(preprocessed_folder, patch_shape): `Patch` to (image, mask, is_IRF, is_SRF, is_PED).
+    """patches >> CutPatch(preprocessed_folder, settings): `Patch` to (image, mask, is_IRF, is_SRF, is_PED).
 
-    image is uint8 (*patch_shape, 3), slices z-1, z, z+1 as in `ReadOCT`; mask is uint8 patch_shape. Reads, mirrors and
-    rotates no more of the B-scan than the patch, and the margin around it that a rotation turns in. B-scans smaller
-    than a patch are padded as in `ReadOCT`, and errors are those of `ReadOCT`.
+    `settings` are `utils.patch_settings.PatchSettings`. image is uint8 (rows, columns, 3) of the patch's size, slices
+    z-1, z, z+1 as in `ReadOCT`; mask is uint8 (rows, columns). Reads, mirrors and rotates no more of the B-scan than
+    the patch, and the margin around it that a rotation turns in. B-scans smaller than a patch are padded as in
+    `ReadOCT`, and errors are those of `ReadOCT`. A patch with a seed is scaled and changed in its grey values by it.
     """
 
-    def __init__(self, preprocessed_folder, patch_shape, open_cases=64):
+    def __init__(self, preprocessed_folder, settings, open_cases=64):
         super().__init__()
-        self.preprocessed_folder, self.patch_shape = preprocessed_folder, patch_shape
+        self.preprocessed_folder, self.settings = preprocessed_folder, settings
         self._open_case = functools.lru_cache(open_cases)(_open_case)
 
     def __call__(self, patch):
-        row = patch.row
+        row, shape = patch.row, self.settings.shape
         volume, masks, _ = self._open_case(self.preprocessed_folder, row.vendor, row.image_name)
-        box = tuple(
-            slice(first, first + size) for first, size in zip((patch.top, patch.left), self.patch_shape, strict=True)
-        )
-        rows, columns = np.maximum(volume.shape[1:], self.patch_shape).tolist()
+        rows, columns = np.maximum(volume.shape[1:], shape).tolist()
+        box = tuple(slice(first, first + size) for first, size in zip((patch.top, patch.left), shape, strict=True))
+        rng = None if patch.seed is None else np.random.default_rng(patch.seed)
+        if rng is not None:
+            scale = draw_scale(rng, self.settings.augmentation)
+            box = tuple(map(_scaled, box, scale, (rows, columns)))
         if patch.angle_degrees:
             source_map, box = rotation_map((rows, columns), patch.angle_degrees, box)
         if patch.mirrored:  # columns are counted from the other end
             box = (box[0], slice(columns - box[1].stop, columns - box[1].start))
         planes = (*_neighbours(volume, row.slice), *_slices(masks, [row.slice]))
-        *image, mask = (np.array(padded(plane, self.patch_shape)[box]) for plane in planes)
+        *image, mask = (np.array(padded(plane, shape)[box]) for plane in planes)
         image = cv2.merge(image)
         if patch.mirrored:
             image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
         if patch.angle_degrees:
             image, mask = rotated(image, source_map), rotated(mask, source_map)
-        return image, mask, patch.is_IRF, patch.is_SRF, patch.is_PED
+        labels = [patch.is_IRF, patch.is_SRF, patch.is_PED]
+        if rng is not None:
+            if mask.shape != tuple(shape):
+                image, mask = resized(image, mask, shape)
+                labels = labels_inside(mask, self.settings.border, self.settings.fluid_labels)
+            image = with_other_grey_values(image, rng, self.settings.augmentation.grey)
+        return image, mask, *labels
+
+
+def _scaled(along, factor, length):
+    """The slice `along`, of `factor` times its size about the same middle, moved and cut so that `length` holds it."""
+    size = min(max(1, round((along.stop - along.start) * factor)), length)
+    first = (along.start + along.stop - size) // 2
+    first = min(max(first, 0), length - size)
+    return slice(first, first + size)

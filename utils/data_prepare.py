@@ -45,7 +45,7 @@ def patch_samples(rows, settings, *, training, epoch, first_patch=0):
     )
     blocks = enumerate(b_scans >> Chunk(B_SCANS_PER_BLOCK, list))
     patches = blocks >> PlanPatches(settings, training=training, epoch=epoch) >> Flatten() >> Drop(first_patch)
-    return patches >> CutPatch(settings.preprocessed_folder, settings.patches.shape)
+    return patches >> CutPatch(settings.preprocessed_folder, settings.patches)
 
 
 def get_iterator_nuts(rows, settings, *, training, epoch, first_batch=0):

@@ -86,7 +86,7 @@ def create_network(name, *, encoder_weights=None, rearranged_output=True, **sett
         from model import create_unet_model
 
         return create_unet_model(**settings, rearranged_output=rearranged_output)
-    settings = {key: settings[key] for key in settings if key not in ("base_filters", "train_classes")}
+    settings = {key: settings[key] for key in settings if key not in ("base_filters", "train_classes", "padding")}
     return _segmentation_models_network(name, encoder_weights, **settings)
 
 

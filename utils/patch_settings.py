@@ -5,6 +5,17 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class AugmentationSettings:
+    """How training's B-scans and patches are varied; validation's never are."""
+
+    rotation_degrees: float  # largest rotation of a B-scan
+    rotate_both_ways: bool  # else counter-clockwise only
+    grey: float  # probability of each change of a patch's grey values
+    scale: float  # probability that a patch is stretched or shrunk
+    scale_range: float  # by up to this share, rows and columns each
+
+
+@dataclass(frozen=True)
 class PatchSettings:
     """Which patches of a B-scan there are, and which are kept."""
 
@@ -12,6 +23,7 @@ class PatchSettings:
     per_slice: int  # at most, along the middle of the ROI; a fifth as many again come from anywhere in it
     border: int  # pixels in from the patch's sides, beyond which fluid does not count for its labels
     drop_healthy: float  # share of the patches without fluid that is dropped
+    augmentation: AugmentationSettings
     fluid_labels: tuple = (1, 2, 3)  # of IRF, SRF and PED in the masks
     max_invalid: float = 0.5  # largest invalid share of a patch: beyond half, it would teach padding most of all
 

@@ -39,18 +39,24 @@ def plan_block(block, settings, *, training, epoch):
     than there are hosts is left out of a block.
     """
     number, rows = block
-    patches = settings.patches
+    patches, augmentation = settings.patches, settings.patches.augmentation
+    angles_degrees = (-augmentation.rotation_degrees * augmentation.rotate_both_ways, augmentation.rotation_degrees)
     rng = np.random.default_rng([settings.seed, epoch, PATCHES, number])
     # Anew for each block: a file that is no longer there is noticed.
     read_oct = ReadOCT(settings.preprocessed_folder, minimum_shape=patches.shape)
     kept = list(
         rows
         >> Map(lambda row: (row, *read_oct(row)))
-        >> MirrorAndRotate(AUGMENTATION if training else 0.0, rng)
+        >> MirrorAndRotate(AUGMENTATION if training else 0.0, rng, angles_degrees)
         >> PlanRetouchPatches(patches, rng)
         >> FilterFalse(lambda patch: patch.invalid_share > patches.max_invalid)
         >> FilterFalse(lambda patch: drop_patch(patch, patches.drop_healthy, rng))
     )
+    if training and (augmentation.grey or augmentation.scale):
+        kept = [
+            patch._replace(seed=int(seed))
+            for patch, seed in zip(kept, rng.integers(2**63, size=len(kept)), strict=True)
+        ]
     index, count = settings.shard
     order = rng.permutation(len(kept))[: len(kept) // count * count]
     return [kept[position] for position in order[index::count]]

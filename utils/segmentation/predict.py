@@ -87,6 +87,7 @@ def load_network(path, *, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=
             settings.network,
             input_shape=exported.input_shape[1:],
             base_filters=base_filters,
+            padding=details.get("config", {}).get("PADDING", "valid"),
             train_classes=len(outputs) > 1,
             n_classes=4,
             regularizer_weight=details.get("config", {}).get("REGULARIZER_WEIGHT", 0.0),

@@ -8,7 +8,7 @@ from utils.errors import InputError, run_script
 from utils.files import written_whole
 
 _HEADING = re.compile(r"# ---- (.+?) -+$")
-_SETTING = re.compile(r"([A-Z][A-Z0-9_]*) = (.+?)  # (.+)$")
+_SETTING = re.compile(r"([A-Z][A-Z0-9_]*) = (.+?)(?:  # (.+))?$")
 _INTRODUCTION = """# Settings
 
 Every setting of [config.py](config.py) with its default, written by `python -m utils.tools.config_table`. Edit
@@ -26,15 +26,25 @@ def main(argv):
 
 
 def config_table(source):
-    """The text of config.py as a page of Markdown: under each of its headings a row for each setting."""
-    page, heading = _INTRODUCTION, ""
+    """The text of config.py as a page of Markdown: under each of its headings a row for each setting.
+
+    A setting is explained by the comment lines right above it, and by the one behind it.
+    """
+    page, heading, explanation = _INTRODUCTION, "", []
     for line in source.splitlines():
         if found := _HEADING.match(line):
             heading = f"\n## {found[1]}\n\n| name | default | what it is |\n|---|---|---|\n"
-        elif found := _SETTING.match(line):
-            name, default, meaning = (html.escape(text, quote=False).replace("|", "\\|") for text in found.groups())
+        elif line.startswith("# "):
+            explanation.append(line.removeprefix("# "))
+            continue
+        elif (found := _SETTING.match(line)) and (explanation or found[3]):
+            meaning = " ".join([*explanation, *filter(None, [found[3]])])
+            name, default, meaning = (
+                html.escape(text, quote=False).replace("|", "\\|") for text in (found[1], found[2], meaning)
+            )
             page += f"{heading}| `{name}` | <code>{default}</code> | {meaning} |\n"
             heading = ""
+        explanation = []
     return page
 
 

@@ -66,14 +66,6 @@ def keras_batches(batches):
     return dataset.prefetch(1).with_options(options)
 
 
-def adam(learning_rate, beta_1, dtype_policy, name="adam"):
-    """Adam; with loss scaling where the policy is "mixed_float16", whose small gradients would vanish."""
-    import keras
-
-    optimizer = keras.optimizers.Adam(learning_rate, beta_1=beta_1, name=name)
-    return keras.optimizers.LossScaleOptimizer(optimizer) if dtype_policy == "mixed_float16" else optimizer
-
-
 def segmentation_losses(batch_size, n_classes, train_classes):
     """The loss of each output of the U-Net, in order: Dice + cross-entropy, and for the presence heads their own."""
     import keras

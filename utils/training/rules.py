@@ -14,3 +14,17 @@ class TrainingRules:
     slow_down_after: int | None  # epochs without a better one after which the learning rate is halved; None: never
     keep_epochs: int | None  # how many epochs' weights stay on disk; None: all
     save_minutes: float  # between two checkpoints within an epoch
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How a network's weights are updated."""
+
+    learning_rate: float
+    beta_1: float
+    kind: str = "adam"  # or "adamw"
+    weight_decay: float = 0.0  # of "adamw", as a share of the learning rate a step
+    clip_norm: float | None = None  # largest norm of the gradient over all weights; None: no limit
+    cosine_steps: int | None = None  # over which the learning rate falls to 0; None: it stays
+    warm_up_steps: int = 0  # of these, over which it first rises from 0
+    ema_momentum: float | None = None  # of the running average of the weights; None: there is none

@@ -63,7 +63,8 @@ def start_run(folder, settings, data, irrelevant=(), writes=True):
     if path.exists():
         before = read_json(path)
         settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
-        names = [name for name in settings if name not in MAY_CHANGE and name not in irrelevant]
+        may_change = MAY_CHANGE - ({"EPOCH", "ADVERSARIAL_EPOCH"} if settings.get("LR_SCHEDULE") == "cosine" else set())
+        names = [name for name in settings if name not in may_change and name not in irrelevant]
         changed = [name for name in names if name not in before or before[name] != settings[name]]
         if changed:
             raise InputError(

@@ -1,0 +1,99 @@
+"""Settings from the command line and from recipes, checked against those of config.py.
+
+`defaults` are config.py's settings as {name: value}, and `optional` those that may be None, as {name: type otherwise}.
+"""
+
+import ast
+import difflib
+
+from utils.errors import InputError
+
+
+def parse(argv, parser):
+    """`parser`'s arguments in `argv`, with ``recipe`` and ``overrides``, which every script has."""
+    parser.add_argument("--recipe", metavar="NAME", help="settings of recipes/NAME.py; --set wins over them")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="override a name in config.py for this run",
+    )
+    return parser.parse_args(argv)
+
+
+def read_overrides(overrides, defaults, optional):
+    """The settings in texts ``NAME=VALUE``, as {name: value}; later ones win.
+
+    A value is read by `ast.literal_eval`, else taken as text. Raises `InputError` with a line for each that is wrong.
+    """
+    changes, complaints = {}, []
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        try:
+            if not separator:
+                raise InputError(f"--set {override}: expected NAME=VALUE")
+            changes[name] = _checked(f"--set {override}", name, value, defaults, optional, text)
+        except InputError as error:
+            complaints += error.messages
+    if complaints:
+        raise InputError(*complaints)
+    return changes
+
+
+def read_recipe(folder, name, defaults, optional):
+    """The settings in the recipe ``folder/name.py``, as {name: value}.
+
+    Its lines are ``NAME = value  # why``, with literal values. It is read, never executed. Raises `InputError` with a
+    line for each that is wrong.
+    """
+    path = folder / f"{name}.py"
+    if not path.is_file():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.py"))) or "none"
+        raise InputError(f"--recipe {name}: no such file {path}; there are: {known}")
+    try:
+        statements = ast.parse(path.read_text("utf-8")).body
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: not lines of NAME = value ({error})") from error
+    changes, complaints = {}, []
+    for statement in statements:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue  # text that says what the recipe is for
+        place = f"{path}:{statement.lineno}"
+        try:
+            if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
+                raise InputError(f"{place}: expected NAME = value")
+            try:
+                value = ast.literal_eval(statement.value)
+            except ValueError:
+                raise InputError(f"{place}: expected a plain value, such as a number or text in quotes") from None
+            setting = statement.targets[0].id
+            if setting in changes:
+                raise InputError(f"{place}: {setting} is set twice")
+            changes[setting] = _checked(f"{place}: {setting}", setting, value, defaults, optional)
+        except InputError as error:
+            complaints += error.messages
+    if complaints:
+        raise InputError(*complaints)
+    return changes
+
+
+def _checked(place, name, value, defaults, optional, text=None):
+    """`value` as one for the setting `name`; `text` is what it was read from, where that may be meant as it stands."""
+    if name not in defaults:
+        closest = difflib.get_close_matches(name.upper(), defaults, n=1, cutoff=0.4)
+        raise InputError(f"{place}: no such name in config.py" + (f"; did you mean {closest[0]}?" * bool(closest)))
+    expected = optional.get(name, type(defaults[name]))
+    if expected is str and value is not None and text is not None:
+        return text if not isinstance(value, str) else value
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is expected or (value is None and name in optional):
+        return value
+    alternative = " or None" if name in optional else ""
+    raise InputError(f"{place}: expected {expected.__name__}{alternative}, found {type(value).__name__}")
