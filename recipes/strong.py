@@ -1,28 +1,28 @@
-"""A first recipe beyond the paper, for networks that must cope with scans unlike the training set's.
+"""A recipe beyond the paper, for networks that must cope with scans unlike the training set's.
 
-Each setting is measured by itself before it is recommended; docs/experiments.md says which have been.
+Not measured yet on real scans: docs/experiments.md says what is.
 """
 
 RUN_NAME = "strong"  # apart from the paper's experiment
 PADDING = "same"  # every pixel that is computed carries a loss
+PATCH_BORDER = 0  # the output reaches the patch's border
 PATCH_SIZE_W = 256  # more context beside the lesion
 PATCHES_PER_SLICE = 3  # wider patches overlap more
-PATCH_BORDER = 0  # the output reaches the patch's border
-BATCH_SIZE = 8  # as many pixels with a loss as the paper's 16 patches, and more
-OPTIMIZER = "adamw"
-WEIGHT_DECAY = 0.02
+BATCH_SIZE = 8  # 524 288 pixels with a loss; the paper's 16 patches have 94 000
+OPTIMIZER = "adamw"  # keeps weights small by as much in every layer, however large its gradients
+WEIGHT_DECAY = 0.02  # a tenth of a weight in 5 000 steps at the full rate
 REGULARIZER_WEIGHT = 0.0  # weight decay takes its place
-ADAM_BETA_1 = 0.9
-ADAM_LR = 1e-3
-LR_SCHEDULE = "cosine"  # ends on small steps: no epoch differs wildly from the one before
-WARM_UP_STEPS = 100
-STEPS_PER_EPOCH = 200
-EPOCH = 30
-GRADIENT_CLIP = 1.0
-EMA_MOMENTUM = 0.99
+ADAM_BETA_1 = 0.9  # Adam's usual value, for gradients that vary much
+ADAM_LR = 1e-3  # the schedule ends on small steps, so that it may begin with large ones
+LR_SCHEDULE = "cosine"  # at a constant rate the score of whole B-scans swings from epoch to epoch
+WARM_UP_STEPS = 100  # Adam's first steps are as large as the rate, whatever the gradients
+STEPS_PER_EPOCH = 200  # the schedule needs to know where it ends
+EPOCH = 30  # 6 000 steps in all
+GRADIENT_CLIP = 1.0  # no single batch throws the weights far
+EMA_MOMENTUM = 0.99  # the average of about the last 100 steps
 BATCH_NORM_MOMENTUM = 0.99  # batches differ much
 MATCH_INTENSITIES = False  # the network learns to cope with any grey values
-GREY_AUGMENTATION = 0.3
-SCALE_AUGMENTATION = 0.5
-ROTATION_DEGREES = 15.0
-ROTATE_BOTH_WAYS = True
+GREY_AUGMENTATION = 0.3  # two of the seven changes a patch
+SCALE_AUGMENTATION = 0.5  # every other patch keeps its scale
+ROTATION_DEGREES = 15.0  # retinas lie steeper in some scans than the paper's 10 degrees
+ROTATE_BOTH_WAYS = True  # so do they in either direction

@@ -37,6 +37,7 @@ def test_an_optional_value_may_be_set_and_unset():
     ("override", "expected"),
     [
         ("EPOCHS=3", "no such name in config.py; did you mean EPOCH?"),
+        ("EPOCH={[]: 1}", "--set EPOCH={[]: 1}: expected int, found str"),
         ("EPOCH=many", "--set EPOCH=many: expected int, found str"),
         ("EPOCH=None", "expected int, found NoneType"),
         ("FOLDS=2.5", "expected int or None, found float"),
@@ -73,6 +74,86 @@ def test_the_shipped_values_are_valid_and_serialisable():
     config.validate()
     assert json.loads(json.dumps(config.values()))["PATCH_SIZE_H"] == 256
     assert config.values()["AXIAL_SPACING_MM"] == 0.003872
+
+
+# ---- Recipes -------------------------------------------------------------------------------------------------------
+def write_recipe(monkeypatch, folder, text):
+    monkeypatch.setattr(config, "_RECIPES", folder)
+    (folder / "mine.py").write_text(text, "utf-8")
+
+
+def test_set_wins_over_a_recipe_and_a_recipe_over_the_file(monkeypatch, tmp_path):
+    write_recipe(
+        monkeypatch, tmp_path, '"""Why."""\n\nEPOCH = 7  # short\nRUN_NAME = "mine"\nADAM_LR = 1\nFOLDS = None\n'
+    )
+    arguments = config.load(["--recipe", "mine", "--set", "EPOCH=3"])
+    assert (config.EPOCH, config.RUN_NAME, config.ADAM_LR, config.FOLDS) == (3, "mine", 1.0, None)
+    assert arguments.recipe == "mine"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("EPOCHS = 3", "mine.py:2: EPOCHS: no such name in config.py; did you mean EPOCH?"),
+        ("EPOCH = 2.5", "mine.py:2: EPOCH: expected int, found float"),
+        ("ADAM_LR = '1e-3'", "mine.py:2: ADAM_LR: expected float, found str"),
+        ("SEED = 1", "mine.py:2: SEED is set twice"),
+        ("EPOCH = {[]: 1}", "mine.py:2: expected a plain value"),
+        ("EPOCH = 3 * 5", "mine.py:2: expected a plain value"),
+        ("RUN_NAME = open('made', 'w')", "mine.py:2: expected a plain value"),
+        ("EPOCH = SEED = 3", "mine.py:2: expected NAME = value"),
+        ("EPOCH, SEED = 1, 2", "mine.py:2: expected NAME = value"),
+        ("import os", "mine.py:2: expected NAME = value"),
+        ("EPOCH =", "mine.py: not lines of NAME = value"),
+        ("EPOCH = " + "(" * 500, "mine.py: not lines of NAME = value"),
+        ("RUN_NAME = 'a\0b'", "mine.py: not lines of NAME = value"),
+    ],
+)
+def test_a_wrong_line_of_a_recipe_is_named_changes_nothing_and_is_never_run(monkeypatch, tmp_path, line, expected):
+    write_recipe(monkeypatch, tmp_path, f"SEED = 9\n{line}\n")
+    monkeypatch.chdir(tmp_path)
+    before = config.values()
+    with pytest.raises(InputError, match=r"^[^\n]*$") as caught:
+        config.load(["--recipe", "mine"])
+    assert expected in str(caught.value)
+    assert config.values() == before
+    assert not Path("made").exists()
+
+
+def test_an_unknown_recipe_says_which_there_are(monkeypatch, tmp_path):
+    write_recipe(monkeypatch, tmp_path, "")
+    with pytest.raises(InputError, match=r"--recipe yours: no such file .*; there are: mine$"):
+        config.load(["--recipe", "yours"])
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "recipes").glob("*.py")), ids=lambda path: path.stem)
+def test_the_recipes_in_the_box_are_valid_and_give_a_reason_for_each_value(path):
+    config.load(["--recipe", path.stem])
+    config.validate()
+    for line in path.read_text("utf-8").splitlines():
+        assert " = " not in line or "  # " in line, line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["LR_SCHEDULE=cosine"], "STEPS_PER_EPOCH = None: must be a number with LR_SCHEDULE = 'cosine'"),
+        (["LR_SCHEDULE=cosine", "STEPS_PER_EPOCH=5", "SLOW_DOWN_AFTER=1"], "SLOW_DOWN_AFTER = 1: must be None"),
+        (["WARM_UP_STEPS=5"], "WARM_UP_STEPS = 5: must be 0 with LR_SCHEDULE = 'constant'"),
+        (["WEIGHT_DECAY=0.1"], "WEIGHT_DECAY = 0.1: must be 0 with OPTIMIZER = 'adam'"),
+        (["EMA_MOMENTUM=1.0"], "EMA_MOMENTUM = 1.0: must be between 0 and 1, or None"),
+        (["GRADIENT_CLIP=0"], "GRADIENT_CLIP = 0.0: must be above 0"),
+        (["GREY_AUGMENTATION=2"], "GREY_AUGMENTATION = 2.0: must be from 0 to 1"),
+        (["PADDING=reflect"], "PADDING = 'reflect': must be 'valid' or 'same'"),
+    ],
+)
+def test_settings_of_recipes_that_cannot_work_are_named(overrides, expected):
+    for override in overrides:
+        config.load(["--set", override])
+    with pytest.raises(InputError) as caught:
+        config.validate()
+    (message,) = caught.value.messages
+    assert expected in message
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -58,6 +58,12 @@ QUICK = {
     "KERAS_BACKEND=jax python model_training.py --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000": (
         f"python {CHECK_SETTINGS} --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000"  # test_two_hosts...
     ),
+    **{
+        f"python {script}.py --recipe strong --set OUTPUT_ROOT=output-strong": (
+            f"python {CHECK_SETTINGS} --recipe strong --set OUTPUT_ROOT=output-strong"  # test_the_strong_recipe_...
+        )
+        for script in ("prepare_data", "model_training")
+    },
     "python evaluate.py --predictions segmented --reference data --output scored": (
         "python evaluate.py --predictions labels --reference data --output scored"
     ),

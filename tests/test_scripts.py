@@ -333,6 +333,36 @@ def test_training_and_segmenting_with_presence_heads_in_bfloat16_on_jax(prepared
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_the_strong_recipe_runs_through_and_continues_to_the_bit(prepared, tmp_path, monkeypatch, backend):
+    """Averaged weights and the schedule too: stopped after the first epoch, and not stopped."""
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    settings = {**prepared, "OUTPUT_ROOT": tmp_path / "output", "STEPS_PER_EPOCH": 3, "WARM_UP_STEPS": 2}
+    settings |= {"RUN_NAME": "unet"}
+    run("prepare_data.py", "--recipe", "strong", **settings)
+    states = []
+    for name in ("unet", "stopped"):
+        settings["RUN_NAME"] = name
+        folder = settings["OUTPUT_ROOT"] / "runs" / name / "segmentation"
+        if name == "stopped":
+            process = start("model_training.py", "--recipe", "strong", **settings)
+            wait_for(folder / "log.csv", process)
+            process.send_signal(signal.SIGTERM)
+            process.communicate()
+            assert len(pd.read_csv(folder / "log.csv")) == 1
+        run("model_training.py", "--recipe", "strong", **settings)
+        with np.load(folder / "last-0002-0000000.npz") as stored:
+            states.append([stored[key] for key in stored.files])
+    for uninterrupted, continued in zip(*states, strict=True):
+        np.testing.assert_array_equal(uninterrupted, continued)
+    for script in ("adversarial_training.py", "evaluate.py"):
+        run(script, "--recipe", "strong", **settings)
+    case = settings["DATA_ROOT"] / "RETOUCH-TrainingSet-Spectralis" / "TRAIN002"
+    run("test.py", case, "--output", tmp_path / "segmented", "--recipe", "strong", **settings)
+    assert (tmp_path / "segmented" / "Spectralis_TRAIN002.mhd").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["missing", "truncated"])
 def test_a_volume_that_is_damaged_after_the_start_ends_training_with_its_name(prepared, tmp_path, fault):
     settings = {**prepared, "OUTPUT_ROOT": tmp_path / "output", "WORKERS": 2, "EPOCH": 50, "STEPS_PER_EPOCH": None}
@@ -369,9 +399,9 @@ def test_a_worker_that_is_killed_ends_training_with_a_sentence_and_the_run_goes_
     run("model_training.py", **{**settings, "EPOCH": len(pd.read_csv(log)) + 1})
 
 
-def start(script, **settings):
+def start(script, *arguments, **settings):
     """Start a script without waiting for it."""
-    command = [sys.executable, script, *overrides(settings)]
+    command = [sys.executable, script, *arguments, *overrides(settings)]
     return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -33,7 +33,7 @@ def read_overrides(overrides, defaults, optional):
         name, separator, text = override.partition("=")
         try:
             value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError):
             value = text
         try:
             if not separator:
@@ -66,13 +66,15 @@ def read_recipe(folder, name, defaults, optional):
             continue  # text that says what the recipe is for
         place = f"{path}:{statement.lineno}"
         try:
-            if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
-                raise InputError(f"{place}: expected NAME = value")
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=setting)], value=value):
+                    pass
+                case _:
+                    raise InputError(f"{place}: expected NAME = value")
             try:
-                value = ast.literal_eval(statement.value)
-            except ValueError:
+                value = ast.literal_eval(value)
+            except (ValueError, TypeError):
                 raise InputError(f"{place}: expected a plain value, such as a number or text in quotes") from None
-            setting = statement.targets[0].id
             if setting in changes:
                 raise InputError(f"{place}: {setting} is set twice")
             changes[setting] = _checked(f"{place}: {setting}", setting, value, defaults, optional)

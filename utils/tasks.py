@@ -3,7 +3,7 @@
     python -m utils.tasks demo       environment, synthetic data, the five scripts in order
     python -m utils.tasks weights    train weights/phantom.keras anew, on synthetic scans alone
     python -m utils.tasks test       environment, what tests need, code style, types, the quick tests
-    python -m utils.tasks reproduce [--set NAME=VALUE ...]
+    python -m utils.tasks reproduce [--recipe NAME] [--set NAME=VALUE ...]
                                      the paper's experiment: all folds, then one table of all held-out cases
 
 The first three make `.venv` in the project's folder and install into it where that has not been done for the current
@@ -164,9 +164,9 @@ def held_out_scans(output_root, data_root):
 def reproduce(python, settings):
     """The five scripts for each fold in order, then the held-out cases of all folds in one report.
 
-    `settings` are the scripts' own ``--set`` arguments. FOLDS is 5 and KEEP_EPOCHS None (the weights of every epoch
-    are kept, 31 GB in all) unless they say otherwise. Every fold has an OUTPUT_ROOT of its own, because what is
-    prepared depends on who trains. The same command continues where it was interrupted.
+    `settings` are the scripts' own ``--recipe`` and ``--set`` arguments. FOLDS is 5 and KEEP_EPOCHS None (the weights
+    of every epoch are kept, 31 GB in all) unless they say otherwise. Every fold has an OUTPUT_ROOT of its own, because
+    what is prepared depends on who trains. The same command continues where it was interrupted.
     """
     settings = ["--set", "FOLDS=5", "--set", "KEEP_EPOCHS=None", *settings]
     show = (
