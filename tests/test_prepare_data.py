@@ -205,7 +205,7 @@ def test_bad_cases_end_the_script_with_2_and_can_be_skipped(tmp_path):
     assert result.returncode == 2
     assert [line for line in result.stderr.splitlines() if "error" in line] == [
         f"prepare_data.py: error: 2 cases below {tmp_path / 'data'} cannot be used, see the table above; "
-        "mend them, or go on without them: --skip-bad"
+        "fix them, or leave them out with --skip-bad"
     ]
     assert not (tmp_path / "output").exists()
     assert prepare(tmp_path / "data", tmp_path / "output", flags=["--skip-bad"]).returncode == 0

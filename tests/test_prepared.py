@@ -46,7 +46,7 @@ def test_a_record_says_how_each_case_was_prepared(prepared):
     ("setting", "message"),
     [
         ("AXIAL_SPACING_MM=0.002", r"prepared with AXIAL_SPACING_MM = 0.003872, config has 0.002; set it back"),
-        ("MATCH_INTENSITIES=False", r"grey values were not matched as MATCH_INTENSITIES"),
+        ("MATCH_INTENSITIES=False", r"expected the one that MATCH_INTENSITIES and"),
     ],
 )
 def test_training_refuses_what_was_prepared_otherwise(prepared, script, setting, message):
@@ -58,7 +58,7 @@ def test_training_refuses_what_was_prepared_otherwise(prepared, script, setting,
 def test_training_refuses_another_histogram_and_cases_without_a_record(prepared):
     path = config.reference_histogram_csv()
     path.write_text("grey_value,count\n77,5\n")
-    with pytest.raises(InputError, match=r"Cirrus_p._left\.images\.json: grey values were not matched"):
+    with pytest.raises(InputError, match=r"Cirrus_p._left\.images\.json: grey values were matched to another"):
         model_training.main([])
     for record in (prepared / "pre_processed" / "finished").glob("Topcon_*"):
         record.unlink()
@@ -96,8 +96,8 @@ def test_a_case_that_trained_is_named_under_any_name(prepared, tmp_path, prepare
     with pytest.raises(InputError) as caught:
         check_unseen("test_data.csv", rows, seen, **config.preparation_settings())
     renamed, patient = sorted(caught.value.messages, key=lambda message: "patient" in message)
-    assert renamed.startswith(f"test_data.csv: {case.vendor} renamed has been seen by this network in training")
-    assert patient.startswith(f"test_data.csv: the patient of {case.vendor} {case.image_name} has been seen")
+    assert renamed.startswith(f"test_data.csv: {case.vendor} renamed was used to train this network")
+    assert patient.startswith(f"test_data.csv: another case of the patient of {case.vendor} {case.image_name} was used")
 
 
 def test_the_digest_of_voxels_follows_type_shape_and_values(tmp_path, prepare_here):
