@@ -82,8 +82,8 @@ def evaluated(settings, tmp_path):
             r"test_data\.csv: Spectralis b_OD was used to train this network",
         ),
         ("val", {"cases": ["b_OD"], "patients": []}, r"test_data\.csv: Spectralis b_OD was used to train this network"),
-        ("earlier", {"cases": [], "patients": ["c"]}, r"test_data\.csv: the patient of Spectralis c_OD has been"),
-        ("train", {"cases": ["e_OD"], "patients": []}, r"val_data\.csv: Spectralis e_OD was used to train this network"),
+        ("earlier", {"cases": [], "patients": ["c"]}, r"test_data\.csv: another case of the patient of Spectralis c_"),
+        ("train", {"cases": ["e_OD"], "patients": []}, r"val_data\.csv: Spectralis e_OD was used to train this"),
         ("val", {"cases": ["e_OD"], "patients": []}, None),  # its best epoch was chosen on them
     ],
 )

@@ -43,7 +43,7 @@ def test_time_and_memory_of_each_item_and_how_they_rise(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| scan | 4 | 2.00 / 3.00 | 1.00 / 1.50 | 160 / 200 |" in printed
     # Least squares: numbers -1.5, -0.5, 0.5, 1.5 about their mean (sum of squares 5) with each column.
-    assert "for every 100 items: +40.00 s and +20.00 processor s an item, +1350.0 MiB" in printed
+    assert "for every 100 items: +40.00 s and +20.00 CPU s an item, +1350.0 MiB" in printed
 
 
 def test_code_is_compiled_where_it_cannot_be_kept():

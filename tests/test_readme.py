@@ -16,7 +16,7 @@ from PIL import Image
 import config
 from utils import tasks
 from utils.tools.config_table import config_table
-from utils.tools.results import dice_table, what_it_took
+from utils.tools.results import dice_table, effort
 from utils.volumes.mhd import read_volume, write_volume
 
 PROJECT = Path(__file__).parents[1]
@@ -254,7 +254,10 @@ def test_minutes_and_hardware_of_a_run(tmp_path):
         (folder / "config.json").write_text('{"BASE_FILTERS": 8, "BATCH_SIZE": 4, "STEPS_PER_EPOCH": 50}')
         (folder / "versions.json").write_text('{"processor_cores": 2, "platform": "Linux"}')
         pd.DataFrame({"epoch": epochs, "seconds": seconds}).to_csv(folder / "log.csv", index=False)
-    assert what_it_took(tmp_path) == (
-        "8 filters; batches of 4 patches; 2 processor cores (Linux); "
-        "training 2 epochs of 50 steps: 3.0 minutes; fine-tuning 1 epochs of 50 steps: 1.0 minutes"
-    )
+    assert effort(tmp_path).splitlines() == [
+        "- 8 filters",
+        "- batches of 4 patches",
+        "- 2 CPU cores (Linux)",
+        "- training 2 epochs of 50 steps: 3.0 minutes",
+        "- fine-tuning 1 epochs of 50 steps: 1.0 minutes",
+    ]

@@ -231,8 +231,7 @@ def _as_finding(case, error):
 
 
 def _sharing(keys):
-    """Yield (case, text) for each case of `keys` ({case: key}) that shares its key: the first other, and how many more.
-    """
+    """Yield (case, others) for each case of `keys` ({case: key}) that shares its key: the first, and how many more."""
     groups = defaultdict(list)
     for case, key in keys.items():
         groups[key].append(case)

@@ -96,7 +96,7 @@ def _white_padding(slice_, maximum):
 
 
 def _padding_regions(candidates, rule):
-    """The part of `candidates` (rows, columns; bool) that is padding by `rule`. Outside the image all are candidates."""
+    """The part of `candidates` (rows, columns; bool) that is padding by `rule`. Outside the image all is true."""
     seeds = np.zeros(candidates.shape, bool)
     for line, marked in zip(_outermost(candidates), _outermost(seeds), strict=True):
         marked |= _long_runs(line, max(rule.run, rule.run_share * len(line)))
