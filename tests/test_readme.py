@@ -190,19 +190,15 @@ def test_what_is_to_be_installed_exists(command):
     assert extra is None or extra in importlib.metadata.metadata(package).get_all("Provides-Extra")
 
 
-def test_settings_that_are_named_exist_and_may_be_set_so():
-    before = config.values()
+def test_settings_that_are_named_exist_and_may_be_set_so(set_config):
     names = set(re.findall(r"`([A-Z]+(?:_[A-Z0-9]+)+|[A-Z]{4,})`", TEXT)) - {"KERAS_BACKEND", "BACKGROUND"}
     assert names
-    assert names <= set(before)
+    assert names <= set(config.values())
     overrides = set(re.findall(r"--set [A-Z]\w+=[^\s`\]]+", PAGES)) - {"--set NAME=VALUE"}
     assert len(overrides) > 10
-    try:
-        for override in overrides:
-            config.load(override.split())
-            vars(config).update(before)
-    finally:
-        vars(config).update(before)
+    for override in overrides:
+        set_config()
+        config.load(override.split())
 
 
 def test_links_lead_somewhere():

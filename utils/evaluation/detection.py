@@ -209,7 +209,7 @@ class VoxelPrecision:
 
 
 def average_precision(negatives, positives):
-    """Sum over thresholds of precision times gain in recall. Both arguments are counts of voxels by rising probability."""
+    """Sum over thresholds of precision times gain in recall. Both count voxels by rising probability."""
     if not positives.sum():
         return np.nan
     found, false = positives[::-1].cumsum(), negatives[::-1].cumsum()
