@@ -1,11 +1,13 @@
 """Step 4: score the best model on the cases held out in test_data.csv, which no other step reads.
 
-Reads   OUTPUT_ROOT/test_data.csv and val_data.csv, OUTPUT_ROOT/pre_processed/, the raw scans and references under
-        DATA_ROOT, and the best model of the run: the fine-tuned one where it was made from today's segmentation model,
-        else the latter
-Writes  OUTPUT_ROOT/runs/RUN_NAME/evaluation/: volumes.csv (a row for each case and fluid), summary.csv, detection.csv
-        and summary.json, report.html and report.md, comparison.png, and the label volumes in predictions/ and
-        validation/ (which detection's score and thresholds are chosen on)
+Reads   OUTPUT_ROOT/test_data.csv and val_data.csv, OUTPUT_ROOT/pre_processed/
+        DATA_ROOT: the raw scans and references
+        the run's best model: the fine-tuned one if it was made from the current segmentation model, else the latter
+Writes  OUTPUT_ROOT/runs/RUN_NAME/evaluation/
+          volumes.csv           a row for each case and fluid
+          summary.csv, detection.csv, summary.json, report.html, report.md, comparison.png
+          predictions/          label volumes of the held-out cases
+          validation/           label volumes of the validation cases, which detection's thresholds are chosen on
 
     python evaluate.py [--set NAME=VALUE ...]
     python evaluate.py --all-folds                                        the held-out cases of all FOLDS together
@@ -13,11 +15,14 @@ Writes  OUTPUT_ROOT/runs/RUN_NAME/evaluation/: volumes.csv (a row for each case 
     python evaluate.py --compare A B [--output DIR]                       paired differences of two evaluations
     python evaluate.py --rank A B C ... [--output DIR]                    the challenge's ranking
 
-A and B are folders of evaluations, or their volumes.csv. Patches are scored as in training (loss, IoU, F-score);
-volumes on the scan's own grid: as the RETOUCH challenge does (Dice, absolute volume difference in mm3, the detection's
-area under the ROC curve), and by voxels, surfaces and lesions. Intervals and tests are over patients, whom
-PATIENT_PATTERN finds in the cases' names. A case that cannot be scored does not stop the others;
-exit code 0, or 2 where there was any. The same command continues an interrupted evaluation.
+A and B are folders of evaluations, or their volumes.csv.
+
+- Patches are scored as in training: loss, IoU, F-score.
+- Volumes are scored on the scan's own grid as in the RETOUCH challenge (Dice, absolute volume difference in mm3, the
+  detection's area under the ROC curve), and by voxels, surfaces and lesions.
+- Intervals and tests are over patients. PATIENT_PATTERN finds the patient in a case's name.
+- A case that cannot be scored does not stop the others. The exit code is 2 if there was one, else 0.
+- The same command resumes an interrupted evaluation.
 """
 
 import argparse
@@ -86,7 +91,7 @@ def main(argv):
 
 # ---- The run's model on the held-out cases --------------------------------------------------------------------------
 def evaluate_model():
-    """Segment and score the held-out cases, and the validation cases that detection is tuned on."""
+    """Segment and score the held-out cases, and the validation cases that detection's thresholds are chosen on."""
     folder = config.run_folder("evaluation")
     parts = {
         part: pairs_of_split(config.split_csv(part), config.DATA_ROOT, folder / name)
@@ -131,10 +136,10 @@ def evaluate_model():
 
 
 def check_model(model_path, details):
-    """Raise `InputError` where the model takes other images than were prepared, or has seen cases that are to judge it.
+    """Raise `InputError` if the model expects differently prepared images, or was trained on cases that judge it.
 
-    Test cases must be new to it in every way; the validation cases, which detection's thresholds are chosen on, may
-    have chosen its best epoch.
+    The model must not have used a test case in any way. Validation cases may have chosen its best epoch, because only
+    detection's thresholds are chosen on them.
     """
     histogram = {"reference_histogram": read_histogram_if_any(config.matched_histogram_csv())}
     remedy = "set it back, or evaluate label volumes with --predictions"
@@ -181,10 +186,10 @@ def evaluate_predictions(predictions, references, output):
 
 # ---- All folds ------------------------------------------------------------------------------------------------------
 def pool_folds():
-    """Report the held-out cases of all folds together; each fold has been evaluated on its own.
+    """Report the held-out cases of all folds together. Each fold must have been evaluated on its own before.
 
-    A case is detected by the score and threshold that its fold chose on its own validation cases. The pooled ROC curve
-    needs one score for all.
+    Each case keeps the detection score and threshold that its fold chose on the fold's validation cases. The pooled ROC
+    curve needs one score for all folds.
     """
     if config.FOLDS is None:
         raise InputError("--all-folds: config.FOLDS is None; set it to the number of folds")
@@ -242,10 +247,10 @@ def _read_with_patients(path):
 
 # ---- Tables and report ----------------------------------------------------------------------------------------------
 def report(folder, title, facts, volumes, pairs, failed, score, notes, patches=None):
-    """Write all tables, pictures and both reports into `folder`, print the headline; `InputError` if any case failed.
+    """Write all tables, pictures and both reports into `folder` and print the summary.
 
-    `volumes` is a table of a row for each case and fluid, with detection's scores, thresholds and their scores' names;
-    `score` is the one that ROC curves are of.
+    `volumes` has a row for each case and fluid, with detection's scores, thresholds and the names of the scores that
+    these belong to. `score` names the score of the ROC curves. Raises `InputError` with the messages in `failed`.
     """
     volumes = with_patients(volumes, config.PATIENT_PATTERN)
     summary = summarise_volumes(volumes, config.SEED)

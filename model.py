@@ -15,8 +15,8 @@ from utils.files import written_whole
 from utils.labels import FLUIDS
 
 # Pixels cut from ((top, bottom), (left, right)) of the encoder maps, from the deepest decoder level up, and from every
-# side of the four enlarged scales. They hold for every input size n divisible by 8: 'valid' encoder maps have n/4 - 7,
-# n/2 - 6 and n - 4 pixels where the decoder has n/4 - 16, n/2 - 40 and n - 88.
+# side of the four enlarged scales. They are the same for every input size n divisible by 8: the 'valid' encoder maps
+# have n/4 - 7, n/2 - 6 and n - 4 pixels, the decoder maps n/4 - 16, n/2 - 40 and n - 88.
 _SKIP_CROPS = (((5, 4), (5, 4)), ((17, 17), (17, 17)), ((42, 42), (42, 42)))
 _OUTPUT_FACTORS = (8, 4, 2, 1)
 _OUTPUT_CROPS = (14, 6, 2, 0)
@@ -29,7 +29,7 @@ _REGULARIZERS = {"l1": keras.regularizers.L1, "l2": keras.regularizers.L2}
 
 @dataclass(frozen=True)
 class LayerOptions:
-    """What the layers of one network share."""
+    """Options that all layers of one network share."""
 
     random_generator: np.random.Generator  # seeds of initial weights and dropout are drawn from it, layer by layer
     padding: str = "valid"
@@ -56,11 +56,14 @@ class LayerOptions:
 
 
 def create_encoder_layer(tensor, filters, name, options, is_first=False):
-    """One level of the encoder, in one of two forms: the first level, or a later one.
+    """One level of the encoder, in one of two forms.
 
-    The first convolves the image with 7x7 'same' filters; a later one halves the size of the level above by 2x2
-    max-pooling. Then both take two 3x3 convolutions. The first maps (B, H, W, C) to (B, H - 4, W - 4, filters), a later
-    one to (B, H / 2 - 4, W / 2 - 4, filters); with ``options.padding == "same"`` no 4 pixels are lost.
+    | form | before the two 3x3 convolutions | maps (B, H, W, C) to |
+    |---|---|---|
+    | `is_first` | 7x7 'same' convolution of the image | (B, H - 4, W - 4, filters) |
+    | later levels | 2x2 max-pooling | (B, H / 2 - 4, W / 2 - 4, filters) |
+
+    With ``options.padding == "same"`` the 4 pixels are not lost.
     """
     if is_first:
         tensor = layers.Conv2D(
@@ -75,8 +78,9 @@ def create_decoder_layer(tensor, skip, filters, dropout_rate, name, options, ski
     """One level of the decoder: double the size of `tensor`, join the encoder map `skip`, drop channels, convolve.
 
     (B, H, W, C) -> (B, 2H - 4, 2W - 4, filters), or (B, 2H, 2W, filters) with ``options.padding == "same"``.
-    `skip_crop`, ((top, bottom), (left, right)) in pixels, cuts `skip` to (B, 2H, 2W, any); None leaves it whole.
-    Spatial dropout of `dropout_rate` falls on both before they are joined; `batch_norm` is of `_two_convolutions`.
+    `skip_crop`, ((top, bottom), (left, right)) in pixels, crops `skip` to (B, 2H, 2W, any); None does not crop it.
+    Spatial dropout with `dropout_rate` is applied to both before they are joined. `batch_norm` is as in
+    `_two_convolutions`.
     """
     dtype = options.dtype_policy
     tensor = layers.Conv2DTranspose(filters, 2, strides=2, **options.kernel(), name=f"{name}_upsampled")(tensor)
@@ -89,7 +93,7 @@ def create_decoder_layer(tensor, skip, filters, dropout_rate, name, options, ski
 
 
 def _two_convolutions(tensor, filters, name, options, batch_norm=True):
-    """Two 3x3 convolutions with ``options.activation``; `batch_norm` normalises before the second activation."""
+    """Two 3x3 convolutions with ``options.activation``. `batch_norm` normalises before the second one."""
     padding, dtype, momentum = options.padding, options.dtype_policy, options.batch_norm_momentum
     tensor = layers.Conv2D(
         filters, 3, padding=padding, activation=options.activation, **options.kernel(), name=f"{name}_convolution1"
@@ -115,23 +119,23 @@ def create_unet_model(
     rearranged_output=False,
     convolution_activation="relu",
 ):
-    """U-Net of Tennakoon et al. (ISBI 2018), whose output layer sees all four scales.
+    """U-Net of Tennakoon et al. (ISBI 2018). Its output layer sees all four scales.
 
-    Input `image`: float32 (B, height, width, channels); height and width multiples of 8, or None for any such size.
-    Output `segmentation`: float32 class probabilities (B, height - 92, width - 92, n_classes). The default padding,
-    "valid", as in the paper, loses 46 pixels on every side; with ``padding="same"`` the output has the input's size:
-    ``create_unet_model(input_shape=(224, 224, 3), padding="same")`` maps 224 x 224 x 3 to 224 x 224 x 4.
+    Input `image`: float32 (B, height, width, channels). Height and width are multiples of 8, or None for any such size.
+    Output `segmentation`: float32 class probabilities (B, height - 92, width - 92, n_classes). The default padding is
+    "valid", as in the paper, and loses 46 pixels on every side. With ``padding="same"`` the output has the input's
+    size: ``create_unet_model(input_shape=(224, 224, 3), padding="same")`` maps 224 x 224 x 3 to 224 x 224 x 4.
 
-    Kernels carry a penalty `regularizer_type` ("l1" or "l2") of `regularizer_weight`. `activation` is the output's,
-    `convolution_activation` that of the convolutions before it, both by Keras' names. With `train_classes` the output
-    is a list of `segmentation`, `irf`, `srf` and `ped`, the last three float32 (B, 1): the probability that the patch
-    holds that fluid.
+    - Kernels have a penalty `regularizer_type` ("l1" or "l2") with the weight `regularizer_weight`.
+    - `activation` is the output's, `convolution_activation` that of all convolutions before it, by Keras' names.
+    - With `train_classes` the output is a list of `segmentation`, `irf`, `srf` and `ped`. The last three are float32
+      (B, 1): the probability that the patch holds that fluid.
+    - `seed` fixes initial weights and dropout and leaves the global random state alone; None draws fresh ones.
+    - `dtype_policy` is a Keras policy. Under "mixed_bfloat16" weights and outputs stay float32.
+    - `rearranged_output` computes the output layer as `ConvolutionOfScales`: faster, in less memory, but such a model
+      does not load without this file.
 
-    `seed` fixes initial weights and dropout without touching global random state; None draws fresh ones.
-    `dtype_policy` is a Keras policy. Under "mixed_bfloat16" weights and outputs stay float32, so that
-    ``float32_model.set_weights(mixed_model.get_weights())`` gives the plain model of the same weights. So it does for
-    `rearranged_output`, which computes the output layer as `ConvolutionOfScales`: faster, in less memory, but not
-    loadable without this file.
+    ``plain_model.set_weights(model.get_weights())`` turns a model with the last two into a plain float32 model.
     """
     _check_unet_arguments(input_shape, regularizer_type, padding)
     valid = padding == "valid"
@@ -184,12 +188,15 @@ def create_unet_model(
 
 
 class ConvolutionOfScales(layers.Layer):
-    """The 3x3 convolution of all scales, enlarged, cropped and joined, without enlarging more than its results.
+    """The 3x3 convolution of all scales (enlarged, cropped and joined), computed before they are enlarged.
 
-    Enlarging repeats pixels, so a 1x1 convolution may come before it: each scale (B, H, W, C) is turned into 9 x
-    classes channels, one for each tap of the kernel, which are enlarged, cropped and added up over the scales. The
-    convolution is then a sum of these channels, each shifted by its tap. Weights are those of ``Conv2D(classes, 3,
-    padding="same")`` on the joined scales, and so is the result, but for rounding.
+    1. A 1x1 convolution turns each scale (B, H, W, C) into 9 x classes channels, one for each tap of the kernel. This
+       may come first because enlarging only repeats pixels.
+    2. These channels are enlarged, cropped and added up over the scales.
+    3. The convolution is the sum of the channels, each shifted by its tap.
+
+    Weights are those of ``Conv2D(classes, 3, padding="same")`` on the joined scales. The result is the same up to
+    rounding.
     """
 
     def __init__(self, n_classes, crops, kernel_initializer, kernel_regularizer, **options):
@@ -213,7 +220,7 @@ class ConvolutionOfScales(layers.Layer):
             enlarged = ops.repeat(ops.repeat(of_scale, factor, axis=1), factor, axis=2)
             taps = taps + (enlarged[:, crop:-crop, crop:-crop] if crop else enlarged)
             first += channels
-        # The tap (i, j) of class k is shifted to where it counts by a kernel that has 1 for it at (i, j), and 0 else.
+        # A kernel with 1 at (i, j), and 0 elsewhere, shifts the tap (i, j) of class k to its place.
         shifts = np.eye(n_taps, dtype=np.float32).reshape(n_taps, 3, 3, self.n_classes).transpose(1, 2, 0, 3)
         shifted = ops.conv(taps, ops.cast(shifts, taps.dtype), padding="same")
         return shifted + self.bias
@@ -223,7 +230,7 @@ class ConvolutionOfScales(layers.Layer):
 
 
 def _fluid_presence(feature_maps, options):
-    """Probability (B, 1) of each fluid from the channels' maxima (a small lesion counts) and means (so does extent)."""
+    """Probability (B, 1) of each fluid from the channels' maxima (for small lesions) and means (for the extent)."""
     pooled = []
     for tensor, scale in zip(feature_maps, ("coarse", "fine"), strict=True):
         pooled.append(layers.GlobalMaxPooling2D(dtype=options.dtype_policy, name=f"{scale}_maximum")(tensor))
@@ -253,12 +260,12 @@ def _check_unet_arguments(input_shape, regularizer_type, padding):
 def create_discriminator(
     image_shape=(164, 36, 3), n_classes=4, base_filters=64, seed=None, dtype_policy="float32", pooling="average"
 ):
-    """Tells reference masks from generated ones, given the image.
+    """Network that tells reference masks from generated ones, given the image.
 
     Inputs [`image`, `mask`]: the image's centre crop (B, height, width, channels) and a one-hot mask (B, height, width,
-    n_classes), both float32; height and width may be None. Output `logit`: linear, float32 (B, 1), above 0 where the
-    mask looks like a reference. `seed` and `dtype_policy` are as in `create_unet_model`.
-    Features are pooled over the image by their "average" or their "max", in which one wrong place is not lost.
+    n_classes), both float32. Height and width may be None. Output `logit`: linear, float32 (B, 1), above 0 if the mask
+    looks like a reference. `seed` and `dtype_policy` are as in `create_unet_model`. `pooling` over the image is the
+    features' "average" or their "max"; with "max" a single wrong place still counts.
     """
     options = LayerOptions(np.random.default_rng(seed), padding="same", dtype_policy=dtype_policy)
     global_pooling = {"average": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}[pooling]
@@ -277,7 +284,7 @@ def create_discriminator(
         tensor = convolve(tensor, base_filters, 3, f"{name}_convolution2")
         branches.append(convolve(tensor, base_filters, 3, f"{name}_convolution3"))
     tensor = layers.Concatenate(dtype=dtype_policy, name="joined")(branches)
-    # Pooling ahead of the convolutions keeps the whole below half a U-Net pass.
+    # Pooling before the convolutions keeps the cost of a pass below half of the U-Net's.
     for level, pool_size in enumerate(((2, 2), (2, 1), (2, 1)), start=1):
         tensor = layers.MaxPooling2D(pool_size, dtype=dtype_policy, name=f"level{level}_pooled")(tensor)
         tensor = convolve(tensor, base_filters * 2**level, 3, f"level{level}_convolution1")

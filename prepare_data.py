@@ -1,11 +1,14 @@
 """Step 1: raw volumes to preprocessed volumes, ROI masks, the slice CSV and the splits.
 
-Reads DATA_ROOT/RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd (other layouts: see `utils.preparation.cases`),
-writes below OUTPUT_ROOT: pre_processed/{oct_imgs,oct_masks,roi_masks}/<Vendor>_<case>.mhd, pre_processed/slice_gt.csv,
-reference_histogram.csv, summary.csv and overview.png there, and {train,val,test}_data.csv. Nothing is written before
-all cases are checked. Run again, it goes on with the cases that are not finished, or that a changed setting concerns.
-
     python prepare_data.py [--skip-bad] [--unlabelled] [--set NAME=VALUE ...]
+
+Reads   DATA_ROOT/RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd (other layouts: see `utils.preparation.cases`)
+Writes  OUTPUT_ROOT/pre_processed/{oct_imgs,oct_masks,roi_masks}/<Vendor>_<case>.mhd
+        OUTPUT_ROOT/pre_processed/{slice_gt,reference_histogram,summary}.csv and overview.png
+        OUTPUT_ROOT/{train,val,test}_data.csv
+
+The script writes nothing before all cases are checked. A second run prepares only the cases that are unfinished or that
+a changed setting concerns.
 """
 
 import argparse
@@ -62,20 +65,20 @@ LEFT_OUT_LINES = 12  # printed, of volume files that are part of no case
 
 def main(argv):
     parser = argparse.ArgumentParser(description="Step 1: check and preprocess the raw volumes, draw the split.")
-    parser.add_argument("--skip-bad", action="store_true", help="go on without the cases that cannot be used")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out the cases that cannot be used")
     parser.add_argument("--unlabelled", action="store_true", help="take cases without reference into slice_gt.csv too")
     arguments = config.load(argv, parser)
     config.validate()
     folder = config.preprocessed_folder()
     with contextlib.ExitStack() as lock:
-        if Path(config.OUTPUT_ROOT).exists():  # a second process hears at once that it is one
+        if Path(config.OUTPUT_ROOT).exists():  # a second process fails at once, not after the checks
             lock.enter_context(locked(config.OUTPUT_ROOT))
         facts, findings = check_cases(find_cases(config.DATA_ROOT), need_reference=not arguments.unlabelled)
         report_left_out(volumes_of_no_case(config.DATA_ROOT))
         if findings:
             report_findings(findings, arguments.skip_bad)
         if not facts:
-            raise InputError(f"{config.DATA_ROOT}: no case is left that can be used; mend the ones listed above")
+            raise InputError(f"{config.DATA_ROOT}: no usable case is left, expected one; fix the cases listed above")
         # The split comes first: intensities are matched to a volume that trains.
         existing = read_existing_split()
         split = create_split(facts, existing)
@@ -116,7 +119,7 @@ def check_cases(cases, need_reference=True):
             findings.append(result)
         else:
             facts[case] = result
-    facts = {case: facts[case] for case in sound if case in facts}  # in the order of the cases, whoever read them first
+    facts = {case: facts[case] for case in sound if case in facts}  # in the order of the cases, not of reading
     findings += check_facts(facts)
     offenders = {finding.case for finding in findings}
     return {case: of_case for case, of_case in facts.items() if case not in offenders}, findings
@@ -137,16 +140,16 @@ def report_findings(findings, skip_bad):
     if not skip_bad:
         raise InputError(
             f"{offenders} {'case' if offenders == 1 else 'cases'} below {config.DATA_ROOT} cannot be used, see the "
-            "table above; mend them, or go on without them: --skip-bad"
+            "table above; fix them, or leave them out with --skip-bad"
         )
-    print(f"warning: goes on without {offenders} bad cases, listed in skipped.csv", file=sys.stderr)
+    print(f"warning: leaves out {offenders} bad cases, listed in skipped.csv", file=sys.stderr)
 
 
 def create_split(facts, existing):
-    """Part of each labelled case, as {(vendor, name): part}: what is `existing` ({part: cases}), else drawn."""
+    """Part of each labelled case, as {(vendor, name): part}. Parts in `existing` ({part: cases}) stay as they are."""
     of_labelled = labelled(facts)
     if not of_labelled:
-        raise InputError(f"{config.DATA_ROOT}: no case has a reference.mhd; training needs some")
+        raise InputError(f"{config.DATA_ROOT}: no case has a reference.mhd, expected several; training needs them")
     return split_patients(
         [(case.vendor, case.name) for case in of_labelled],
         pattern=config.PATIENT_PATTERN,
@@ -188,10 +191,9 @@ def preprocess_oct_images(facts, reference_histogram):
 
 
 def create_roi_masks(facts):
-    """Write the ROI mask of each preprocessed case in `facts`: local entropy, closed by a disk
-    (`utils.preparation.roi`).
+    """Write the ROI mask of each preprocessed case in `facts` (see `utils.preparation.roi`).
 
-    As in `preprocess_oct_images`, only what is not finished is done. Returns how many cases that were.
+    As in `preprocess_oct_images`, only unfinished cases are done. Returns how many.
     """
     reasons = {case: why_roi_unfinished(prepared_files(case)) for case in facts}
     return do_unfinished("roi", create_roi_mask, reasons, facts)
@@ -206,14 +208,16 @@ def prepared_files(case):
 
 
 def do_unfinished(stage, function, reasons, facts):
-    """Call `function`, of a pair (case, `PreparedFiles`), for each case with a reason in `reasons` ({case: text or
-    None}), and say why. `stage` names the record that it renews: "images" or "roi". Returns how many cases there were.
+    """Call `function` with (case, `PreparedFiles`) for each unfinished case, and print the reasons.
+
+    `reasons` is {case: why it is unfinished, or None}. `stage` names the record that `function` writes: "images" or
+    "roi". Returns the number of unfinished cases.
     """
     unfinished = {case: prepared_files(case) for case, reason in reasons.items() if reason is not None}
     print(f"{stage}: {len(reasons) - len(unfinished)} of {len(reasons)} cases are done already")
     for reason, count in Counter(reasons[case] for case in unfinished).items():
         print(f"  {count} to do: {reason}")
-    for files in unfinished.values():  # without a record until they are whole: they may come to be of two kinds
+    for files in unfinished.values():  # no record before the files are whole: a killed run may leave old and new ones
         {"images": files.images_record, "roi": files.roi_record}[stage].unlink(missing_ok=True)
     b_scans = {pair: facts[pair[0]].shape[0] for pair in unfinished.items()}
     for _ in _with_progress(stage, function, list(b_scans), b_scans):
@@ -222,7 +226,7 @@ def do_unfinished(stage, function, reasons, facts):
 
 
 def create_test_train_set(facts, split):
-    """Write the CSVs of the split, {(vendor, name): part}: the rows of slice_gt.csv, with their roots, of each part."""
+    """Write one CSV for each part of `split` ({(vendor, name): part}) with that part's rows of slice_gt.csv."""
     slices = slice_table(facts)
     parts = np.array([split.get(key) for key in zip(slices["vendor"], slices["image_name"], strict=True)])
     for part in PARTS:
@@ -230,7 +234,7 @@ def create_test_train_set(facts, split):
 
 
 def slice_table(facts):
-    """A DataFrame with the columns of `SliceRow`, a row for each B-scan; labels are empty text without a reference."""
+    """A DataFrame with the columns of `SliceRow` and a row for each B-scan. Without a reference, labels are ""."""
     rows = []
     for case, of_case in facts.items():
         if of_case.label_counts is None:
@@ -242,7 +246,7 @@ def slice_table(facts):
 
 
 def save_checks(facts, findings):
-    """Keep what the checks found: checked.json for the next run, summary.csv (returned) and skipped.csv."""
+    """Write what the checks found: checked.json for the next run, summary.csv and skipped.csv. Returns the summary."""
     folder = config.preprocessed_folder()
     write_json(folder / "checked.json", {facts_key(case): asdict(of_case) for case, of_case in facts.items()})
     summary = vendor_summary(list(facts), facts)
@@ -256,7 +260,7 @@ def save_checks(facts, findings):
 
 
 def read_known_facts():
-    """The facts of the last check that passed, by `facts_key`; none where there was no such check."""
+    """The facts of the last check that passed, by `facts_key`; empty where there was no such check."""
     path = config.preprocessed_folder() / "checked.json"
     if not path.exists():
         return {}
@@ -268,17 +272,17 @@ def read_known_facts():
 
 
 def facts_key(case):
-    """What tells the files of `case` from others and from themselves at another time."""
+    """Text that changes when a file of `case` changes, and differs between cases."""
     return json.dumps([case.vendor, case.root, source_files(case)])
 
 
 def read_existing_split():
-    """The parts of the split that stand on disk, as {part: (vendor, name) pairs}."""
+    """The parts of the split that exist on disk, as {part: list of (vendor, name)}."""
     existing = {}
     for part in PARTS:
         path = config.split_csv(part)
         if path.exists():
-            # As text and nothing missing: pandas would take a case named NA for no name.
+            # Every cell as text: pandas would read a case named NA as a missing value.
             try:
                 table = pandas.read_csv(path, dtype=str, keep_default_na=False)
             except ValueError as error:
@@ -293,7 +297,7 @@ def read_existing_split():
 
 
 def find_reference_histogram(facts, split):
-    """What Cirrus and Topcon are matched to (256 counts): of a Spectralis case, else of a file, else None."""
+    """The histogram (256 counts) to match Cirrus and Topcon to: a Spectralis case's, else a file's, else None."""
     spectralis = [case for case in facts if case.vendor == "Spectralis"]
     if not config.MATCH_INTENSITIES:
         return None
@@ -306,8 +310,8 @@ def find_reference_histogram(facts, split):
             )
         if split.get((chosen[0].vendor, chosen[0].name)) == "test":
             raise InputError(
-                f"config.REFERENCE_CASE = {config.REFERENCE_CASE!r}: is a test case, which nothing may follow before "
-                "evaluate.py; name one that trains, or set it to None for the first that does"
+                f"config.REFERENCE_CASE = {config.REFERENCE_CASE!r}: is a test case, expected a training case; name "
+                "one that trains, or set it to None for the first that does"
             )
     else:
         chosen = [case for case in spectralis if split.get((case.vendor, case.name)) == "train"]
@@ -324,7 +328,7 @@ def find_reference_histogram(facts, split):
 
 
 def _with_progress(description, function, cases, b_scans=None):
-    """Yield (case, function(case)) as they are done, under a bar of cases, or of `b_scans` ({case: number})."""
+    """Yield (case, function(case)) as they finish. A bar counts cases, or B-scans with `b_scans` ({case: number})."""
     b_scans = b_scans or dict.fromkeys(cases, 1)
     results = map_unordered(function, cases, workers=config.WORKERS, dask_scheduler=config.DASK_SCHEDULER)
     unit = "case" if set(b_scans.values()) == {1} else "B-scan"

@@ -3,11 +3,15 @@
     python test.py INPUT... --output DIR [--model FILE] [--vendor V] [--spacing-mm X Y Z] [--fovea COLUMN B_SCAN]
                    [--mirrored] [--dropout-samples N] [--probabilities] [--set NAME=VALUE ...]
 
-Each INPUT is a file, a folder or a pattern: MetaImage, NIfTI, DICOM, TIFF, PNG or JPEG B-scans (a folder of them is a
-scan), Heidelberg's .vol, .e2e and .xml, Topcon's .fda (these need the package eyepy). The model is the run's best: the
-fine-tuned one where it was made from today's segmentation model, else the latter; where nothing was trained it is
-weights/phantom.keras, which knows synthetic scans alone.
-Vendor and spacing come from file and folder names, unless given; what had to be assumed is printed and kept.
+Each INPUT is a file, a folder or a pattern. Formats:
+
+- MetaImage, NIfTI, DICOM, TIFF
+- PNG or JPEG B-scans (a folder of them is a scan)
+- Heidelberg's .vol, .e2e and .xml, Topcon's .fda (these need the package eyepy)
+
+The model is the run's best: the fine-tuned one if it was made from the current segmentation model, else the latter.
+Where nothing was trained it is weights/phantom.keras, which was trained on synthetic scans alone.
+Vendor and spacing come from the files and their folders' names, unless given. Assumptions are printed and recorded.
 
 Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 background, 1 IRF, 2 SRF, 3 PED
         DIR/<Vendor>_<case>/      report.html (a page to look at), mask_NNN.png and overlay_NNN.png for each B-scan,
@@ -16,8 +20,8 @@ Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 backgr
         DIR/summary.csv, DIR/index.html   all scans in DIR
         DIR/left_out.csv                  files of the inputs that are no scans, such as masks and reports, and why
 
-A scan that fails does not stop the others; the same command again goes on with those that are not done. Exit code 0,
-or 2 where any failed. In Python: `utils.segmentation.predict.segment_volume`.
+A scan that fails does not stop the others. The same command again segments only the scans that are unfinished. The exit
+code is 2 if a scan failed, else 0. In Python: `utils.segmentation.predict.segment_volume`.
 """
 
 import argparse
@@ -117,7 +121,7 @@ def main(argv):
 
 
 def report_left_out(left_out, output):
-    """Print what of the inputs is no scan, and keep all of it in left_out.csv; of each reason the first come first."""
+    """Write the files that are no scans into left_out.csv, and print the first of them, the reasons in turn."""
     table = pd.DataFrame([(as_text(one.path), one.why) for one in left_out], columns=["path", "why"])
     if table.empty:
         (output / "left_out.csv").unlink(missing_ok=True)
@@ -156,7 +160,7 @@ def segment_all(scans, job):
 
 
 def b_scan_progress(number, of):
-    """A line on the terminal that tells the B-scan."""
+    """Show on the terminal which B-scan is being segmented."""
     if sys.stderr.isatty():
         print(
             f"\r  B-scan {number} of {of} ",
@@ -167,7 +171,7 @@ def b_scan_progress(number, of):
 
 
 def write_summary(output):
-    """Write and print what is known of every scan in the folder `output`."""
+    """Write and print the results of every scan in the folder `output`."""
     table = summary_table(output)
     if table.empty:
         return

@@ -2,10 +2,10 @@
 
     python -m benchmarks.adversarial [--base-filters 64] [--batch 16] [--repeats 5] [--dtype-policy float32]
 
-The straightforward form predicts the masks, trains the discriminator on readers' and generated ones by
-`train_on_batch`, and then, by `train_on_batch` on both networks joined with the discriminator frozen, the U-Net, which
-computes its forward pass again. Plain training is model_training.py's, with its metrics. The three take turns; the
-best of each counts. Prints a Markdown table.
+The straightforward form predicts the masks and trains the discriminator on readers' and generated masks by
+`train_on_batch`. Then it trains the U-Net by `train_on_batch` on both networks joined, with the discriminator frozen;
+this computes the U-Net's forward pass again. Plain training is model_training.py's, with its metrics. The three take
+turns; the best time of each counts. Prints a Markdown table.
 """
 
 import argparse

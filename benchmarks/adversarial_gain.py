@@ -4,16 +4,19 @@
         [--epochs 30] [--further-epochs 10] [--further-rate 2e-4] [--steps 50] [--scored-epochs 1]
         [--varied] [--set NAME=VALUE ...] [VARIANT ...]
 
-For every seed a set of cases, of which `--annotated` a vendor are trained on and half are held out, and a U-Net trained
-for `--epochs`. Through adversarial_training.py it goes on for `--further-epochs`, after the discriminator's warm-up, in
-which it rests: as the control, with ADVERSARIAL_WEIGHT=0, and as each VARIANT, settings such as
-"ADVERSARIAL_WEIGHT=0.2,D_ADAM_LR=1e-3" (none: config.py's).
-`--set` is for all of them. The held-out cases are then segmented on their own grid, by the weights of the last epochs,
-`--scored-epochs` of them, since one epoch is unlike the next, and by the best epoch's.
+For every seed:
 
-Appends a JSON line for each case, fluid, variant and seed to the file, and leaves out what it already holds, so that an
-interrupted benchmark goes on. Prints a table for each variant: seeds' means, and their paired difference from the
-control with its 95 % interval over seeds (bootstrap).
+1. Generate cases. `--annotated` of each vendor are trained on, half are held out.
+2. Train a U-Net for `--epochs`.
+3. Continue with adversarial_training.py for `--further-epochs` after the discriminator's warm-up: as the control, with
+   ADVERSARIAL_WEIGHT=0, and as each VARIANT, settings such as "ADVERSARIAL_WEIGHT=0.2,D_ADAM_LR=1e-3" (none:
+   config.py's). `--set` is for all of them.
+4. Segment the held-out cases on their own grid with the weights of the last `--scored-epochs` epochs (several, because
+   epochs differ) and of the best epoch.
+
+Appends a JSON line for each case, fluid, variant and seed to the file. Lines that the file already holds are not
+computed again, so an interrupted benchmark resumes. Prints a table for each variant: seeds' means, and their paired
+difference from the control with its 95 % interval over seeds (bootstrap).
 """
 
 import argparse

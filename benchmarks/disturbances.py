@@ -1,4 +1,4 @@
-"""The disturbances of `benchmarks.faults`: what befalls a script while it runs."""
+"""The disturbances of `benchmarks.faults`."""
 
 import contextlib
 import glob
@@ -30,21 +30,21 @@ ARGUMENTS = {
 }
 WORKERS = 2
 CLOCK_SET_BACK = "-30d"
-ROOMY = "size=1g"  # of a file system in memory that is not to be full
-TOO_LONG_SECONDS = 1200  # for scripts that take 20 alone on their machine
+ROOMY = "size=1g"  # of a file system in memory with enough space
+TOO_LONG_SECONDS = 1200  # a script takes 20 s on an idle machine
 HANGS = 124  # exit code of a script that took longer
 FAKETIME = next(iter(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")), None)
 
 
 @dataclass
 class Trial:
-    """A script about to be disturbed, in a folder in which the scripts before it have run."""
+    """A script to disturb, in a folder in which the scripts before it have run."""
 
     script: str
     folder: Path  # holds output/ and segmented/; the raw data are beside it
-    seconds: float  # of the processor that an undisturbed run takes: the same on a busy machine, unlike the clock's
+    seconds: float  # CPU seconds of an undisturbed run; unlike the clock's, they do not depend on the machine's load
     undisturbed: Path  # such a folder, after an undisturbed run
-    progress: float  # how many of the trials are behind, as a share
+    progress: float  # share of the trials that are done
     rng: random.Random
     process: subprocess.Popen | None = None  # the last that was started
 
@@ -63,7 +63,7 @@ class Trial:
         return self.process
 
     def moment(self, share=1.0):
-        """A random moment of the undisturbed run, or of the first `share` of it, in seconds of the processor."""
+        """A random moment in the first `share` of the undisturbed run, in CPU seconds."""
         return self.rng.uniform(0, share * self.seconds)
 
     @property
@@ -77,7 +77,7 @@ class Trial:
 
 
 def wait(process, seconds):
-    """Wait until a script and its children have taken so many seconds of the processor; whether it still runs."""
+    """Wait until a script and its children have used `seconds` of CPU time. Returns whether the script still runs."""
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):
             script = psutil.Process(process.pid)
@@ -89,7 +89,7 @@ def wait(process, seconds):
 
 
 def wait_for_end(process):
-    """The exit code of a script; one that does not end is killed, for `HANGS`."""
+    """The exit code of a script. One that does not end is killed; its exit code is `HANGS`."""
     try:
         return process.wait(TOO_LONG_SECONDS)
     except subprocess.TimeoutExpired:
@@ -129,7 +129,7 @@ def _signalled(trial, number, send):
 
 
 def kill_worker(trial):
-    """SIGKILL for all worker processes from a random moment on, as the kernel does for want of memory."""
+    """SIGKILL for all worker processes from a random moment on, as the kernel does when memory runs out."""
     process = trial.start(WORKERS)
     wait(process, trial.moment(0.5))
     while process.poll() is None:
@@ -142,7 +142,7 @@ def kill_worker(trial):
 
 
 def fill_disk(trial):
-    """A disk that is full after a part of what the script would write."""
+    """A disk that becomes full after a part of the script's files."""
     block = 4096
     sizes = [
         sum(-(-path.stat().st_size // block) for path in files_below(folder).values())

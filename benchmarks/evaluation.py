@@ -1,10 +1,10 @@
-"""Scoring one volume of full size: ours against whole-volume masks and distance maps, values compared.
+"""Scoring one volume of full size: this collection against whole-volume masks and distance maps. Values are compared.
 
     python benchmarks/evaluation.py [--slices 128] [--rows 1024] [--columns 512] [--blobs 12]
 
-The volume holds ellipsoids of all three fluids, about 1 mm3 of each; the prediction is the same with other sizes, some
-missing. The straightforward way computes every mask on the whole volume, its border by erosion and its distances by
-SciPy's Euclidean distance transform, as MedPy does. Each runs in a process of its own, for its peak memory.
+The volume holds ellipsoids of all three fluids, about 1 mm3 of each. The prediction has the same with other sizes; some
+are missing. The straightforward way computes every mask on the whole volume, its border by erosion and its distances by
+SciPy's Euclidean distance transform, as MedPy does. Each way runs in its own process, to measure its peak memory.
 """
 
 import argparse

@@ -1,12 +1,16 @@
-"""Disturb the five scripts in every way that is known to happen, and compare what they end with to undisturbed runs.
+"""Disturb the five scripts in every way that is known to happen, and compare their results with undisturbed runs.
 
     python -m benchmarks.faults [--script S] [--fault F] [--kills 20] [--times 3] [--seed 0] [--folder DIR]
 
-Makes a small synthetic set in a temporary folder and runs the scripts on it with a narrow network, undisturbed; then
-each script from the same beginning, disturbed. After every disturbance no file under a final name may be incomplete, a
-script that failed must have said why in a last line without a traceback, and the same command must run to the end with
-the same results. Exit code 0 where all that holds. Full disks and read-only folders are small file systems in memory,
-which only root may mount; the clock is set back by libfaketime. What is not to be had is left out, and said to be.
+Makes a small synthetic set in a temporary folder and runs the scripts on it with a narrow network, undisturbed. Then it
+runs each script from the same start, disturbed. After every disturbance
+
+- no file under a final name may be incomplete;
+- a script that failed must have given the reason in its last line, without a traceback;
+- the same command must run to the end with the undisturbed results.
+
+Exit code 0 if all that holds. Full disks and read-only folders are small file systems in memory, which only root may
+mount. libfaketime sets the clock back. Faults that this machine cannot produce are left out, with a line.
 """
 
 import argparse
@@ -41,13 +45,13 @@ from utils.errors import run_script
 
 # ---- What must hold after each ---------------------------------------------------------------------------------------
 def complaint(trial, returncode):
-    """In words what is wrong with how a script has failed, or None."""
+    """What is wrong with the way in which a script has failed, as text, or None."""
     if returncode == HANGS:
         return f"does not end within {TOO_LONG_SECONDS} s"
     printed = trial.printed
     last = printed.rpartition("\n")[2]
     if returncode in (-signal.SIGINT, -signal.SIGTERM) and "run_script" not in printed:
-        return None  # Python was still importing, and ended in its own way
+        return None  # Python was still importing and ended by itself
     if "Traceback" in printed:
         return f"a traceback:\n{printed[-2000:]}"
     if not last.startswith((f"{trial.script}: ", "stopped after")):
@@ -56,7 +60,7 @@ def complaint(trial, returncode):
 
 
 def survived(fault, trial, begin, times):
-    """Disturb a trial's script so often; prints a line for each and returns (exit codes, what did not hold)."""
+    """Disturb a trial's script `times` times. Prints a line for each. Returns (exit codes, complaints)."""
     codes, complaints = Counter(), []
     begin()
     for number in range(times):
@@ -142,7 +146,7 @@ def undisturbed(root, scripts, rng):
             usage = resource.getrusage(resource.RUSAGE_CHILDREN)
             duration.write_text(f"{usage.ru_utime + usage.ru_stime - before_it.ru_utime - before_it.ru_stime:.1f}")
         trial.seconds = float(duration.read_text())
-        print(f"{script}: {trial.seconds} s of the processor undisturbed", flush=True)
+        print(f"{script}: {trial.seconds} CPU s undisturbed", flush=True)
         if script in scripts:
             trials.append((before, trial))
         before = after

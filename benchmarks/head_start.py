@@ -1,11 +1,11 @@
-"""What a model in the box saves: training on one's own scans from noise, and from its weights.
+"""How much training on one's own scans the model in the box saves: from random weights, and from its weights.
 
     python -m benchmarks.head_start DIR [--weights weights/phantom.keras] [--epochs 8] [--steps 60] [--folder .]
 
-DIR holds the real cases of `benchmarks.real_transfer`, whose untouched patients are the held-out ones here; of the
-visible ones every fifth chooses the epoch. Both runs are model_training.py's, with the box model's own settings. Prints
-Dice on the held-out part of the visible patients against minutes, and then what the best epochs of both score on the
-untouched ones, as `benchmarks.real_transfer` does.
+DIR holds the real cases of `benchmarks.real_transfer`. Its untouched patients are held out here. Every fifth of the
+visible patients validates. Both runs are model_training.py's, with the settings of the model in the box. Prints Dice on
+the validating patients by minutes, then the scores of both runs' best epochs on the untouched patients, as
+`benchmarks.real_transfer` does.
 """
 
 import argparse

@@ -4,8 +4,8 @@
     python -m benchmarks.load segment [--scans 500] [--model FILE] [--folder .]  one call of test.py, every 50th faulty
     python -m benchmarks.load users [--folder .]                                 each script twice at the same time
 
-Everything is written to a temporary folder in --folder and removed. Prints Markdown tables: see benchmarks/README.md.
-Exit code 0 where all is as it should be: every good case done, every bad one named, nothing damaged.
+Everything is written to a temporary folder in --folder, which is removed. Prints Markdown tables: see
+benchmarks/README.md. Exit code 0 if every good case is done, every faulty one is named, and nothing is damaged.
 """
 
 import argparse
@@ -70,10 +70,10 @@ def prepare_challenge_set(folder, arguments):
     preprocessed = folder / "output" / "pre_processed"
     finished = {path: kinds[path.stem] for path in (preprocessed / "finished").iterdir()}
     checking = samples[samples[:, 0] < (preprocessed / "checked.json").stat().st_mtime]
-    print("\n| prepare_data.py | s | processor s | peak MiB |\n|---|---|---|---|")
+    print("\n| prepare_data.py | s | CPU s | peak MiB |\n|---|---|---|---|")
     for name, part in (("checks", checking), ("in all", samples)):
-        (start, _, _), (end, _, processor) = part[[0, -1]]
-        print(f"| {name} | {end - start:.0f} | {processor:.0f} | {part[:, 1].max():.0f} |")
+        (start, _, _), (end, _, cpu_seconds) = part[[0, -1]]
+        print(f"| {name} | {end - start:.0f} | {cpu_seconds:.0f} | {part[:, 1].max():.0f} |")
     print_stretches(stretches_of(finished, samples))
     return [] if len(finished) == len(kinds) else [f"{len(finished)} cases prepared, not {len(kinds)}"]
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.networks [NETWORK ...] [--steps 200] [--batch 8] [--base-filters 16] [--cases 16]
 
-NETWORK is a value of config.MODEL. All see the same patches of 288 x 192 pixels, whose size suits every architecture,
-in the same order; Dice is that of the validation B-scans after the last epoch. Prints a Markdown table.
+NETWORK is a value of config.MODEL. All see the same patches in the same order. Their size, 288 x 192 pixels, suits
+every architecture. Dice is that of the validation B-scans after the last epoch. Prints a Markdown table.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python -m benchmarks.patch_stream [--cases N] [--slices N] [--seconds S]
 
-Makes and prepares phantoms of all three vendors in a temporary folder, lets both deliver batches of 16 by turns, and
-prints a Markdown table (best of three rounds), the memory, the time to the first batch, and how long a consumer that
+Makes and prepares phantoms of all three vendors in a temporary folder. Both streams then deliver batches of 16 in turn.
+Prints a Markdown table (best of three rounds), the memory, the time to the first batch, and how long a consumer that
 sleeps 10 ms a step waits for data. Needs Linux (/proc).
 """
 

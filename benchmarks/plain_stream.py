@@ -1,8 +1,7 @@
-"""The patch stream as nutsml's documentation suggests one: the baseline of benchmarks/patch_stream.py, and a second
-opinion on the method for the tests.
+"""A patch stream as nutsml's documentation suggests it: the baseline of benchmarks/patch_stream.py.
 
-Whole B-scans as TIFF files; every image mirrored and rotated as a whole (scikit-image); all patches cut out; those
-without fluid dropped at the end.
+The tests use it as an independent implementation of the method. Whole B-scans are TIFF files. Every image is mirrored
+and rotated as a whole (scikit-image). All patches are cut out; those without fluid are dropped at the end.
 """
 
 import random

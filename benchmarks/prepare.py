@@ -2,8 +2,9 @@
 
     python -m benchmarks.prepare [--slices 12] [--plain-slices 1] [--workers 2] [--folder .]
 
-Both sides run in this process, on the same synthetic volumes, one after the other, stage by stage, three times (the
-plain ROI once: it takes seconds a B-scan); the best time counts. Prints Markdown tables: see benchmarks/README.md.
+Both sides run in this process on the same synthetic volumes, one after the other, stage by stage. Each runs three times
+and the best time counts; the plain ROI runs once, because it takes seconds a B-scan. Prints Markdown tables: see
+benchmarks/README.md.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""A model on real B-scans that it has not been trained on, with two thirds of the patients for looking and tuning.
+"""A model's scores on real B-scans that it was not trained on. Two thirds of the patients may be used for tuning.
 
     python -m benchmarks.real_transfer MODEL DIR [--part visible|untouched|all] [--worst worst.png]
 
-DIR holds cases in RETOUCH layout with outlines of IRF and SRF; PED is not outlined there, so where the model says PED
-is left out of IRF's and SRF's scores, and its amount reported. Patients are dealt into the parts by the checksum of
-their names, so that the untouched third is the same for everybody. Intervals are 95 % bootstrap ones over patients.
+DIR holds cases in RETOUCH layout with outlines of IRF and SRF. PED is not outlined there: pixels that the model calls
+PED are left out of the scores of IRF and SRF, and counted. The checksum of a patient's name decides the part, so that
+the untouched third is the same for everybody. Intervals are 95 % bootstrap intervals over patients.
 """
 
 import argparse

@@ -1,11 +1,14 @@
-"""Where fluid is looked for: how much of it the region misses, and how large the region is, by `BRIGHT_GREY`.
+"""The region in which fluid is looked for: how much fluid it misses, and how large it is, by `BRIGHT_GREY`.
 
     python -m benchmarks.region DIR [DIR ...]
 
-Each DIR holds cases in RETOUCH layout. A row for each DIR and grey value: the share of each outlined fluid that lies
-outside of `utils.preparation.roi.prediction_region`, and its area as a multiple of the region that training's patches
-are drawn from, in all and in the B-scans whose 99th percentile is at least 180. Grey value 0 brightens nothing. Cirrus
-and Topcon are not matched to Spectralis, so that they are as dim as they come.
+Each DIR holds cases in RETOUCH layout. The table has a row for each DIR and grey value:
+
+- the share of each outlined fluid outside `utils.preparation.roi.prediction_region`;
+- the region's area as a multiple of training's region of interest, for all B-scans and for those whose 99th percentile
+  is at least 180.
+
+Grey value 0 brightens nothing. Cirrus and Topcon are not matched to Spectralis, so that they stay dim.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Time and memory of a script and its processes while it goes through many items, on Linux."""
+"""Time and memory of a script and its processes while it works through many items, on Linux."""
 
 import contextlib
 import itertools
@@ -14,9 +14,9 @@ SECONDS_BETWEEN_SAMPLES = 1.0
 
 
 def run_sampled(script, *arguments):
-    """Run a script to its end; returns its exit code, its errors, and samples.
+    """Run a script to its end. Returns its exit code, its errors, and samples.
 
-    These are rows of (time, MiB, processor seconds until then), once a second.
+    Samples are rows of (time, MiB, CPU seconds until then), one each second.
     """
     samples = []
     with tempfile.TemporaryFile("w+") as errors:
@@ -31,9 +31,9 @@ def run_sampled(script, *arguments):
 
 
 def used_by(pid):
-    """Memory in MiB and processor seconds of a process and those it has started.
+    """Memory in MiB and CPU seconds of a process and its children.
 
-    Pages that several share count once in all, and so do the seconds of those that have ended.
+    Pages that several processes share count once. The seconds of children that have ended count, too.
     """
     pss = seconds = 0
     for process in (parent := psutil.Process(pid), *parent.children(recursive=True)):
@@ -43,24 +43,24 @@ def used_by(pid):
 
 
 def stretches_of(kinds, samples):
-    """{kind: rows of (items done before, seconds, processor seconds, peak MiB)}, from one item's end to the next one's.
+    """{kind: rows of (items done before, seconds, CPU seconds, peak MiB)}, from one item's end to the next item's.
 
-    `kinds` maps the file that is written at an item's end to its kind. The first item, with which a script starts, has
-    no row. The peak is NaN where an item took too little time for a sample.
+    `kinds` maps the file that is written at an item's end to its kind. The first item has no row, because its time
+    includes the script's start. The peak is NaN if an item was too short for a sample.
     """
     ends = sorted((path.stat().st_mtime, str(kind), kind) for path, kind in kinds.items())
     stretches = {}
     for done, ((start, *_), (end, _, kind)) in enumerate(itertools.pairwise(ends), 1):
-        processor = np.diff(np.interp([start, end], samples[:, 0], samples[:, 2]))[0]
+        cpu_seconds = np.diff(np.interp([start, end], samples[:, 0], samples[:, 2]))[0]
         during = samples[(samples[:, 0] >= start) & (samples[:, 0] <= end), 1]
-        row = done, end - start, processor, max(during, default=np.nan)
+        row = done, end - start, cpu_seconds, max(during, default=np.nan)
         stretches.setdefault(kind, []).append(row)
     return {kind: np.array(rows) for kind, rows in stretches.items()}
 
 
 def print_stretches(stretches):
     """Time and memory of each kind's first and last quarter, of all items by tenths, and their slopes."""
-    print("\n| kind | items | s an item | processor s an item | peak MiB |\n|---|---|---|---|---|")
+    print("\n| kind | items | s an item | CPU s an item | peak MiB |\n|---|---|---|---|---|")
     for kind, rows in stretches.items():
         quarter = max(1, len(rows) // 4)
         ends = [_summary(rows[part]) for part in (slice(quarter), slice(-quarter, None))]
@@ -72,15 +72,15 @@ def print_stretches(stretches):
     rows = np.concatenate(list(stretches.values()))
     tenths = [_summary(tenth) for tenth in np.array_split(rows[rows[:, 0].argsort()], min(10, len(rows)))]
     print("\nEach: of the first quarter / of the last. All items, by tenths:\n")
-    print(f"processor s an item: {' '.join(f'{processor:.2f}' for _, processor, _ in tenths)}")
+    print(f"CPU s an item: {' '.join(f'{cpu_seconds:.2f}' for _, cpu_seconds, _ in tenths)}")
     print(f"peak MiB: {' '.join(f'{peak:.0f}' for *_, peak in tenths)}")
     # A common slope of all kinds, each about its own mean.
     within = np.concatenate([rows - np.nanmean(rows, axis=0) for rows in stretches.values()])
     within = within[np.isfinite(within).all(axis=1)]
-    seconds, processor, peak = 100 * (within[:, 0] @ within[:, 1:]) / (within[:, 0] @ within[:, 0])
-    print(f"\nfor every 100 items: {seconds:+.2f} s and {processor:+.2f} processor s an item, {peak:+.1f} MiB")
+    seconds, cpu_seconds, peak = 100 * (within[:, 0] @ within[:, 1:]) / (within[:, 0] @ within[:, 0])
+    print(f"\nfor every 100 items: {seconds:+.2f} s and {cpu_seconds:+.2f} CPU s an item, {peak:+.1f} MiB")
 
 
 def _summary(rows):
-    """Mean seconds, mean processor seconds and peak MiB of some items."""
+    """Mean seconds, mean CPU seconds and peak MiB of some items."""
     return *rows[:, 1:3].mean(axis=0), max(rows[np.isfinite(rows[:, 3]), 3], default=np.nan)

@@ -7,9 +7,9 @@ from utils.tasks import overrides
 
 
 def run(script, *arguments, **settings):
-    """Run a script ("model_training.py" or "-m utils.phantom") with settings; leave with its output where it fails.
+    """Run a script ("model_training.py" or "-m utils.phantom") with settings. Returns what it printed.
 
-    Returns what it printed.
+    Exits with the script's output if it fails.
     """
     command = [sys.executable, *script.split(), *map(str, arguments), *overrides(settings)]
     result = subprocess.run(command, capture_output=True, text=True)

@@ -1,15 +1,15 @@
-"""How fast scans are segmented, against patches one by one, in how much memory, and how well the two agree.
+"""Speed and memory of segmenting scans, compared with patches one by one, and the agreement of both.
 
     python -m benchmarks.segmentation MODEL [--b-scans 4] [--filters 64]
 
 MODEL is a narrow trained network (a ``best.keras`` of model_training.py, as the demo trains one). It is widened to the
 full width without changing what it computes: every channel is repeated, every weight divided by the number of repeats.
-So the full network's cost is measured on labels that mean something.
+So the full network's cost is measured with meaningful labels.
 
-Straightforward are patches of 256 x 128 pixels over the whole B-scan, one `model.predict` each, of whose 164 x 36
-outputs 160 x 32 are used (multiples of 8, between which the network computes the same). Both sides read, preprocess,
-segment and go back to the scan's grid. Prints a table for a Spectralis and a Cirrus phantom, then the peak memory of
-test.py by the number of B-scans.
+The straightforward way takes patches of 256 x 128 pixels over the whole B-scan, one `model.predict` each. Of the
+164 x 36 outputs it uses 160 x 32 (shifts by multiples of 8 do not change the network's output). Both ways read,
+preprocess, segment and return to the scan's grid. Prints a table for a Spectralis and a Cirrus phantom, then the peak
+memory of test.py by the number of B-scans.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def widened(path, folder, filters):
 
 
 def _repeated(layer, weight, repeats):
-    """A layer's weight with every channel repeated, but for those of the image and of the classes."""
+    """A layer's weight with every channel repeated, except those of the image and of the classes."""
     if weight.ndim == 1:
         return weight if layer.name == "segmentation_logits" else np.repeat(weight, repeats)
     outputs, inputs = (2, 3) if layer.name.endswith("_upsampled") else (3, 2)  # transposed: (h, w, outputs, inputs)

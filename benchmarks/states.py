@@ -1,4 +1,4 @@
-"""What the scripts have written: is each file under a final name whole, and do two folders hold the same?"""
+"""Judges of the files that the scripts have written: are they whole, and do two folders hold the same?"""
 
 import csv
 import hashlib
@@ -156,7 +156,7 @@ def _number(text):
 
 
 def _unequal(ours, theirs):
-    """Where two contents differ, in words that go on from a file's name; None where they do not."""
+    """Where two contents differ, as text that continues a file's name; None if they are equal."""
     if isinstance(ours, np.ndarray) and isinstance(theirs, np.ndarray):
         return None if np.array_equal(ours, theirs) else ": arrays differ"
     if isinstance(ours, dict) and isinstance(theirs, dict):

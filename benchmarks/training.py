@@ -1,4 +1,4 @@
-"""The training step: seconds, GFLOP/s against the best rate of a lone convolution, and memory, variant by variant.
+"""The training step of several variants: seconds, GFLOP/s compared with a single convolution's best rate, and memory.
 
     [KERAS_BACKEND=jax] python -m benchmarks.training [--base-filters 64] [--batch 8] [--steps 6] [VARIANT ...]
     python -m benchmarks.training --epoch [--base-filters 16] [--batch 16]
@@ -92,7 +92,7 @@ def measure_epochs(arguments):
 
 
 def measure(variant, base_filters, batch, steps):
-    """Rates of one variant, the higher the better (but for the memory), as a dictionary."""
+    """Rates (higher is better) and memory of one variant, as a dictionary."""
     policy, output, compiler, *deterministic = variant.split("/")
     set_up_keras(0, deterministic=bool(deterministic))
     import keras

@@ -1,28 +1,41 @@
 import signal
 
 import pytest
-from raw_cases import arguments
+from helpers import arguments
 
 import config
 import prepare_data
 
 
 @pytest.fixture
-def ctrl_c_is_heard():
-    """As in a terminal; a shell's background processes start deaf to it."""
+def ctrl_c_interrupts():
+    """Ctrl-C as in a terminal. Shells start background processes so that they ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
-def prepare_here(monkeypatch):
-    """Run the script in this process, after which the settings are as before."""
-    defaults = config.values()
+def set_config():
+    """Function that gives config.py's values, and in the test those of its arguments: ``set_config(SEED=1)``.
+
+    All values are restored after the test, also those that `config.load` changed.
+    """
+    before = config.values()
+
+    def change(**values):
+        vars(config).update({**before, **values})
+
+    yield change
+    vars(config).update(before)
+
+
+@pytest.fixture
+def prepare_here(set_config):
+    """Function that runs prepare_data.py in this process, each time from config.py's own values on."""
 
     def run(*settings, flags=()):
-        for name, value in defaults.items():
-            monkeypatch.setattr(config, name, value)
+        set_config()
         prepare_data.main(arguments(*settings, flags=flags))
 
     return run

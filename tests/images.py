@@ -1,10 +1,6 @@
-"""Images that several test files make."""
+"""Masks at which shortcuts of morphology go wrong."""
 
 import numpy as np
-
-
-def noise(shape, low=1, high=200, seed=0):
-    return np.random.default_rng(seed).integers(low, high, shape).astype(np.uint8)
 
 
 def adversarial_masks(shape, seed=0):

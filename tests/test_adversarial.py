@@ -6,7 +6,6 @@ takes some steps from the stored weights and stores the result: what the two bac
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ if __name__ == "__main__":
 import keras
 import numpy as np
 import pytest
+from helpers import run_python
 from keras import layers
 
 from loss_functions import (
@@ -411,15 +411,7 @@ def test_loss_scaling_changes_nothing_where_nothing_underflows():
 
 # ---- The other backend ---------------------------------------------------------------------------------------------
 def run_on_jax(*command):
-    result = subprocess.run(
-        [sys.executable, *map(str, command)],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    run_python(*command, environment={**os.environ, "KERAS_BACKEND": "jax"})
 
 
 def trained_for_comparison(weights=None):

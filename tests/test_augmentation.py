@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from batch_settings import batch_settings
+from helpers import batch_settings, write_prepared_case
 
 from utils import augmentation
 from utils.augmentation import draw_scale, resized, with_other_grey_values
@@ -13,16 +13,10 @@ from utils.custom_nuts import CutPatch, Patch
 from utils.data_prepare import SliceRow
 from utils.patch_settings import AugmentationSettings, PatchSettings
 from utils.patch_stream import plan_block
-from utils.volumes.mhd import write_volume
 
 Row = namedtuple("Row", "image_name vendor slice")
 NONE = AugmentationSettings(10.0, False, 0.0, 0.0, 0.0)
 CHANGES = ["gamma", "contrast", "brightness", "blur", "resolution", "speckle", "noise"]
-
-
-def write_case(folder, volume, mask):
-    for kind, voxels in (("oct_imgs", volume), ("oct_masks", mask), ("roi_masks", np.ones_like(mask))):
-        write_volume(folder / kind / "Topcon_a.mhd", voxels, (0.01, 0.004, 0.05))
 
 
 @pytest.fixture
@@ -107,7 +101,7 @@ def test_a_scaled_patch_shows_a_wider_window_about_the_same_middle(tmp_path, mon
     rng = np.random.default_rng(1)
     volume = rng.integers(1, 256, (1, 160, 170), dtype=np.uint8)
     masks = rng.integers(0, 4, volume.shape, dtype=np.uint8)
-    write_case(tmp_path, volume, masks)
+    write_prepared_case(tmp_path, "Topcon", "a", volume, masks)
     row = Row("a", "Topcon", 0)
     once = PatchSettings((40, 30), 12, 4, 0.75, NONE)
     twice = replace(once, shape=(80, 60))
@@ -122,7 +116,7 @@ def test_a_scaled_patch_shows_a_wider_window_about_the_same_middle(tmp_path, mon
 
 def test_a_window_larger_than_the_b_scan_ends_with_it(tmp_path, monkeypatch):
     volume = np.full((1, 50, 60), 100, np.uint8)
-    write_case(tmp_path, volume, np.zeros_like(volume))
+    write_prepared_case(tmp_path, "Topcon", "a", volume)
     monkeypatch.setattr("utils.custom_nuts.draw_scale", lambda *_: (3.0, 0.5))
     cut = CutPatch(tmp_path, PatchSettings((40, 30), 12, 4, 0.75, NONE))
     image, *_ = cut(Patch(Row("a", "Topcon", 0), False, 0.0, 10, 30, 0.0, 7, 0, 0, 0))
@@ -133,7 +127,7 @@ def test_a_window_larger_than_the_b_scan_ends_with_it(tmp_path, monkeypatch):
 # ---- Plans ---------------------------------------------------------------------------------------------------------
 def test_which_patches_there_are_does_not_depend_on_how_they_are_varied(tmp_path):
     volume = np.random.default_rng(0).integers(1, 256, (4, 110, 150), dtype=np.uint8)
-    write_case(tmp_path, volume, volume % 4)
+    write_prepared_case(tmp_path, "Topcon", "a", volume, volume % 4)
     rows = [SliceRow("a", "Topcon", "r", z, 0, 0, 0) for z in range(4)]
     settings = batch_settings(tmp_path, shape=(104, 104))
     varied = replace(settings, patches=replace(settings.patches, augmentation=replace(NONE, grey=0.3, scale=0.5)))
@@ -151,7 +145,7 @@ def test_which_patches_there_are_does_not_depend_on_how_they_are_varied(tmp_path
 
 def test_b_scans_turn_both_ways_where_that_is_asked_for(tmp_path):
     volume = np.random.default_rng(0).integers(1, 256, (1, 110, 150), dtype=np.uint8)
-    write_case(tmp_path, volume, volume % 4)
+    write_prepared_case(tmp_path, "Topcon", "a", volume, volume % 4)
     rows = [SliceRow("a", "Topcon", "r", 0, 0, 0, 0)]
     settings = batch_settings(tmp_path, shape=(104, 104))
     both = replace(NONE, rotation_degrees=15.0, rotate_both_ways=True)

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import SimpleITK
-from images import noise
+from helpers import noise
 
 from utils.errors import InputError
 from utils.preparation.cases import Case, find_cases

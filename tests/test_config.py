@@ -8,14 +8,8 @@ import config
 from utils.errors import InputError
 
 PROJECT = Path(config.__file__).parent
+pytestmark = pytest.mark.usefixtures("set_config")  # config.load changes values
 SCRIPTS = ["prepare_data.py", "model_training.py", "adversarial_training.py", "evaluate.py", "test.py"]
-
-
-@pytest.fixture(autouse=True)
-def _restored():
-    before = config.values()
-    yield
-    vars(config).update(before)
 
 
 def test_set_overrides_a_value_and_derived_paths_follow():

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import skimage.transform
+from helpers import write_prepared_case
 
 from utils import custom_nuts
 from utils.augmentation import MirrorAndRotate, rotated, rotation_map
@@ -22,7 +23,6 @@ from utils.custom_nuts import (
 )
 from utils.errors import InputError
 from utils.patch_settings import AugmentationSettings, PatchSettings
-from utils.volumes.mhd import write_volume
 
 Row = namedtuple("Row", "image_name vendor slice")
 PATCH = (256, 128)
@@ -30,8 +30,7 @@ PATCHES = PatchSettings(PATCH, 12, 42, 0.75, AugmentationSettings(10.0, False, 0
 
 
 def write_case(folder, volume, mask, roi, vendor="Topcon", name="a"):
-    for kind, voxels in (("oct_imgs", volume), ("oct_masks", mask), ("roi_masks", roi)):
-        write_volume(folder / kind / f"{vendor}_{name}.mhd", voxels, (0.0117, 0.003872, 0.047))
+    write_prepared_case(folder, vendor, name, volume, mask, roi)
 
 
 def constant_slices(values, rows=4, columns=5):

@@ -5,21 +5,13 @@ import threading
 
 import numpy as np
 import pytest
-from batch_settings import batch_settings
+from helpers import batch_settings, write_prepared_case
 
 from utils.data_prepare import build_batch_train, get_data_iterator, get_iterator_nuts, patch_samples, read_csv_data
 from utils.errors import InputError
-from utils.volumes.mhd import write_volume
 
 HEADER = "image_name,vendor,root,slice,is_IRF,is_SRF,is_PED"
 PATCH = (256, 128)  # B-scans of this size hold exactly one patch, which is the B-scan
-
-
-def write_case(folder, vendor, name, volume, mask=None, roi=None):
-    mask = np.zeros(volume.shape, np.uint8) if mask is None else mask
-    roi = np.ones(volume.shape, np.uint8) if roi is None else roi
-    for kind, voxels in (("oct_imgs", volume), ("oct_masks", mask), ("roi_masks", roi)):
-        write_volume(folder / kind / f"{vendor}_{name}.mhd", voxels, (0.0117, 0.003872, 0.047))
 
 
 def samples_of(csv_path, preprocessed_folder, *, training, epoch, **changes):
@@ -54,7 +46,7 @@ def small_set(tmp_path_factory):
     mask[0:2, 100:150, 60:70] = 1
     mask[2:4, 100:150, 60:70] = 2
     mask[4:6, 100:150, 60:70] = 3
-    write_case(folder, "Topcon", "NA", numbered_slices(101, 12), mask)
+    write_prepared_case(folder, "Topcon", "NA", numbered_slices(101, 12), mask)
     return write_slices_csv(folder / "slices.csv", [("Topcon", "NA", 12)]), folder
 
 
@@ -62,7 +54,7 @@ def small_set(tmp_path_factory):
 def wide_set(tmp_path_factory):
     """Sixty slices, z filled with 1 + z, that hold 12 + 2 patches each."""
     folder = tmp_path_factory.mktemp("wide_set")
-    write_case(folder, "Topcon", "a", numbered_slices(1, 60, (256, 308)))
+    write_prepared_case(folder, "Topcon", "a", numbered_slices(1, 60, (256, 308)))
     return write_slices_csv(folder / "slices.csv", [("Topcon", "a", 60)]), folder
 
 
@@ -164,7 +156,7 @@ def test_patches_without_fluid_are_dropped_in_the_pipeline(small_set):
 def test_a_patch_may_be_invalid_by_half_and_no_more(tmp_path):
     volume = np.full((2, *PATCH), 100, np.uint8)
     volume[0, :128] = volume[1, :129] = 0
-    write_case(tmp_path, "Topcon", "a", volume, np.ones_like(volume))
+    write_prepared_case(tmp_path, "Topcon", "a", volume, np.ones_like(volume))
     csv = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 2)])
     ((image, *_),) = samples_of(csv, tmp_path, training=False, epoch=0)
     np.testing.assert_array_equal(image[..., 1], volume[0])
@@ -176,7 +168,7 @@ def test_a_slice_gives_two_and_a_quarter_images_whose_masks_follow(tmp_path):
     mask[0, 60:200, 10:50] = 1
     mask[0, 90:110, 70:120] = 2
     volume = 50 + 50 * mask
-    write_case(tmp_path, "Topcon", "a", volume, mask)
+    write_prepared_case(tmp_path, "Topcon", "a", volume, mask)
     csv_path = tmp_path / "slices.csv"
     csv_path.write_text("\n".join([HEADER] + ["a,Topcon,r,0,0,0,0"] * 400))  # the same slice 400 times
     kinds = {"untouched": 0, "mirrored": 0, "rotated": 0}
@@ -204,7 +196,7 @@ def test_a_slice_gives_two_and_a_quarter_images_whose_masks_follow(tmp_path):
 def test_the_roi_is_mirrored_and_rotated_with_the_image(tmp_path):
     roi = np.zeros((1, 256, 400), np.uint8)
     roi[0, 20:40, 300:320] = 1  # far from the centre: a rotation by 10 degrees moves it by 24 pixels
-    write_case(tmp_path, "Topcon", "a", 100 + 100 * roi, roi=roi)
+    write_prepared_case(tmp_path, "Topcon", "a", 100 + 100 * roi, roi=roi)
     csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 1)])
     samples = [
         sample
@@ -219,7 +211,7 @@ def test_vendors_are_drawn_as_often_as_the_rarest(tmp_path):
     cases = [("Cirrus", "a", 20), ("Spectralis", "b", 60), ("Topcon", "c", 100)]
     first_values = {"Cirrus": 1, "Spectralis": 51, "Topcon": 121}
     for vendor, name, slices in cases:
-        write_case(tmp_path, vendor, name, numbered_slices(first_values[vendor], slices))
+        write_prepared_case(tmp_path, vendor, name, numbered_slices(first_values[vendor], slices))
     csv_path = write_slices_csv(tmp_path / "slices.csv", cases)
 
     def drawn(**settings):
@@ -330,7 +322,7 @@ def test_b_scans_smaller_than_a_patch_are_padded_with_invalid_pixels(tmp_path):
     volume = np.full((1, 200, 100), 90, np.uint8)
     mask = np.zeros_like(volume)
     mask[0, 60:100, 45:55] = 2
-    write_case(tmp_path, "Topcon", "a", volume, mask)
+    write_prepared_case(tmp_path, "Topcon", "a", volume, mask)
     csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 1)])
     ((image, patch_mask, *fluids),) = samples_of(csv_path, tmp_path, training=False, seed=0, epoch=0, drop_healthy=0.0)
     np.testing.assert_array_equal(image[:200, :100], 90)
@@ -373,7 +365,7 @@ def test_an_interrupted_epoch_goes_on_at_any_batch(wide_set, workers):
 
 # ---- Errors --------------------------------------------------------------------------------------------------------
 def test_missing_volumes_are_named_before_the_first_batch(tmp_path):
-    write_case(tmp_path, "Topcon", "a", numbered_slices(1, 2))
+    write_prepared_case(tmp_path, "Topcon", "a", numbered_slices(1, 2))
     (tmp_path / "roi_masks" / "Topcon_a.mhd").unlink()
     csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 2), ("Cirrus", "b", 1)])
     with pytest.raises(InputError) as error:
@@ -387,7 +379,7 @@ def test_missing_volumes_are_named_before_the_first_batch(tmp_path):
 
 
 def test_an_error_while_reading_reaches_the_consumer(tmp_path):
-    write_case(tmp_path, "Topcon", "a", numbered_slices(1, 2))
+    write_prepared_case(tmp_path, "Topcon", "a", numbered_slices(1, 2))
     csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 3)])
     threads = threading.active_count()
     batches = batches_of(csv_path, tmp_path, training=True, seed=0, epoch=0, batch_size=2)
@@ -398,7 +390,7 @@ def test_an_error_while_reading_reaches_the_consumer(tmp_path):
 
 def test_an_epoch_without_a_batch_is_an_error(tmp_path):
     volume = numbered_slices(1, 2)
-    write_case(tmp_path, "Topcon", "a", volume, roi=np.zeros(volume.shape, np.uint8))
+    write_prepared_case(tmp_path, "Topcon", "a", volume, roi=np.zeros(volume.shape, np.uint8))
     csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 2)])
     for training, smallest in ((True, 16), (False, 1)):
         batches = batches_of(csv_path, tmp_path, training=training, seed=0, epoch=0, batch_size=16)

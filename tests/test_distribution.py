@@ -131,7 +131,7 @@ def test_a_lost_host_ends_the_other_and_both_go_on_together(prepared):
         time.sleep(0.2)
     second.send_signal(signal.SIGKILL)
     second.communicate()
-    assert "another host is gone" in finish(first, expected=2)
+    assert "another host stopped" in finish(first, expected=2)
     reached = max(path.stem for path in folder_of(settings).glob("last-*.json"))
     settings["EPOCH"] = int(reached.split("-")[1]) + 1
     again = [start("model_training.py", backend="jax", **host) for host in host_commands(settings)]

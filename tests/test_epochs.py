@@ -186,7 +186,7 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_continue(tmp_path, capsys,
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
-def test_a_second_ctrl_c_ends_at_once(ctrl_c_is_heard, tmp_path):
+def test_a_second_ctrl_c_ends_at_once(ctrl_c_interrupts, tmp_path):
     def interrupted_twice():
         with start(tmp_path).interruptible():
             os.kill(os.getpid(), signal.SIGINT)

@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from prepared_records import write_record
+from helpers import write_record, write_slice_csv
 from stand_in import bright_scan, export_brightness_model
 
-import config
 import evaluate
 from utils.errors import InputError
 from utils.evaluation import held_out
@@ -30,15 +29,10 @@ PATTERN = r"^(\w+)_O[DS]$"
 
 
 @pytest.fixture
-def settings(monkeypatch):
-    """Set values of config.py for the length of a test; returns the function that does so."""
-    monkeypatch.setattr(evaluate, "score_patches", lambda network: {})  # these need preprocessed volumes
-
-    def change(**values):
-        for name, value in {**config.values(), **values}.items():
-            monkeypatch.setattr(config, name, value)
-
-    return change
+def settings(set_config, monkeypatch):
+    """`set_config`, for evaluations without patches, which need preprocessed volumes."""
+    monkeypatch.setattr(evaluate, "score_patches", lambda network: {})
+    return set_config
 
 
 def write_cases(data_root, output_root):
@@ -55,8 +49,7 @@ def write_cases(data_root, output_root):
             write_volume(data_root / "Spectralis" / name / "reference.mhd", reference, SPACING_MM)
             rows += [SliceRow(name, "Spectralis", f"Spectralis/{name}", index, 1, 0, 0) for index in range(2)]
             write_record(output_root, "Spectralis", name)
-        output_root.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows, columns=SliceRow._fields).to_csv(output_root / f"{part}_data.csv", index=False)
+        write_slice_csv(output_root / f"{part}_data.csv", rows)
 
 
 @pytest.fixture
@@ -79,11 +72,11 @@ def evaluated(settings, tmp_path):
         (
             "train",
             {"cases": ["b_OD"], "patients": []},
-            r"test_data\.csv: Spectralis b_OD has been seen by this network",
+            r"test_data\.csv: Spectralis b_OD was used to train this network",
         ),
-        ("val", {"cases": ["b_OD"], "patients": []}, r"test_data\.csv: Spectralis b_OD has been seen by this network"),
-        ("earlier", {"cases": [], "patients": ["c"]}, r"test_data\.csv: the patient of Spectralis c_OD has been"),
-        ("train", {"cases": ["e_OD"], "patients": []}, r"val_data\.csv: Spectralis e_OD has been seen by this network"),
+        ("val", {"cases": ["b_OD"], "patients": []}, r"test_data\.csv: Spectralis b_OD was used to train this network"),
+        ("earlier", {"cases": [], "patients": ["c"]}, r"test_data\.csv: another case of the patient of Spectralis c_"),
+        ("train", {"cases": ["e_OD"], "patients": []}, r"val_data\.csv: Spectralis e_OD was used to train this"),
         ("val", {"cases": ["e_OD"], "patients": []}, None),  # its best epoch was chosen on them
     ],
 )

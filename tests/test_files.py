@@ -114,7 +114,7 @@ def test_sigterm_ends_a_script_with_a_line_and_what_it_was_writing_is_cleared_aw
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_that_a_library_makes_another_error_of_is_still_ctrl_c(ctrl_c_is_heard, capsys):
+def test_ctrl_c_that_a_library_makes_another_error_of_is_still_ctrl_c(ctrl_c_interrupts, capsys):
     """TensorFlow's does so while it compiles a function."""
 
     def main(argv):

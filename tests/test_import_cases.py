@@ -3,8 +3,6 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -24,8 +22,8 @@ from foreign_data import (
     write_nifti,
     yolo_line,
 )
+from helpers import PROJECT, read_csv, run_python
 from PIL import Image
-from raw_cases import PROJECT, read_csv
 from scipy.io import savemat
 
 from utils.errors import InputError
@@ -554,7 +552,5 @@ def test_imported_cases_are_trained_on(tmp_path):
     settings |= {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "EPOCH": 1, "STEPS_PER_EPOCH": 2, "VALIDATION_B_SCANS": 2}
     given = [argument for name, value in settings.items() for argument in ("--set", f"{name}={value}")]
     for script in ("prepare_data.py", "model_training.py"):
-        command = [sys.executable, script, *given]
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=280, check=False)
-        assert done.returncode == 0, done.stderr
+        run_python(script, *given)
     assert (tmp_path / "output" / "runs" / "unet" / "segmentation" / "best.keras").is_file()

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from images import adversarial_masks, noise
+from helpers import noise
+from images import adversarial_masks
 from scipy import ndimage
 
 from utils.preparation.cases import find_cases

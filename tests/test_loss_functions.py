@@ -3,13 +3,11 @@
 import importlib.util
 import math
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from helpers import PROJECT, one_hot, run_python
 from keras import ops
 
 from loss_functions import (
@@ -22,8 +20,6 @@ from loss_functions import (
     straight_through_one_hot,
 )
 from utils.base import center_crop
-
-ROOT = Path(__file__).parents[1]
 
 # Two images of 2 x 2 pixels. The first holds background, class 1, class 2, background; the second only background.
 LABELS = np.array([[[0, 1], [2, 0]], [[0, 0], [0, 0]]])
@@ -41,10 +37,6 @@ DICE_LOSS = 1 - 2 * 1.4 / (2 + 2.4)
 BALANCED_CROSS_ENTROPY = (
     ((-math.log(0.9) - math.log(0.5)) / 2 - math.log(0.5) - math.log(0.25)) / 4 + (-math.log(0.6) / 4) / 4
 ) / 2
-
-
-def one_hot(labels, dtype="float32"):
-    return np.eye(4, dtype=dtype)[labels]
 
 
 def gradient(function, values):
@@ -189,12 +181,5 @@ def test_dice_gradient_raises_the_foreground_of_a_lesion():
     importlib.util.find_spec("jax") is None or keras.backend.backend() == "jax", reason="JAX missing or already in use"
 )
 def test_losses_and_metrics_pass_on_jax():
-    files = [ROOT / "tests" / f"test_{name}.py" for name in ("loss_functions", "metrics")]
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *files],
-        cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": "jax"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
+    files = [PROJECT / "tests" / f"test_{name}.py" for name in ("loss_functions", "metrics")]
+    run_python("-m", "pytest", "-q", *files, environment={**os.environ, "KERAS_BACKEND": "jax"})

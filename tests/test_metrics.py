@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import one_hot
 
 import utils.losses
 import utils.metrics
@@ -20,10 +21,6 @@ PREDICTED = np.array([[[0, 1, 0], [1, 2, 2]], [[0, 1, 0], [0, 2, 1]]])
 # class: intersection, reference, predicted.  0: 3, 5, 5   1: 3, 4, 4   2: 2, 3, 3   3: absent from both
 IOU = {"irf": 3 / 5, "srf": 2 / 4, "ped": 1.0}
 F = {"irf": 6 / 8, "srf": 4 / 6, "ped": 1.0}
-
-
-def one_hot(labels, dtype="float32"):
-    return np.eye(4, dtype=dtype)[labels]
 
 
 def random_pair():

@@ -3,21 +3,17 @@
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from helpers import PROJECT, run_python
 from keras import layers, ops
 
 from loss_functions import get_combined_cross_entropy_and_dice_loss_function, get_dice_loss
 from model import LayerOptions, create_discriminator, create_encoder_layer, create_unet_model, main
 from utils.errors import InputError
-
-ROOT = Path(__file__).parents[1]
 
 
 def images(*shape, seed=0):
@@ -321,15 +317,8 @@ def test_pictures_need_graphviz(tmp_path, monkeypatch):
     importlib.util.find_spec("jax") is None or keras.backend.backend() == "jax", reason="JAX missing or already in use"
 )
 def test_everything_here_passes_on_jax():
-    files = [ROOT / "tests" / f"test_{name}.py" for name in ("model", "loss_functions", "metrics")]
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", *files],
-        cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": "jax"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
+    files = [PROJECT / "tests" / f"test_{name}.py" for name in ("model", "loss_functions", "metrics")]
+    run_python("-m", "pytest", "-q", "-m", "not slow", *files, environment={**os.environ, "KERAS_BACKEND": "jax"})
 
 
 @pytest.mark.parametrize(("padding", "train_classes"), [("valid", True), ("same", False)])

@@ -1,9 +1,8 @@
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from helpers import run_python
 
 from utils.errors import InputError
 from utils.networks import (
@@ -103,7 +102,7 @@ def test_an_exported_network_loads_without_this_code_and_computes_the_same(name,
         "import keras, numpy; m = keras.models.load_model('best.keras', compile=False, safe_mode=True);"
         "numpy.save('p.npy', m.predict_on_batch(numpy.load('image.npy')))"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=200)
+    run_python("-c", code, cwd=tmp_path)
     np.testing.assert_allclose(np.load(tmp_path / "p.npy"), network.predict_on_batch(image), atol=1e-6)
     if name.partition("/")[0] not in FIXED_SIZE:  # after the second size, TensorFlow compiles for any
         for rows, columns in ((128, 96), (96, 192)):

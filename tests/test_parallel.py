@@ -1,9 +1,7 @@
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from helpers import run_python
 
 from utils.parallel import ctrl_c_blocked, map_unordered
 
@@ -13,7 +11,7 @@ def test_every_item_comes_with_its_result(workers):
     assert sorted(map_unordered(abs, [-3, 2, -1], workers=workers)) == [(-3, 3), (-1, 1), (2, 2)]
 
 
-def test_processes_do_not_hear_ctrl_c_from_their_start_on():
+def test_processes_ignore_ctrl_c_from_their_start_on():
     """While they import libraries they would print tracebacks, one each. In a new process, where the first start."""
     code = """if True:
         import functools, signal
@@ -22,10 +20,10 @@ def test_processes_do_not_hear_ctrl_c_from_their_start_on():
         assert all(signal.SIGINT in of_worker for _, of_worker in map_unordered(blocked, [(), ()], workers=2))
         assert signal.SIGINT not in blocked(())
     """
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True, timeout=60)
+    run_python("-c", code)
 
 
-def test_ctrl_c_for_the_starting_thread_comes_after_the_block(ctrl_c_is_heard):
+def test_ctrl_c_for_the_starting_thread_comes_after_the_block(ctrl_c_interrupts):
     reached = []
 
     def block():

@@ -2,14 +2,13 @@
 
 import hashlib
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK
+from helpers import run_python
 
 from utils.errors import InputError
 from utils.phantom.__main__ import main, write_phantoms
@@ -380,22 +379,15 @@ def test_arguments_out_of_range_are_named(tmp_path, arguments, complaint):
         main(["--output", str(tmp_path), *arguments])
 
 
-def run_module(*arguments):
-    command = [sys.executable, "-m", "utils.phantom", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-
-
 def test_module_writes_the_cases_that_it_is_asked_for(tmp_path):
-    finished = run_module(
-        "--output", str(tmp_path), "--cases", "2", "--slices", "1", "--padded-wedges", "--circular-crop"
-    )
-    assert finished.returncode == 0, finished.stderr
+    sizes = ("--cases", 2, "--slices", 1)
+    run_python("-m", "utils.phantom", "--output", tmp_path, *sizes, "--padded-wedges", "--circular-crop")
     assert sorted(path.parent.name for path in tmp_path.glob("*/*/oct.mhd")) == ["TRAIN001", "TRAIN002"]
 
 
 @pytest.mark.parametrize("arguments", [["--cases", "many"], ["--cases", "0"], []])
 def test_module_reports_bad_arguments_on_one_line(tmp_path, arguments):
-    finished = run_module(*arguments, *(["--output", str(tmp_path)] if arguments else []))
-    assert finished.returncode == 2
-    assert len(finished.stderr.strip().splitlines()) == 1
-    assert "error:" in finished.stderr
+    output = ("--output", tmp_path) if arguments else ()
+    _, stderr = run_python("-m", "utils.phantom", *arguments, *output, expected=2)
+    assert len(stderr.strip().splitlines()) == 1
+    assert "error:" in stderr

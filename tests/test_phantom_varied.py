@@ -1,12 +1,10 @@
 """Varied phantoms: labels where the fluid is drawn, every knob in use and within its range, cases that prepare."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_python
 from scipy import ndimage
 
 from utils.errors import InputError
@@ -18,7 +16,6 @@ from utils.phantom.varied_drawing import VariedDrawing
 from utils.phantom.varied_eye import HOSTS, LAYERS, VariedEye, spanned
 from utils.volumes.mhd import read_volume
 
-ROOT = Path(__file__).parent.parent
 IRF, SRF, PED = FLUIDS.values()
 SPACING_MM = (0.0117, 0.0039, 0.06)
 
@@ -204,8 +201,5 @@ def test_varied_phantoms_are_prepared_as_any_case(tmp_path):
         ["-m", "utils.phantom", "--varied", "--output", data, "--cases", "6", "--slices", "1"],
         ["prepare_data.py", "--set", f"DATA_ROOT={data}", "--set", f"OUTPUT_ROOT={tmp_path / 'output'}"],
     ):
-        finished = subprocess.run(
-            [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=120
-        )
-        assert finished.returncode == 0, finished.stderr
+        run_python(*command)
     assert len((tmp_path / "output" / "train_data.csv").read_text().splitlines()) > 2

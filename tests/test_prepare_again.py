@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from raw_cases import PROJECT, arguments, prepare, read_csv, write_case
+from helpers import PROJECT, arguments, prepare, read_csv, write_raw_case
 
 import prepare_data
 from utils.errors import InputError
@@ -25,8 +25,8 @@ def contents(folder):
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_files(tmp_path):
     for number, (vendor, name) in enumerate(itertools.product(VENDORS, "abcd")):
-        write_case(tmp_path / "data", vendor, name, seed=number)
-    assert prepare(tmp_path / "data", tmp_path / "whole", "WORKERS=2").returncode == 0
+        write_raw_case(tmp_path / "data", vendor, name, seed=number)
+    prepare(tmp_path / "data", tmp_path / "whole", "WORKERS=2")
     command = [sys.executable, "prepare_data.py", *arguments(tmp_path / "data", tmp_path / "killed", "WORKERS=2")]
     finished = 0
     for delay_s in (2.0, 2.5, 3.0, 3.5, 4.0):
@@ -39,7 +39,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_files(tmp_path):
         now = len(list((tmp_path / "killed").rglob("finished/*.json")))
         assert now >= finished  # nothing is done twice
         finished = now
-    assert prepare(tmp_path / "data", tmp_path / "killed", "WORKERS=2").returncode == 0
+    prepare(tmp_path / "data", tmp_path / "killed", "WORKERS=2")
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
@@ -47,18 +47,17 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_files(tmp_path):
 def test_a_dask_cluster_does_the_same(tmp_path):
     distributed = pytest.importorskip("distributed")
     for number, vendor in enumerate(VENDORS):
-        write_case(tmp_path / "data", vendor, "a", seed=number)
-    assert prepare(tmp_path / "data", tmp_path / "here").returncode == 0
+        write_raw_case(tmp_path / "data", vendor, "a", seed=number)
+    prepare(tmp_path / "data", tmp_path / "here")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         address = cluster.scheduler_address
-        result = prepare(tmp_path / "data", tmp_path / "cluster", f"DASK_SCHEDULER={address}")
-    assert result.returncode == 0, result.stderr
+        prepare(tmp_path / "data", tmp_path / "cluster", f"DASK_SCHEDULER={address}")
     assert contents(tmp_path / "cluster") == contents(tmp_path / "here")
 
 
 def test_existing_split_wins_without_spectralis(tmp_path, prepare_here, capsys):
     for number in range(4):
-        write_case(tmp_path / "data", "Cirrus", f"c{number}", seed=number)
+        write_raw_case(tmp_path / "data", "Cirrus", f"c{number}", seed=number)
     output = tmp_path / "output"
     output.mkdir()
     for part, name in (("test", "c0"), ("val", "c1"), ("train", "c2")):
@@ -80,7 +79,7 @@ def times(folder):
 
 def test_only_what_a_change_concerns_is_done_again(tmp_path, prepare_here, capsys):
     for number, vendor in enumerate(VENDORS):
-        write_case(tmp_path / "data", vendor, "a", seed=number)
+        write_raw_case(tmp_path / "data", vendor, "a", seed=number)
     output = tmp_path / "output"
 
     def changed(*settings):
@@ -92,7 +91,7 @@ def test_only_what_a_change_concerns_is_done_again(tmp_path, prepare_here, capsy
     assert "3 to do: not prepared yet" in capsys.readouterr().out
     assert changed() == []
     assert changed("PATCH_SIZE_H=208", "PATCH_SIZE_W=136") == []  # whoever reads a small B-scan pads it
-    write_case(tmp_path / "data", "Cirrus", "a", seed=9)
+    write_raw_case(tmp_path / "data", "Cirrus", "a", seed=9)
     assert changed() == ["Cirrus_a.raw"]
     assert "1 to do: source files changed" in capsys.readouterr().out
     (output / "pre_processed" / "roi_masks" / "Topcon_a.raw").write_bytes(b"short")
@@ -104,8 +103,8 @@ def test_only_what_a_change_concerns_is_done_again(tmp_path, prepare_here, capsy
 
 def test_another_reference_redoes_those_that_are_matched_to_it(tmp_path, prepare_here, capsys):
     for number, vendor in enumerate(VENDORS):
-        write_case(tmp_path / "data", vendor, "a", seed=number)
-    write_case(tmp_path / "data", "Spectralis", "b", seed=5)
+        write_raw_case(tmp_path / "data", vendor, "a", seed=number)
+    write_raw_case(tmp_path / "data", "Spectralis", "b", seed=5)
     prepare_here(tmp_path / "data", tmp_path / "output", "REFERENCE_CASE=a")
     before = times(tmp_path / "output")
     prepare_here(tmp_path / "data", tmp_path / "output", "REFERENCE_CASE=b")
@@ -115,18 +114,17 @@ def test_another_reference_redoes_those_that_are_matched_to_it(tmp_path, prepare
 
 
 def test_a_second_process_on_the_same_output_stops(tmp_path):
-    write_case(tmp_path / "data", "Topcon", "a")
+    write_raw_case(tmp_path / "data", "Topcon", "a")
     with locked(tmp_path / "output"):
-        result = prepare(tmp_path / "data", tmp_path / "output")
-    assert result.returncode == 2
-    assert "another process is writing there" in result.stderr
+        _, stderr = prepare(tmp_path / "data", tmp_path / "output", expected=2)
+    assert "another process is writing there" in stderr
     assert not (tmp_path / "output" / "pre_processed").exists()
-    assert prepare(tmp_path / "data", tmp_path / "output").returncode == 0
+    prepare(tmp_path / "data", tmp_path / "output")
 
 
 def test_a_split_drawn_by_another_process_meanwhile_stays(tmp_path, prepare_here, monkeypatch):
     """Two first runs on a new OUTPUT_ROOT: there is no folder to lock yet while the second checks its cases."""
-    write_case(tmp_path / "data", "Spectralis", "a")
+    write_raw_case(tmp_path / "data", "Spectralis", "a")
     find_histogram, split = prepare_data.find_reference_histogram, tmp_path / "output" / "test_data.csv"
 
     def find_while_another_process_prepares(*arguments):
@@ -142,7 +140,7 @@ def test_a_split_drawn_by_another_process_meanwhile_stays(tmp_path, prepare_here
 
 
 def test_split_that_names_a_missing_case_is_refused(tmp_path, prepare_here):
-    write_case(tmp_path / "data", "Spectralis", "a")
+    write_raw_case(tmp_path / "data", "Spectralis", "a")
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "test_data.csv").write_text("vendor,image_name\nSpectralis,b\n")
     with pytest.raises(InputError, match="Spectralis case b is not in the data"):

@@ -7,8 +7,8 @@ import numpy as np
 import pandas
 import pytest
 import SimpleITK
+from helpers import PROJECT, SLICES, prepare, read_csv, write_raw_case
 from PIL import Image
-from raw_cases import PROJECT, SLICES, prepare, read_csv, write_case
 
 from utils.errors import InputError
 from utils.preparation.preprocessing import preprocess_reference, preprocess_volume
@@ -24,10 +24,9 @@ def prepared(tmp_path_factory):
     """Three vendors with three cases each, one of them named NA, prepared by two processes."""
     folder = tmp_path_factory.mktemp("prepared")
     for number, (vendor, name) in enumerate(itertools.product(VENDORS, ["NA", "007", "case"])):
-        write_case(folder / "data", vendor, name, seed=number)
-    result = prepare(folder / "data", folder / "output", "WORKERS=2")
-    assert result.returncode == 0, result.stderr
-    return folder, result
+        write_raw_case(folder / "data", vendor, name, seed=number)
+    stdout, _ = prepare(folder / "data", folder / "output", "WORKERS=2")
+    return folder, stdout
 
 
 def test_every_volume_is_written_on_the_common_grid(prepared):
@@ -99,14 +98,14 @@ def test_parts_share_no_case_and_lose_none(prepared):
 
 
 def test_summary_and_overview(prepared):
-    folder, result = prepared
+    folder, stdout = prepared
     summary = pandas.read_csv(folder / "output" / "pre_processed" / "summary.csv").set_index("vendor")
     assert summary["volumes"].to_dict() == {"Cirrus": 3, "Spectralis": 3, "Topcon": 3, "all": 9}
     assert (summary["b_scans_with_SRF_percent"] == 50).all()
     # 10 x 40 pixels of 0.0117 x 0.0026 mm, 0.05 mm apart
     assert summary.loc["Topcon", "IRF_median_mm3"] == pytest.approx(400 * 0.0117 * 0.0026 * 0.05, abs=1e-4)
-    assert "IRF_median_mm3" in result.stdout
-    assert "Split: 3 train, 3 val, 3 test volumes" in result.stdout
+    assert "IRF_median_mm3" in stdout
+    assert "Split: 3 train, 3 val, 3 test volumes" in stdout
     with Image.open(folder / "output" / "pre_processed" / "overview.png") as overview:
         assert min(overview.size) > 300
 
@@ -117,7 +116,7 @@ def test_no_unfinished_file_is_left(prepared):
 
 
 def test_reference_histogram_from_a_file(tmp_path, prepare_here):
-    write_case(tmp_path / "data", "Cirrus", "c0")
+    write_raw_case(tmp_path / "data", "Cirrus", "c0")
     (tmp_path / "other.csv").write_text("grey_value,count\n77,5\n")
     prepare_here(tmp_path / "data", tmp_path / "output", f"REFERENCE_HISTOGRAM={tmp_path / 'other.csv'}")
     voxels, _ = open_volume(tmp_path / "output" / "pre_processed" / "oct_imgs" / "Cirrus_c0.mhd")
@@ -126,7 +125,7 @@ def test_reference_histogram_from_a_file(tmp_path, prepare_here):
 
 def test_grey_values_stay_as_they_are_where_they_are_not_to_be_matched(tmp_path, prepare_here):
     for number, vendor in enumerate(("Spectralis", "Spectralis", "Spectralis", "Cirrus")):
-        write_case(tmp_path / "data", vendor, f"c{number}", seed=number)
+        write_raw_case(tmp_path / "data", vendor, f"c{number}", seed=number)
     values = []
     for matched in (True, False):
         output = tmp_path / str(matched)
@@ -171,7 +170,7 @@ def hide_vendor(folder):
 )
 def test_bad_case_is_told_and_nothing_is_written(tmp_path, prepare_here, capsys, monkeypatch, spoil, expected):
     monkeypatch.setenv("COLUMNS", "400")  # a table that breaks no cell
-    spoil(write_case(tmp_path / "data", "Topcon", "TRAIN049"))
+    spoil(write_raw_case(tmp_path / "data", "Topcon", "TRAIN049"))
     with pytest.raises(InputError, match=r"^1 case below .*--skip-bad$"):
         prepare_here(tmp_path / "data", tmp_path / "output")
     table = capsys.readouterr().err
@@ -190,7 +189,7 @@ def test_bad_case_is_told_and_nothing_is_written(tmp_path, prepare_here, capsys,
     ],
 )
 def test_bad_setting_is_one_line_and_nothing_is_written(tmp_path, prepare_here, setting, expected):
-    write_case(tmp_path / "data", "Topcon", "TRAIN049")
+    write_raw_case(tmp_path / "data", "Topcon", "TRAIN049")
     with pytest.raises(InputError, match=expected) as raised:
         prepare_here(tmp_path / "data", tmp_path / "output", setting)
     assert "\n" not in str(raised.value)
@@ -198,17 +197,16 @@ def test_bad_setting_is_one_line_and_nothing_is_written(tmp_path, prepare_here, 
 
 
 def test_bad_cases_end_the_script_with_2_and_can_be_skipped(tmp_path):
-    write_case(tmp_path / "data", "Topcon", "TRAIN050", seed=1)
-    truncate(write_case(tmp_path / "data", "Topcon", "TRAIN049"))
-    make_0_255(write_case(tmp_path / "data", "Cirrus", "TRAIN001", seed=2))
-    result = prepare(tmp_path / "data", tmp_path / "output")
-    assert result.returncode == 2
-    assert [line for line in result.stderr.splitlines() if "error" in line] == [
+    write_raw_case(tmp_path / "data", "Topcon", "TRAIN050", seed=1)
+    truncate(write_raw_case(tmp_path / "data", "Topcon", "TRAIN049"))
+    make_0_255(write_raw_case(tmp_path / "data", "Cirrus", "TRAIN001", seed=2))
+    _, stderr = prepare(tmp_path / "data", tmp_path / "output", expected=2)
+    assert [line for line in stderr.splitlines() if "error" in line] == [
         f"prepare_data.py: error: 2 cases below {tmp_path / 'data'} cannot be used, see the table above; "
-        "mend them, or go on without them: --skip-bad"
+        "fix them, or leave them out with --skip-bad"
     ]
     assert not (tmp_path / "output").exists()
-    assert prepare(tmp_path / "data", tmp_path / "output", flags=["--skip-bad"]).returncode == 0
+    prepare(tmp_path / "data", tmp_path / "output", flags=["--skip-bad"])
     folder = tmp_path / "output" / "pre_processed"
     assert set(read_csv(folder / "slice_gt.csv")["image_name"]) == {"TRAIN050"}
     skipped = pandas.read_csv(folder / "skipped.csv")
@@ -221,30 +219,28 @@ def test_names_of_any_bytes_in_a_locale_of_ascii(tmp_path, monkeypatch):
     for name, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
         monkeypatch.setenv(name, value)
     data = tmp_path / "d\u00e4ta"
-    write_case(data, "Topcon", "M\u00fcller \u00b2")
-    folder = write_case(data, "Topcon", "B", seed=1)
+    write_raw_case(data, "Topcon", "M\u00fcller \u00b2")
+    folder = write_raw_case(data, "Topcon", "B", seed=1)
     for name in ("oct.mhd", "oct.raw", "reference.mhd"):
         (folder / name).rename(folder / name.upper())
-    write_case(data, "Topcon", os.fsdecode(b"K\xf6hler"), seed=2)
+    write_raw_case(data, "Topcon", os.fsdecode(b"K\xf6hler"), seed=2)
     write_volume(data / "Topcon" / "other" / "scan.mhd", np.zeros((1, 5, 5), np.uint8), (0.01, 0.003, 0.1))
-    result = prepare(data, tmp_path / "output")
-    assert result.returncode == 2
-    assert "K\\udcf6hler  the folder's name" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stderr.count("left out: ") == 1
-    assert "scan.mhd: called neither oct.mhd nor reference.mhd" in result.stderr
-    result = prepare(data, tmp_path / "output", flags=["--skip-bad"])
-    assert result.returncode == 0, result.stderr
+    _, stderr = prepare(data, tmp_path / "output", expected=2)
+    assert "K\\udcf6hler  the folder's name" in stderr
+    assert "Traceback" not in stderr
+    assert stderr.count("left out: ") == 1
+    assert "scan.mhd: called neither oct.mhd nor reference.mhd" in stderr
+    prepare(data, tmp_path / "output", flags=["--skip-bad"])
     folder = tmp_path / "output" / "pre_processed"
     assert set(read_csv(folder / "slice_gt.csv")["image_name"]) == {"M\u00fcller \u00b2", "B"}
     assert pandas.read_csv(folder / "skipped.csv")["case"].tolist() == ["RETOUCH-TrainingSet-Topcon/K\u00f6hler"]
     assert open_volume(folder / "oct_imgs" / "Topcon_M\u00fcller \u00b2.mhd")[0].shape[0] == SLICES
-    assert "images: 2 of 2 cases are done already" in prepare(data, tmp_path / "output", flags=["--skip-bad"]).stdout
+    assert "images: 2 of 2 cases are done already" in prepare(data, tmp_path / "output", flags=["--skip-bad"])[0]
 
 
 def test_cases_without_reference_are_taken_when_asked_for(tmp_path, prepare_here):
-    write_case(tmp_path / "data", "Topcon", "TRAIN049")
-    remove_reference(write_case(tmp_path / "data", "Topcon", "TEST001", seed=1))
+    write_raw_case(tmp_path / "data", "Topcon", "TRAIN049")
+    remove_reference(write_raw_case(tmp_path / "data", "Topcon", "TEST001", seed=1))
     prepare_here(tmp_path / "data", tmp_path / "output", flags=["--unlabelled"])
     folder = tmp_path / "output" / "pre_processed"
     table = pandas.read_csv(folder / "slice_gt.csv", keep_default_na=False, dtype=str)
@@ -267,7 +263,7 @@ def store_upside_down(folder, origin_y_mm):
 
 def test_a_reference_stored_upside_down_that_says_so_is_put_right(tmp_path, prepare_here, capsys):
     for name in ("upright", "turned"):
-        folder = write_case(tmp_path / name, "Topcon", "TRAIN049")
+        folder = write_raw_case(tmp_path / name, "Topcon", "TRAIN049")
         if name == "turned":
             store_upside_down(folder, 0.0026 * 299)
         prepare_here(tmp_path / name, tmp_path / f"{name} output")
@@ -281,7 +277,7 @@ def test_a_reference_stored_upside_down_that_says_so_is_put_right(tmp_path, prep
 @pytest.mark.parametrize("origin_y_mm", [0, 0.0026 * 300])  # where the first row of the scan is, and a row too far
 def test_a_reference_that_lies_elsewhere_is_listed(tmp_path, prepare_here, capsys, monkeypatch, origin_y_mm):
     monkeypatch.setenv("COLUMNS", "600")
-    store_upside_down(write_case(tmp_path / "data", "Topcon", "TRAIN049"), origin_y_mm)
+    store_upside_down(write_raw_case(tmp_path / "data", "Topcon", "TRAIN049"), origin_y_mm)
     with pytest.raises(InputError, match="1 case below"):
         prepare_here(tmp_path / "data", tmp_path / "output")
     table = capsys.readouterr().err
@@ -292,7 +288,7 @@ def test_a_reference_that_lies_elsewhere_is_listed(tmp_path, prepare_here, capsy
 
 def test_prepared_volumes_lie_on_the_scan(tmp_path, prepare_here):
     """The upper edge of the first row, half a row above its centre, is where that of the scan is."""
-    folder = write_case(tmp_path / "data", "Cirrus", "TRAIN001")
+    folder = write_raw_case(tmp_path / "data", "Cirrus", "TRAIN001")
     for name in ("oct", "reference"):
         image = SimpleITK.ReadImage(str(folder / f"{name}.mhd"))
         image.SetDirection((1, 0, 0, 0, 0, 1, 0, -1, 0))
@@ -311,8 +307,7 @@ def test_prepared_volumes_lie_on_the_scan(tmp_path, prepare_here):
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL_SCANS.is_dir(), reason="real scans are not beside the project")
 def test_real_scans(tmp_path):
-    result = prepare(REAL_SCANS, tmp_path, r"PATIENT_PATTERN=^[A-Z]+-(\d+)")
-    assert result.returncode == 0, result.stderr
+    prepare(REAL_SCANS, tmp_path, r"PATIENT_PATTERN=^[A-Z]+-(\d+)")
     parts = [set(read_csv(tmp_path / f"{part}_data.csv")["image_name"]) for part in ("train", "val", "test")]
     assert sum(map(len, parts)) == 141
     patients = [{name.split("-")[1] for name in part} for part in parts]

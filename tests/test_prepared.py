@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from raw_cases import write_case
+from helpers import write_raw_case
 
 import adversarial_training
 import config
@@ -20,7 +20,7 @@ def prepared(tmp_path, prepare_here):
     """Three cases of each vendor, prepared; returns OUTPUT_ROOT, and the settings stay those of this preparation."""
     for number, vendor in enumerate(VENDORS):
         for name in ("p1_left", "p2_left", "p3_left"):
-            write_case(tmp_path / "data", vendor, name, seed=10 * number + int(name[1]))
+            write_raw_case(tmp_path / "data", vendor, name, seed=10 * number + int(name[1]))
     prepare_here(tmp_path / "data", tmp_path / "output")
     return tmp_path / "output"
 
@@ -46,7 +46,7 @@ def test_a_record_says_how_each_case_was_prepared(prepared):
     ("setting", "message"),
     [
         ("AXIAL_SPACING_MM=0.002", r"prepared with AXIAL_SPACING_MM = 0.003872, config has 0.002; set it back"),
-        ("MATCH_INTENSITIES=False", r"grey values were not matched as MATCH_INTENSITIES"),
+        ("MATCH_INTENSITIES=False", r"expected the one that MATCH_INTENSITIES and"),
     ],
 )
 def test_training_refuses_what_was_prepared_otherwise(prepared, script, setting, message):
@@ -58,7 +58,7 @@ def test_training_refuses_what_was_prepared_otherwise(prepared, script, setting,
 def test_training_refuses_another_histogram_and_cases_without_a_record(prepared):
     path = config.reference_histogram_csv()
     path.write_text("grey_value,count\n77,5\n")
-    with pytest.raises(InputError, match=r"Cirrus_p._left\.images\.json: grey values were not matched"):
+    with pytest.raises(InputError, match=r"Cirrus_p._left\.images\.json: grey values were matched to another"):
         model_training.main([])
     for record in (prepared / "pre_processed" / "finished").glob("Topcon_*"):
         record.unlink()
@@ -90,14 +90,14 @@ def test_a_case_that_trained_is_named_under_any_name(prepared, tmp_path, prepare
     new.mkdir(parents=True)
     for file in again.iterdir():
         (new / file.name).write_bytes(file.read_bytes())
-    write_case(tmp_path / "new", case.vendor, case.image_name, seed=98)
+    write_raw_case(tmp_path / "new", case.vendor, case.image_name, seed=98)
     prepare_here(tmp_path / "new", tmp_path / "new_output", "MATCH_INTENSITIES=False")
     rows = read_csv_data(config.preprocessed_folder() / "slice_gt.csv")
     with pytest.raises(InputError) as caught:
         check_unseen("test_data.csv", rows, seen, **config.preparation_settings())
     renamed, patient = sorted(caught.value.messages, key=lambda message: "patient" in message)
-    assert renamed.startswith(f"test_data.csv: {case.vendor} renamed has been seen by this network in training")
-    assert patient.startswith(f"test_data.csv: the patient of {case.vendor} {case.image_name} has been seen")
+    assert renamed.startswith(f"test_data.csv: {case.vendor} renamed was used to train this network")
+    assert patient.startswith(f"test_data.csv: another case of the patient of {case.vendor} {case.image_name} was used")
 
 
 def test_the_digest_of_voxels_follows_type_shape_and_values(tmp_path, prepare_here):
@@ -117,7 +117,7 @@ def test_the_digest_of_voxels_follows_type_shape_and_values(tmp_path, prepare_he
 def test_step_1_says_what_the_split_lacks(tmp_path, prepare_here, capsys):
     for number, vendor in enumerate(VENDORS):
         for name in "ab":
-            write_case(tmp_path / "data", vendor, name, seed=10 * number + ord(name))
+            write_raw_case(tmp_path / "data", vendor, name, seed=10 * number + ord(name))
     prepare_here(tmp_path / "data", tmp_path / "output")
     printed = capsys.readouterr().out
     assert "Split: 3 train, 0 val, 3 test volumes" in printed
@@ -128,7 +128,7 @@ def test_step_1_says_what_the_split_lacks(tmp_path, prepare_here, capsys):
 
 def test_step_1_says_which_fluid_cannot_be_judged(tmp_path, prepare_here, capsys):
     for name in "abc":
-        write_case(tmp_path / "data", "Topcon", name, seed=ord(name))
+        write_raw_case(tmp_path / "data", "Topcon", name, seed=ord(name))
     prepare_here(tmp_path / "data", tmp_path / "output")
     assert "warning" not in capsys.readouterr().out.partition("Split")[2]
     validating = read_csv_data(config.split_csv("val"))[0].root
@@ -141,7 +141,7 @@ def test_step_1_says_which_fluid_cannot_be_judged(tmp_path, prepare_here, capsys
 
 def test_a_test_case_is_no_reference_for_grey_values(tmp_path, prepare_here):
     for number, name in enumerate("abc"):
-        write_case(tmp_path / "data", "Spectralis", name, seed=number)
+        write_raw_case(tmp_path / "data", "Spectralis", name, seed=number)
     prepare_here(tmp_path / "data", tmp_path / "output")
     name = read_csv_data(config.split_csv("test"))[0].image_name
     with pytest.raises(InputError, match=f"REFERENCE_CASE = '{name}': is a test case"):

@@ -16,7 +16,7 @@ from PIL import Image
 import config
 from utils import tasks
 from utils.tools.config_table import config_table
-from utils.tools.results import dice_table, what_it_took
+from utils.tools.results import dice_table, effort
 from utils.volumes.mhd import read_volume, write_volume
 
 PROJECT = Path(__file__).parents[1]
@@ -196,19 +196,15 @@ def test_what_is_to_be_installed_exists(command):
     assert extra is None or extra in importlib.metadata.metadata(package).get_all("Provides-Extra")
 
 
-def test_settings_that_are_named_exist_and_may_be_set_so():
-    before = config.values()
+def test_settings_that_are_named_exist_and_may_be_set_so(set_config):
     names = set(re.findall(r"`([A-Z]+(?:_[A-Z0-9]+)+|[A-Z]{4,})`", TEXT)) - {"KERAS_BACKEND", "BACKGROUND"}
     assert names
-    assert names <= set(before)
+    assert names <= set(config.values())
     overrides = set(re.findall(r"--set [A-Z]\w+=[^\s`\]]+", PAGES)) - {"--set NAME=VALUE"}
     assert len(overrides) > 10
-    try:
-        for override in overrides:
-            config.load(override.split())
-            vars(config).update(before)
-    finally:
-        vars(config).update(before)
+    for override in overrides:
+        set_config()
+        config.load(override.split())
 
 
 def test_links_lead_somewhere():
@@ -260,7 +256,10 @@ def test_minutes_and_hardware_of_a_run(tmp_path):
         (folder / "config.json").write_text('{"BASE_FILTERS": 8, "BATCH_SIZE": 4, "STEPS_PER_EPOCH": 50}')
         (folder / "versions.json").write_text('{"processor_cores": 2, "platform": "Linux"}')
         pd.DataFrame({"epoch": epochs, "seconds": seconds}).to_csv(folder / "log.csv", index=False)
-    assert what_it_took(tmp_path) == (
-        "8 filters; batches of 4 patches; 2 processor cores (Linux); "
-        "training 2 epochs of 50 steps: 3.0 minutes; fine-tuning 1 epochs of 50 steps: 1.0 minutes"
-    )
+    assert effort(tmp_path).splitlines() == [
+        "- 8 filters",
+        "- batches of 4 patches",
+        "- 2 CPU cores (Linux)",
+        "- training 2 epochs of 50 steps: 3.0 minutes",
+        "- fine-tuning 1 epochs of 50 steps: 1.0 minutes",
+    ]

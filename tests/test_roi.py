@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from images import adversarial_masks, noise
+from helpers import noise
+from images import adversarial_masks
 from skimage import morphology
 from skimage.filters import rank
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,25 +16,19 @@ import pandas as pd
 import psutil
 import pytest
 import SimpleITK
+from helpers import PROJECT, run_python
 from PIL import Image
 
 from utils.tasks import overrides
 from utils.volumes.mhd import read_volume, write_volume
 
-PROJECT = Path(__file__).parents[1]
 SETTINGS = {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "EPOCH": 2, "STEPS_PER_EPOCH": 2, "ADVERSARIAL_EPOCH": 1}
 SETTINGS |= {"VALIDATION_B_SCANS": 4}
 
 
 def run(script, *arguments, expected=0, **settings):
-    """Run a script; returns its (stdout, stderr)."""
-    command = [sys.executable, *script.split(), *map(str, arguments)]
-    for name, value in settings.items():
-        command += ["--set", f"{name}={value}"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    result = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=280)
-    assert result.returncode == expected, f"{command}\n{result.stdout}\n{result.stderr}"
-    return result.stdout, result.stderr
+    """Run a script with settings; returns its (stdout, stderr)."""
+    return run_python(*script.split(), *arguments, *overrides(settings), expected=expected)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +82,9 @@ def test_training_needs_no_held_out_case_and_leaves_a_record(trained):
     assert (best["slice_mean"], best["slice_sd"], best["threshold"]) == (128, 128, 0.5)
     assert len(best["reference_histogram"]) == 256
     assert json.loads((folder / "config.json").read_text())["BASE_FILTERS"] == 2
-    assert np.asarray(Image.open(folder / "progress.png")).std() > 1
+    with Image.open(folder / "progress.png") as picture:
+        shown = {tuple(colour) for colour in np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist()}
+    assert (31, 119, 180) in shown  # a curve in Matplotlib's first colour
     assert list((folder / "tensorboard").iterdir())
     assert not list(folder.rglob(".unfinished*"))
     assert f"best: epoch {best['epoch']}" in printed
@@ -112,10 +107,7 @@ def test_best_model_loads_without_this_code(trained):
         "print(m.predict_on_batch(numpy.zeros((1, 256, 128, 3), 'float32')).shape, m.dtype_policy.name)"
     )
     path = run_folder(settings, "segmentation") / "best.keras"
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(path)], cwd=path.parent, capture_output=True, text=True, timeout=120
-    )
-    assert result.stdout.strip() == "(1, 164, 36, 4) float32", result.stderr
+    assert run_python("-c", code, path, cwd=path.parent)[0].strip() == "(1, 164, 36, 4) float32"
 
 
 def test_a_run_continues_where_it_was_interrupted(trained, tmp_path):

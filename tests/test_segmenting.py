@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
@@ -14,6 +12,7 @@ import pandas as pd
 import pytest
 import SimpleITK
 import tifffile
+from helpers import run_python
 from PIL import Image
 from stand_in import DETAILS, bright_scan, export_brightness_model
 
@@ -34,15 +33,11 @@ SPACING_MM = (0.0117, 0.003872, 0.12)
 
 
 def run(*arguments, expected=0, limits=""):
-    """Run test.py; returns its (stdout, stderr)."""
-    command = [sys.executable, "test.py", *map(str, arguments)]
-    if limits:
-        command = ["bash", "-c", f'{limits}; exec "$@"', "bash", *command]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    result = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=280)
-    assert result.returncode == expected, f"{command}\n{result.stdout}\n{result.stderr}"
-    assert "Traceback" not in result.stderr
-    return result.stdout, result.stderr
+    """Run test.py, after the shell command `limits`; returns its (stdout, stderr)."""
+    before = ("bash", "-c", f'{limits}; exec "$@"', "bash") if limits else ()
+    stdout, stderr = run_python("test.py", *arguments, expected=expected, before=before)
+    assert "Traceback" not in stderr
+    return stdout, stderr
 
 
 @pytest.fixture(scope="module")

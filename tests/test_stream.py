@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from batch_settings import batch_settings
+from helpers import batch_settings, write_prepared_case
 from joblib.externals.loky import get_reusable_executor
 from nutsflow import Chunk
 
@@ -16,7 +16,6 @@ from utils.data_prepare import patch_samples
 from utils.errors import InputError
 from utils.patch_stream import PlanPatches, Prefetch, plan_block
 from utils.prepared import SliceRow
-from utils.volumes.mhd import write_volume
 
 EPOCH = {"training": True, "epoch": 0}
 
@@ -28,8 +27,7 @@ def blocks(tmp_path_factory):
     volume = np.random.default_rng(0).integers(1, 256, (40, 110, 150), dtype=np.uint8)
     mask = np.zeros_like(volume)
     mask[::2, 50:60] = 1
-    for kind, voxels in (("oct_imgs", volume), ("oct_masks", mask), ("roi_masks", np.ones_like(volume))):
-        write_volume(folder / kind / "Topcon_a.mhd", voxels, (0.0117, 0.003872, 0.047))
+    write_prepared_case(folder, "Topcon", "a", volume, mask)
     rows = [SliceRow("a", "Topcon", "r", z, 0, 0, 0) for z in range(40)]
     settings = batch_settings(folder, shape=(104, 104), drop_healthy=0.5)
     return settings, list(enumerate(rows >> Chunk(8, list)))
@@ -69,8 +67,8 @@ def test_patches_of_which_too_much_is_invalid_are_left_out(blocks, tmp_path):
     volume = np.full((3, 104, 104), 100, np.uint8)
     volume[1, :, 57:] = 0  # 47/104 invalid, as in a scan that was padded to the size of a patch
     volume[2, :, 47:] = 0  # 57/104
-    for kind in ("oct_imgs", "oct_masks", "roi_masks"):
-        write_volume(tmp_path / kind / "Topcon_a.mhd", np.minimum(volume, 255 if kind == "oct_imgs" else 1), (1, 1, 1))
+    valid = np.minimum(volume, 1)
+    write_prepared_case(tmp_path, "Topcon", "a", volume, valid, valid)
     rows = [SliceRow("a", "Topcon", "r", z, 0, 0, 0) for z in range(3)]
     patches = plan_block((0, rows), replace(settings, preprocessed_folder=tmp_path), training=False, epoch=0)
     assert sorted(patch.row.slice for patch in patches) == [0, 1]
@@ -174,8 +172,7 @@ def test_patches_are_distributed_as_a_plain_pipelines(tmp_path):
             top, left = rng.integers(100, 220), rng.integers(40, 240)
             masks[z, top : top + 30, left : left + 40] = z % 4
             volume[z, :60, :150] = 0  # invalid
-        for kind, voxels in (("oct_imgs", volume), ("oct_masks", masks), ("roi_masks", rois)):
-            write_volume(tmp_path / kind / f"{vendor}_a.mhd", voxels, (1, 1, 1))
+        write_prepared_case(tmp_path, vendor, "a", volume, masks, rois)
         rows += [SliceRow("a", vendor, "r", z, *(int(z % 4 == label) for label in (1, 2, 3))) for z in range(slices)]
     write_tiff_slices(rows, tmp_path, tmp_path / "tiff")
     epochs = range(16)

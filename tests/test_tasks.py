@@ -5,16 +5,13 @@ from utils import tasks
 
 
 @pytest.mark.parametrize("settings", [tasks.DEMO_SETTINGS, tasks.FINE_TUNING_SETTINGS])
+@pytest.mark.usefixtures("set_config")
 def test_the_demos_settings_are_valid(settings):
-    before = config.values()
-    try:
-        config.load(tasks.overrides(settings))
-        config.validate()
-        assert config.BASE_FILTERS == 16
-        assert config.RUN_NAME == "demo"
-        assert str(tasks.DEMO / "data") == config.DATA_ROOT
-    finally:
-        vars(config).update(before)
+    config.load(tasks.overrides(settings))
+    config.validate()
+    assert config.BASE_FILTERS == 16
+    assert config.RUN_NAME == "demo"
+    assert str(tasks.DEMO / "data") == config.DATA_ROOT
 
 
 def test_a_command_that_fails_ends_the_task_with_its_exit_code(capfd):

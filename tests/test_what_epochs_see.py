@@ -1,8 +1,7 @@
 """Which B-scans the training scripts choose epochs on, without training: known mistake, the test cases."""
 
-import pandas as pd
 import pytest
-from prepared_records import write_record
+from helpers import write_record, write_slice_csv
 
 import adversarial_training
 import config
@@ -14,14 +13,13 @@ PARTS = ("train", "val", "test")
 
 
 @pytest.fixture
-def output(tmp_path, monkeypatch):
+def output(tmp_path, set_config):
     """OUTPUT_ROOT with a case in each part, named after it, and what stands for a trained model."""
     for part in PARTS:
         rows = [SliceRow(part, "Cirrus", f"Cirrus/{part}", index, 1, 1, 1) for index in range(3)]
-        pd.DataFrame(rows, columns=SliceRow._fields).to_csv(tmp_path / f"{part}_data.csv", index=False)
+        write_slice_csv(tmp_path / f"{part}_data.csv", rows)
         write_record(tmp_path, "Cirrus", part)
-    for name, value in {**config.values(), "OUTPUT_ROOT": str(tmp_path)}.items():
-        monkeypatch.setattr(config, name, value)
+    set_config(OUTPUT_ROOT=str(tmp_path))
     (tmp_path / "runs").mkdir()
     return tmp_path
 

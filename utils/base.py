@@ -10,9 +10,9 @@ from keras import ops
 
 
 def center_crop(tensor, height, width):
-    """The middle `height` x `width` pixels of `tensor` (B, H, W, C); of an odd surplus the greater part goes below.
+    """The middle `height` x `width` pixels of `tensor` (B, H, W, C). Of an odd surplus, one more is cut at the end.
 
-    A ValueError names both sizes where `tensor` is the smaller.
+    Raises ValueError, which names both sizes, if `tensor` is smaller.
     """
     rows, columns = ops.shape(tensor)[1:3]
     if any(isinstance(surplus, int) and surplus < 0 for surplus in (rows - height, columns - width)):
@@ -30,7 +30,7 @@ def crop_and_cast(reference, prediction):
 
 def import_segmentation_models():
     """The package segmentation_models, which chooses its framework and announces it when first imported."""
-    os.environ.setdefault("SM_FRAMEWORK", "tf.keras")  # its own default, multi-backend keras, has gone from Keras 3
+    os.environ.setdefault("SM_FRAMEWORK", "tf.keras")  # its own default does not work with Keras 3
     with contextlib.redirect_stdout(io.StringIO()):
         import segmentation_models
     return segmentation_models

@@ -1,4 +1,4 @@
-"""Functions compiled by numba, whose machine code is kept on disk where it can be."""
+"""Functions compiled by numba. Their machine code is stored on disk if possible."""
 
 import numba
 
@@ -6,10 +6,10 @@ import numba
 def compiled(function):
     """`function` as machine code that runs without Python's lock (decorator).
 
-    The code is kept beside the source or in the user's cache; where neither may be written, every process compiles
-    anew, which takes some seconds.
+    The code is stored beside the source or in the user's cache. If neither is writable, every process compiles again,
+    which takes some seconds.
     """
     try:
         return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # numba refuses to cache where it has no folder to write to
+    except RuntimeError:  # numba found no folder that it may write its cache to
         return numba.njit(nogil=True)(function)

@@ -1,10 +1,10 @@
 """nutsml pipelines from the slice CSV to batches for Keras.
 
-One iterator is one epoch. (seed, epoch) alone determine what it yields; no global random state is read or changed.
+One iterator is one epoch. Only (seed, epoch) determine what it yields. No global random state is read or changed.
 
     python -m utils.data_prepare --preview [--set NAME=VALUE ...]
 
-draws patches of train_data.csv, as training gets them, into OUTPUT_ROOT/patches.png and prints the class balance.
+draws patches of train_data.csv into OUTPUT_ROOT/patches.png, as training gets them, and prints the class balance.
 """
 
 import argparse
@@ -22,19 +22,21 @@ from utils.errors import InputError, run_script
 from utils.patch_stream import B_SCANS_PER_BLOCK, SHUFFLE_B_SCANS, STRATIFY, PlanPatches, Prefetch
 from utils.prepared import SliceRow, check_volumes_exist, read_csv_data
 
-BATCHES_AHEAD = 4  # batches that wait for the training step: 8 MB each of 16 patches
+BATCHES_AHEAD = 4  # batches prepared ahead of the training step; one of 16 patches takes 8 MB
 
 
 def patch_samples(rows, settings, *, training, epoch, first_patch=0):
     """Iterator over one epoch's patch samples (image, mask, is_IRF, is_SRF, is_PED) of `rows`, a list of `SliceRow`.
 
     `settings` are `utils.patch_settings.BatchSettings`. image is uint8 (rows, columns, 3) of the patch's size, slices
-    z-1, z, z+1; mask is uint8 (rows, columns), labels 0..3; is_* are 0 or 1. Each epoch draws B-scans anew: all of the
-    rarest vendor's and, in expectation, as many of every other's. In training a B-scan stands for 2.25 images on
-    average: itself, with probability 0.5 its mirror image, and with 0.5 a rotated copy of each. Validation (`training`
-    False) is the same at every epoch, whatever its number, and nothing is augmented; but vendors and patches without
-    fluid are thinned out as in training, so that its figures are about the same mixture of patches.
-    `first_patch` samples at the beginning are left out, which costs no more than deciding on them.
+    z-1, z, z+1. mask is uint8 (rows, columns), labels 0..3. is_* are 0 or 1.
+
+    - Each epoch draws B-scans anew: all of the rarest vendor's and, in expectation, as many of every other's.
+    - In training a B-scan gives 2.25 images on average: itself, with probability 0.5 its mirror image, and with 0.5 a
+      rotated copy of each.
+    - Validation (`training` False) is the same at every epoch, and nothing is augmented. Vendors and patches without
+      fluid are thinned out as in training, so that both see the same mixture of patches.
+    - The first `first_patch` samples are left out. That costs only the time to decide on them.
     """
     epoch = epoch if training else 0
     vendor = SliceRow._fields.index("vendor")
@@ -51,11 +53,10 @@ def patch_samples(rows, settings, *, training, epoch, first_patch=0):
 def get_iterator_nuts(rows, settings, *, training, epoch, first_batch=0):
     """Iterator over one epoch's batches (image, (mask, is_IRF, is_SRF, is_PED)), prepared `BATCHES_AHEAD`.
 
-    Reads the scans, masks and ROI masks of `rows` (a list of `SliceRow`) from their folders. The samples are those of
-    `patch_samples`, whose arguments these are, the arrays of a batch those of `build_batch_train`. Samples left over at
-    the end are dropped in training and make a smaller batch in validation. An interrupted epoch goes on at
-    `first_batch`, counted from 0. Raises InputError where a volume is damaged, and at the end of an epoch that had no
-    batch.
+    Reads the scans, masks and ROI masks of `rows` (a list of `SliceRow`) from their folders. Samples and arguments are
+    those of `patch_samples`, a batch's arrays those of `build_batch_train`. Samples left over at the end are dropped in
+    training and make a smaller batch in validation. An interrupted epoch resumes at `first_batch`, counted from 0.
+    Raises InputError if a volume is damaged, and at the end of an epoch without a batch.
     """
     batch_size = settings.batch_size
     samples = patch_samples(rows, settings, training=training, epoch=epoch, first_patch=first_batch * batch_size)
@@ -68,8 +69,8 @@ def get_data_iterator(csv_path, settings, *, training, epoch, first_batch=0):
     """Iterator over one epoch's batches (image, (mask, is_IRF, is_SRF, is_PED)) of the slices in a CSV.
 
     They are stratified by vendor, shuffled, augmented (in training), cut into patches, filtered by invalid pixels and
-    by fluid, and normalised. The other arguments are those of `get_iterator_nuts`. Raises InputError at once where the
-    CSV is unusable or volumes are missing, then as `get_iterator_nuts`.
+    by fluid, and normalised. The other arguments are those of `get_iterator_nuts`. Raises InputError at once if the CSV
+    is unusable or volumes are missing, then as `get_iterator_nuts`.
     """
     rows = read_csv_data(csv_path)
     check_volumes_exist(rows, settings.preprocessed_folder)
@@ -79,12 +80,15 @@ def get_data_iterator(csv_path, settings, *, training, epoch, first_batch=0):
 def build_batch_train(batch_size, slice_mean, slice_sd, n_classes=4):
     """nutsml's `BuildBatch` for samples (image, mask, is_IRF, is_SRF, is_PED), which yields [[image], [mask, ...]].
 
-    Of image patches, uint8 (rows, columns, 3), it makes float32 (B, rows, columns, 3), (grey value - slice_mean) /
-    slice_sd; of masks, uint8 (rows, columns), one-hot uint8 (B, rows, columns, n_classes); of is_*, uint8 (B, 1).
+    | of a sample | in a batch |
+    |---|---|
+    | image, uint8 (rows, columns, 3) | float32 (B, rows, columns, 3): (grey value - slice_mean) / slice_sd |
+    | mask, uint8 (rows, columns) | one-hot uint8 (B, rows, columns, n_classes) |
+    | is_* | uint8 (B, 1) |
     """
     normalised = (np.arange(256, dtype=np.float32) - np.float32(slice_mean)) / np.float32(slice_sd)
     build_batch = BuildBatch(batch_size, prefetch=0)
-    # nutsml's own builders take 10 times as long, which adds up: this is the one stage that workers do not share.
+    # nutsml's own builders take 10 times as long. This stage alone is not shared by workers, so its time counts.
     build_batch.builder = {**build_batch.builder, "grey_values": look_up_grey_values, "labels": one_hot_labels}
     build_batch.input(0, "grey_values", normalised).output(1, "labels", n_classes)
     for column in (2, 3, 4):
@@ -109,7 +113,7 @@ def one_hot_labels(masks, n_classes):
 def _KerasBatches(batches, preprocessed_folder, n_b_scans, smallest, n_before):
     """BuildBatch's [[image], [mask, ...]] as (image, (mask, ...)), without batches below the `smallest` size.
 
-    Raises `InputError` where there is none and none of the epoch's came before, of which there were `n_before`.
+    `n_before` batches of the epoch came before. Raises `InputError` if the epoch has no batch at all.
     """
     n_patches, n_batches = 0, n_before
     for (image,), targets in batches:
@@ -125,12 +129,12 @@ def _KerasBatches(batches, preprocessed_folder, n_b_scans, smallest, n_before):
 
 
 def _stream(seed, epoch, stage):
-    """Random generator of one stage, independent of the others' and of other epochs'."""
+    """Random generator of one stage, independent of other stages and epochs."""
     return random.Random(int(np.random.SeedSequence([seed, epoch, stage]).generate_state(1, np.uint64)[0]))
 
 
 def main(argv):
-    import config  # here alone: the functions above take what they need as arguments
+    import config  # only here: the functions above take what they need as arguments
     from utils.patch_preview import PATCHES_A_VENDOR, class_balance, save_patch_sheet
 
     parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description="Draw patches and print the class balance.")

@@ -1,6 +1,6 @@
 """The exported model: ``best.keras``, a plain network, and ``best.json``, which says what it is and what it needs.
 
-A pair is complete by its ``best.json``. Whoever writes, finds, reads or compares such a pair does it here.
+``best.json`` is written last, so a pair that has it is complete. This module writes, finds, reads and compares pairs.
 """
 
 from dataclasses import dataclass
@@ -34,10 +34,10 @@ class PredictionSettings:
 
 
 def export_best(folder, model, details):
-    """Write ``best.keras`` (`model`, a float32 inference graph), then ``best.json``, which says what it is.
+    """Write ``best.keras`` (`model`, a float32 inference graph), then ``best.json``.
 
-    That is `details`, a dictionary, with the class names and the model's SHA-256. In between there is no ``best.json``:
-    what a killed process leaves is no pair of two models' files.
+    ``best.json`` holds `details` (a dictionary), the class names and the model's SHA-256. The old ``best.json`` is
+    removed first, so that a killed process leaves no pair of two different models' files.
     """
     path = Path(folder) / "best.keras"
     with written_whole(path) as temporary:
@@ -47,14 +47,14 @@ def export_best(folder, model, details):
 
 
 def export_epoch(folder, model, details, best):
-    """`export_best` of an epoch: `best` says which it is and what it reached, `details` all else."""
+    """`export_best` of an epoch: `best` holds its number and score, `details` everything else."""
     export_best(folder, model, {**best, **details})
 
 
 def read_best(path):
     """Details of an exported model, after checking that it is the file that they describe.
 
-    `path` is the ``.keras`` file. Raises `InputError` where either file is missing or the two do not belong together.
+    `path` is the ``.keras`` file. Raises `InputError` if a file is missing or the two do not belong together.
     """
     path = Path(path)
     if not path.exists():
@@ -66,10 +66,11 @@ def read_best(path):
 
 
 def check_input(path, details, settings, remedy):
-    """Raise `InputError` where the model at `path`, with these `details`, takes other images than `settings` say.
+    """Raise `InputError` if the model at `path` was trained on images that were prepared with other settings.
 
-    `settings` and `details` are dictionaries with the axial spacing, the grey values' mean and standard deviation and
-    the reference histogram (256 counts, or None); what `settings` lacks is not compared. `remedy` says what to do.
+    `details` (of the model) and `settings` are dictionaries with the axial spacing, the grey values' mean and standard
+    deviation and the reference histogram (256 counts, or None). Without a histogram in `settings`, none is compared.
+    `remedy` says what to do.
     """
     names = ("axial_spacing_mm", "slice_mean", "slice_sd")
     complaints = [
@@ -86,8 +87,8 @@ def check_input(path, details, settings, remedy):
 def find_best_model(adversarial, segmentation):
     """The model to evaluate and to segment with, of the run's step folders: (``best.keras``, why it is taken).
 
-    That is the fine-tuned model where it was made from the segmentation model of today, else the latter. None where
-    neither step has exported one. `why` is a clause for the console and the report.
+    That is the fine-tuned model if it was made from the current segmentation model, else the latter. None if neither
+    step has exported a model. `why` is a clause for the console and the report.
     """
     fine_tuned, trained = (_exported(folder) for folder in (adversarial, segmentation))
     if fine_tuned is None:
@@ -96,14 +97,14 @@ def find_best_model(adversarial, segmentation):
         return fine_tuned, f"fine-tuned; there is no model in {segmentation} to compare its origin with"
     made_from = read_best(fine_tuned).get("made_from")
     if made_from is None:
-        return fine_tuned, "fine-tuned; it was written before models kept what they were made from, so it may be old"
+        return fine_tuned, "fine-tuned; it does not say which model it was made from, so it may be out of date"
     if made_from != read_best(trained)["sha256"]:
         return trained, f"the fine-tuned one in {adversarial} was made from another segmentation model"
     return fine_tuned, f"fine-tuned from the model in {segmentation}"
 
 
 def best_model(adversarial, segmentation):
-    """As `find_best_model`; `InputError` where neither step has exported a model."""
+    """As `find_best_model`, but raises `InputError` if neither step has exported a model."""
     if found := find_best_model(adversarial, segmentation):
         return found
     raise InputError(f"{segmentation}: no best.keras there; run model_training.py first, or check RUN_NAME")
@@ -116,9 +117,9 @@ def _exported(folder):
 
 
 def set_weights(networks, path):
-    """Give `networks`, all of one architecture, the weights of the exported model at `path`.
+    """Load the weights of the exported model at `path` into `networks`, all of one architecture.
 
-    Raises `InputError` where it is no Keras model, or another network.
+    Raises `InputError` if the file is no Keras model, or another network.
     """
     import keras
 
@@ -129,6 +130,8 @@ def set_weights(networks, path):
     if [weight.shape for weight in weights] != [weight.shape for weight in networks[0].weights]:
         details = read_json(Path(path).with_suffix(".json")).get("config", {})
         its_own = ", ".join(f"{name} = {details[name]!r}" for name in NETWORK_SETTINGS if name in details)
-        raise InputError(f"{path}: is another network than this run's; it was trained with {its_own or 'others'}")
+        raise InputError(
+            f"{path}: is another network than this run's; set these as it was trained: {its_own or 'not recorded'}"
+        )
     for network in networks:
         network.set_weights(weights)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written whole or not at all, locks on folders, and digests that show what changed."""
 
 import ast
 import contextlib
@@ -43,27 +43,30 @@ def written_whole(path):
 
 
 def natural_order(path):
-    """Sorts ``b2`` before ``b10``."""
+    """Sort key that puts ``b2`` before ``b10``."""
     parts = re.split("([0-9]+)", str(path))
     return [int(part) if index % 2 else part.lower() for index, part in enumerate(parts)]
 
 
 def remove_unfinished(folder, below=True):
-    """Remove what killed processes left in `folder` and (`below`) the folders in it; nobody may be writing there."""
+    """Remove the unfinished files that killed processes left in `folder` and, if `below`, in the folders below it.
+
+    No other process may be writing there.
+    """
     find = Path(folder).rglob if below else Path(folder).glob
     for path in list(find(f"{UNFINISHED}*")):
         if path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)  # it may have been in such a folder
+            path.unlink(missing_ok=True)  # its folder may have been removed above
 
 
 @contextlib.contextmanager
 def locked(folder):
-    """Keep other processes that ask for the same out of `folder` for the length of the block.
+    """Hold the lock of `folder` during the block, so that no other process that takes this lock writes there.
 
-    Raises `InputError` at once where another one is in it. The lock is the operating system's: it goes with its
-    process, however that ends. A process that holds it may ask again.
+    Raises `InputError` at once if another process holds it. The operating system releases the lock when its process
+    ends, even a killed one. A process may take the lock again while it holds it.
     """
     path = Path(folder) / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +82,7 @@ def locked(folder):
 
 
 def write_json(path, content):
-    """Write `content` as indented JSON (UTF-8, no NaN) that appears whole."""
+    """Write `content` as indented JSON (UTF-8, no NaN); the file appears whole."""
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
@@ -91,7 +94,7 @@ def write_csv(path, table):
 
 
 def read_json(path):
-    """Content of a JSON file; `InputError` where it is missing or damaged."""
+    """Content of a JSON file. Raises `InputError` if it is missing or damaged."""
     try:
         return json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
@@ -107,8 +110,7 @@ def sha256(path):
 
 
 def fingerprint(paths):
-    """What tells files from themselves at another time: [[name, bytes, modification time in ns], ...] of those
-    there."""
+    """[[name, bytes, modification time in ns], ...] of those of `paths` that exist: it changes when a file does."""
     found = [(path, path.stat()) for path in paths if path.exists()]
     return [[as_text(path.name), status.st_size, status.st_mtime_ns] for path, status in found]
 
@@ -119,9 +121,9 @@ def digest(content):
 
 
 def code_digest(*names):
-    """A `digest` that changes with the statements of the modules of these `names`, which are not imported.
+    """A `digest` of the statements in the modules `names`, which are not imported.
 
-    What they once wrote, they may write otherwise. Comments, docstrings and imports may change.
+    If it changed, the modules may compute other results than before. Comments, docstrings and imports do not count.
     """
     trees = [ast.parse(Path(find_spec(name).origin).read_bytes()) for name in names]
     for node in (node for tree in trees for node in ast.walk(tree)):

@@ -1,4 +1,4 @@
-"""What the HTML pages share: their look, their frame, and tables."""
+"""Parts that all HTML pages share: style, frame and tables."""
 
 import html
 
@@ -43,7 +43,7 @@ def html_page(title, body, style=""):
 
 
 def html_table(table):
-    """A DataFrame as an HTML table that scrolls where the page is narrow."""
+    """A DataFrame as an HTML table. It scrolls if the page is narrow."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
     rows = []
     for row in table.to_dict("records"):
@@ -53,7 +53,7 @@ def html_table(table):
 
 
 def cell_text(value):
-    """A table's value as text; of a float, three decimals."""
+    """A table's value as text; floats have three decimals."""
     return number(value) if isinstance(value, float) else str(value)
 
 

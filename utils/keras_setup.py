@@ -1,7 +1,7 @@
-"""Keras made ready, quietly and reproducibly, and its failures in words.
+"""Import Keras quietly and reproducibly, and explain its failures.
 
-Keras with TensorFlow takes 4 s to import. So that a wrong argument, setting or file is told at once, the scripts check
-these first, and whatever needs Keras is imported after the checks, inside of functions.
+Keras with TensorFlow takes 4 s to import. The scripts check arguments, settings and files first, so that faults are
+reported at once. Modules that need Keras are imported after the checks, inside of functions.
 """
 
 import contextlib
@@ -14,16 +14,19 @@ from pathlib import Path
 
 from utils.errors import InputError
 
-OUT_OF_MEMORY = re.compile(  # in what Python, TensorFlow, oneDNN and JAX raise for it
+OUT_OF_MEMORY = re.compile(  # found in the messages of Python, TensorFlow, oneDNN and JAX
     "MemoryError|ResourceExhausted|RESOURCE_EXHAUSTED|could not create a primitive|YNNPACK operation failed"
 )
-HOST_LOST = re.compile("gloo|[Cc]oordination|heartbeat|NCCL.*remote")  # in what JAX raises for it
+HOST_LOST = re.compile("gloo|[Cc]oordination|heartbeat|NCCL.*remote")  # found in the messages of JAX
 
 
 def set_up_keras(seed, deterministic, threads=None):
-    """Import Keras quietly, seed its global random state and, if `deterministic`, ask TensorFlow for reproducible
-    kernels. `threads` is how many it computes with, by default as many as there are cores."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong arrives as an exception
+    """Import Keras quietly and seed its global random state.
+
+    If `deterministic`, TensorFlow uses reproducible kernels. `threads` is the number of threads that TensorFlow uses;
+    None means one for each core.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors arrive as exceptions anyway
     with _quiet_start():
         import keras
 
@@ -34,19 +37,19 @@ def set_up_keras(seed, deterministic, threads=None):
 
             if threads is not None:
                 tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
-            tensorflow.config.list_physical_devices()  # where TensorFlow tells that there is no GPU
+            tensorflow.config.list_physical_devices()  # TensorFlow complains here if there is no GPU
             if deterministic:
                 tensorflow.config.experimental.enable_op_determinism()
-    # An epoch ends where its generator does; Keras takes that for an accident.
+    # An epoch ends with its generator. Keras warns of that as if data were missing.
     warnings.filterwarnings("ignore", message="Your input ran out of data", category=UserWarning)
     keras.utils.set_random_seed(seed)
 
 
 @contextlib.contextmanager
 def _quiet_start():
-    """Hold back what TensorFlow's C++ code writes to stderr while it loads, and show it only if loading fails.
+    """Hold back what TensorFlow's C++ code writes to stderr while it loads. Show it only if loading fails.
 
-    It announces oneDNN and the absence of a GPU before any log level applies.
+    It reports oneDNN and a missing GPU before any log level applies.
     """
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -65,7 +68,7 @@ def _quiet_start():
 
 @contextlib.contextmanager
 def failures_named():
-    """Say in the block which settings to lower where memory does not suffice, and that another host is gone."""
+    """Explain two failures in the block: out of memory (which settings to lower), and another host that stopped."""
     try:
         yield
     except Exception as error:
@@ -74,7 +77,7 @@ def failures_named():
             lower = "lower BATCH_SIZE, then BASE_FILTERS or the patch; DTYPE_POLICY=mixed_bfloat16 takes less"
             raise InputError(f"out of memory: {lower}") from error
         if HOST_LOST.search(text):
-            gone = "another host is gone; start the same command on all again, to go on from the last state saved"
+            gone = "another host stopped; start the same command on all hosts again, to resume from the last checkpoint"
             print(f"{Path(sys.argv[0]).name}: error: {gone}", file=sys.stderr, flush=True)
             os._exit(2)  # a regular exit waits a minute for the other host, and then aborts
         raise

@@ -1,4 +1,4 @@
-"""File names as text, whatever their bytes and case."""
+"""File names as text: names of any bytes, and names that differ only in case."""
 
 import os
 import unicodedata
@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def as_text(name):
-    """A file's name or path as a line of text: its bytes read as UTF-8, else as Latin-1; control characters as _."""
+    """A file's name or path as one line of text.
+
+    Its bytes are read as UTF-8, or as Latin-1 if they are not UTF-8. Control characters become "_".
+    """
     stored = os.fsencode(name)
     try:
         text = stored.decode("utf-8")
@@ -16,15 +19,12 @@ def as_text(name):
 
 
 def same_name(name):
-    """What names have in common that differ in case, or in how their letters are stored."""
+    """A form of `name` that is equal for names that differ only in case or in how Unicode stores their letters."""
     return unicodedata.normalize("NFC", as_text(name)).casefold()
 
 
 def file_called(folder, name):
-    """Path of the file `name` in `folder`, else of one whose name differs in case or in its letters' bytes, else None.
-
-    Where several differ so, it is the first by name.
-    """
+    """Path of the file `name` in `folder`; failing that, of the first file with the `same_name`; else None."""
     path = os.path.join(folder, name)
     if os.path.isfile(path):  # False for names that no file can have
         return Path(path)

@@ -17,9 +17,10 @@ from utils.errors import InputError
 def map_unordered(function, items, *, workers=0, dask_scheduler=None):
     """Yield (item, ``function(item)``) for each of `items` as they are done.
 
-    `workers` processes of this machine share the work (0 or 1: this one does it all), or whatever the Dask cluster at
-    the address `dask_scheduler` ("tcp://host:port") has; its workers must see the same files under the same paths, and
-    this code. Raises what `function` raises, and `InputError` where a process dies or the cluster cannot be reached.
+    `workers` processes of this machine share the work; with 0 or 1 the calling process does it all. With
+    `dask_scheduler` ("tcp://host:port") the workers of that Dask cluster do the work. They must have this code and see
+    the same files under the same paths. Raises what `function` raises, and `InputError` if a process dies or the
+    cluster cannot be reached.
     """
     with _backend(workers, dask_scheduler) as parallel:
         try:
@@ -28,20 +29,23 @@ def map_unordered(function, items, *, workers=0, dask_scheduler=None):
             yield from results
         except TerminatedWorkerError as error:
             raise InputError(
-                f"WORKERS = {workers}: a worker process was killed, most often for want of memory; what is finished is "
-                "kept, run the same command again, with fewer WORKERS if it recurs"
+                f"WORKERS = {workers}: a worker process was killed, probably out of memory; run the same command again "
+                "(finished work is kept), with fewer WORKERS if it recurs"
             ) from error
 
 
 @contextlib.contextmanager
 def ctrl_c_blocked():
-    """Processes started in the block never hear Ctrl-C, although the terminal sends it to all: the main one decides
-    what it means. Itself it hears it as always where it has other threads, and else at the end of the block."""
+    """Processes started in the block ignore Ctrl-C, which the terminal sends to all processes.
+
+    The main process decides what Ctrl-C means. If it has other threads it receives the signal as always, else at the
+    end of the block.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     for tracker in (resource_tracker, loky_resource_tracker):
-        tracker.ensure_running()  # which would let signals through again when it starts
+        tracker.ensure_running()  # starting later, it would unblock the signals again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -50,9 +54,9 @@ def ctrl_c_blocked():
 
 
 def ahead(iterable, count):
-    """Yield the elements of `iterable`, of which a thread prepares up to `count` ahead.
+    """Yield the elements of `iterable` while a thread prepares up to `count` of them ahead.
 
-    What goes wrong there is raised here as itself.
+    Exceptions of `iterable` are raised here unchanged.
     """
     iterator, end = iter(iterable), object()
     with ThreadPoolExecutor(1, "ahead") as thread:
@@ -74,8 +78,7 @@ def _with_item(function, item):
 def _backend(workers, dask_scheduler):
     """A `joblib.Parallel` that yields results as they come."""
     if dask_scheduler is None:
-        # The patch stream's processes wait in loky's one place for reusable ones, where joblib would take them for its
-        # own kind.
+        # The patch stream's processes wait in loky's reusable executor. joblib would mistake them for its own.
         get_reusable_executor(reuse=True).shutdown()
         yield joblib.Parallel(n_jobs=max(1, workers), return_as="generator_unordered")
         return

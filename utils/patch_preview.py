@@ -1,4 +1,4 @@
-"""What training is fed: a sheet of patches with outlines and labels, and how often each class occurs in them."""
+"""A preview of the patches that training gets: a sheet of patches with outlines and labels, and the class balance."""
 
 import numpy as np
 import pandas as pd
@@ -7,15 +7,15 @@ from utils.files import written_whole
 from utils.labels import CLASS_NAMES, FLUIDS
 from utils.plots import CLASS_COLOURS, overlay
 
-PATCHES_A_VENDOR = 500  # that the class balance is about: 65 MB
+PATCHES_A_VENDOR = 500  # patches for the class balance; they take 65 MB
 _PATCHES_SHOWN = 12  # of each vendor
 
 
 def class_balance(patches):
     """A DataFrame with a column for each vendor and one for all together.
 
-    `patches` is {vendor: samples (image, mask, is_IRF, is_SRF, is_PED)}. Rows: the number of patches, the percentage of
-    them that count as holding any fluid and each, and each class's percentage of the pixels.
+    `patches` is {vendor: samples (image, mask, is_IRF, is_SRF, is_PED)}. Rows: number of patches; percentage of patches
+    with any fluid, and with each fluid, by their labels; percentage of the pixels of each class.
     """
     everything = {**patches, "all": [sample for samples in patches.values() for sample in samples]}
     return pd.DataFrame({vendor: _balance(samples) for vendor, samples in everything.items()}).round(2)
@@ -36,7 +36,7 @@ def _balance(samples):
 def save_patch_sheet(path, patches):
     """Write the first of each vendor's `patches` (as in `class_balance`) as PNG: a row each vendor, fluid outlined.
 
-    Above each patch are the labels that it has, which a fluid near the patch's border does not give.
+    Above each patch are its labels. Fluid near a patch's border gives no label.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

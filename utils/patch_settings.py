@@ -1,4 +1,4 @@
-"""Which patches are drawn, and how they become batches: what config.py decides about them, handed on as a whole."""
+"""The settings in config.py that decide which patches are drawn and how they become batches."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ class PatchSettings:
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """How the patches of an epoch become batches; with a CSV, `training` and the epoch's number it determines them."""
+    """How the patches of an epoch become batches. Together with a CSV, `training` and the epoch it determines them."""
 
     preprocessed_folder: Path  # of the volumes, see `utils.prepared`
     patches: PatchSettings

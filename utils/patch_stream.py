@@ -1,9 +1,9 @@
-"""Patches are decided on in blocks, by processes that work ahead; a thread cuts them out ahead of the training step.
+"""Patches ahead of the training step: processes decide where they lie, block by block; a thread cuts them out.
 
-A block is some B-scans in a row of the epoch's order, whose patches are shuffled among themselves. Its random numbers
-follow from (seed, epoch, number of the block), so that it does not matter which process decides on it, or when. What
-comes back is where its patches lie: a hundred bytes each, where their pixels would be a hundred thousand. Cutting them
-out of the memory-mapped volumes takes less time than receiving them would.
+A block is some consecutive B-scans of the epoch. Its patches are shuffled among themselves. Its random numbers follow
+from (seed, epoch, number of the block), so that it does not matter which process decides on it, or when. The process
+returns only where the patches lie: 100 bytes each instead of 100,000 for the pixels. Cutting the patches out of the
+memory-mapped volumes is faster than receiving their pixels.
 """
 
 import functools
@@ -16,33 +16,33 @@ from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from nutsflow import FilterFalse, Map, nut_processor
 
-# Worker processes import this module, and neither TensorFlow nor nutsml: each takes its second to load.
+# Worker processes import this module. It imports neither TensorFlow nor nutsml, because each takes a second to load.
 from utils.augmentation import MirrorAndRotate
 from utils.custom_nuts import PlanRetouchPatches, ReadOCT, drop_patch
 from utils.errors import InputError
 from utils.parallel import ahead, ctrl_c_blocked
 
 B_SCANS_PER_BLOCK = 16  # some 150 patches; a batch of 16 patches then comes from about 10 B-scans
-BLOCKS_AHEAD = 4  # blocks for each worker that are being decided on or wait to be cut out
-IDLE_SECONDS = 60  # after which worker processes end; those of a killed script go this way, too
-CASES_NAMED = 5  # where a process died; the first are the likeliest
+BLOCKS_AHEAD = 4  # blocks for each worker that are decided ahead
+IDLE_SECONDS = 60  # idle worker processes end after this time, also those of a killed script
+CASES_NAMED = 5  # cases named in the message when a process was killed; the first are the likeliest cause
 AUGMENTATION = 0.5  # probability of a mirrored, and of a rotated copy of a B-scan in training
 
-# What each random stream of an epoch is for. The numbers belong to what (seed, epoch) stand for: append, never reorder.
+# The random streams of an epoch. Their numbers decide what (seed, epoch) yield: append new ones, never reorder.
 STRATIFY, SHUFFLE_B_SCANS, PATCHES = range(3)
 
 
 def plan_block(block, settings, *, training, epoch):
     """The patches to keep of `block`, a pair (number in the epoch, rows of the slice CSV): a list of `Patch`, shuffled.
 
-    `settings` are `utils.patch_settings.BatchSettings`. Hosts' shards are equally long, for which up to one patch less
-    than there are hosts is left out of a block.
+    `settings` are `utils.patch_settings.BatchSettings`. All hosts' shards are equally long, so a block may lose up to
+    (number of hosts - 1) patches.
     """
     number, rows = block
     patches, augmentation = settings.patches, settings.patches.augmentation
     angles_degrees = (-augmentation.rotation_degrees * augmentation.rotate_both_ways, augmentation.rotation_degrees)
     rng = np.random.default_rng([settings.seed, epoch, PATCHES, number])
-    # Anew for each block: a file that is no longer there is noticed.
+    # Created for each block, so that a missing file is noticed.
     read_oct = ReadOCT(settings.preprocessed_folder, minimum_shape=patches.shape)
     kept = list(
         rows
@@ -66,14 +66,15 @@ def plan_block(block, settings, *, training, epoch):
 def PlanPatches(blocks, settings, *, training, epoch):
     """blocks >> PlanPatches(settings, training=..., epoch=...): each block to its `plan_block`, in the same order.
 
-    ``settings.workers`` processes work ahead, `BLOCKS_AHEAD` each; 0: this one does it when asked. The processes start
-    once and stay for the next epoch. Raises what `plan_block` raises, and InputError at once where a process dies.
+    ``settings.workers`` processes work ahead, `BLOCKS_AHEAD` blocks each. With 0 this process does the work when asked.
+    The processes start once and stay for the next epoch. Raises what `plan_block` raises, and InputError at once if a
+    process dies.
     """
     workers, plan = settings.workers, functools.partial(plan_block, settings=settings, training=training, epoch=epoch)
     if workers == 0:
         yield from map(plan, blocks)
         return
-    with ctrl_c_blocked():  # here and in submitting, processes may be started
+    with ctrl_c_blocked():  # processes may start here, and when blocks are submitted
         executor = get_reusable_executor(workers, timeout=IDLE_SECONDS, initializer=_set_up_worker)
     blocks, ahead = iter(blocks), deque()
 
@@ -93,8 +94,8 @@ def PlanPatches(blocks, settings, *, training, epoch):
         cases = dict.fromkeys(f"{row.vendor}_{row.image_name}" for (_, rows), _ in ahead for row in rows)
         named = ", ".join(itertools.islice(cases, CASES_NAMED))
         raise InputError(
-            f"WORKERS = {workers}: a process was killed, most often for want of memory, while {len(cases)} cases were "
-            f"being read ({named}, ...); run the same command again, with fewer WORKERS if it recurs"
+            f"WORKERS = {workers}: a process was killed, probably out of memory, while {len(cases)} cases were being "
+            f"read ({named}, ...); run the same command again, with fewer WORKERS if it recurs"
         ) from error
     finally:
         for _, future in ahead:
@@ -102,13 +103,13 @@ def PlanPatches(blocks, settings, *, training, epoch):
 
 
 def _set_up_worker():
-    cv2.setNumThreads(1)  # there is a process for every core already
+    cv2.setNumThreads(1)  # each core has a process already
 
 
 @nut_processor
 def Prefetch(iterable, n_ahead):
-    """iterable >> Prefetch(n_ahead): the same elements, `utils.parallel.ahead`.
+    """iterable >> Prefetch(n_ahead): the same elements, by `utils.parallel.ahead`.
 
-    (nutsflow's nut of this name leaves the consumer waiting for ever where something goes wrong.)
+    (After an exception, nutsflow's nut of this name leaves the consumer waiting for ever.)
     """
     yield from ahead(iterable, n_ahead)

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 from utils.files import written_whole
 from utils.labels import CLASS_NAMES
 
-# One colour a class, told apart with every common colour vision deficiency (Okabe and Ito 2008).
+# One colour for each class, distinguishable with all common colour vision deficiencies (Okabe and Ito 2008).
 CLASS_COLOURS = np.array([(0, 0, 0), (230, 159, 0), (86, 180, 233), (204, 121, 167)], np.uint8)
 _OPACITY = 0.45
 _LEGEND_ROWS = 22
@@ -72,8 +72,8 @@ def save_comparison(path, rows, names=("reader", "model")):
 def save_progress(path, history, panels):
     """Write training curves as PNG.
 
-    `history` is a list of one dictionary an epoch, `panels` maps a panel's title to the names to draw in it; a name's
-    validation curve (``val_<name>``) is drawn dashed where there is one.
+    `history` is a list of one dictionary an epoch. `panels` is {panel's title: names to draw in it}. A name's
+    validation curve (``val_<name>``), if there is one, is drawn dashed.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

@@ -1,4 +1,4 @@
-"""What step 1 leaves behind: preprocessed volumes, the slice CSV and its splits, and how each case was prepared."""
+"""What step 1 writes: preprocessed volumes, the slice CSV and its splits, and records of how each case was prepared."""
 
 import functools
 import hashlib
@@ -11,7 +11,7 @@ from utils.errors import InputError
 from utils.preparation.splits import patient_of
 
 VOLUME_KINDS = ("oct_imgs", "oct_masks", "roi_masks")  # folders below the preprocessed one, in a sample's order
-MESSAGES = 10  # offenders named before the rest are only counted
+MESSAGES = 10  # complaints printed in full; the rest are only counted
 
 SliceRow = namedtuple("SliceRow", "image_name vendor root slice is_IRF is_SRF is_PED")  # the CSV's columns, in order
 
@@ -26,10 +26,10 @@ def read_csv_data(path):
     """Rows of a slice CSV (slice_gt.csv or a split of it) as a list of `SliceRow`, in the file's order.
 
     slice and is_* are int, the rest str exactly as written: a case may be called NA or 007. Further columns are
-    ignored. Raises InputError where the file or a column is missing, a value is unusable, a row was lost in reading, or
-    there is none.
+    ignored. Raises InputError if the file or a column is missing, a value is unusable, a row was lost in reading, or
+    the file has no rows.
     """
-    # Here, because the processes that choose patches read no CSV: these imports take a second.
+    # Imported here because it takes a second: the processes that choose patches read no CSV.
     import pandas as pd
     from nutsml import ReadPandas
 
@@ -46,7 +46,7 @@ def read_csv_data(path):
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a CSV table in UTF-8 ({reason}); run prepare_data.py again") from error
-    if not isinstance(reader.dataframe.index, pd.RangeIndex):  # pandas made the first column a table of row names
+    if not isinstance(reader.dataframe.index, pd.RangeIndex):  # pandas took the first column for row names
         raise InputError(f"{path}: rows have more values than the header has names; run prepare_data.py again")
     missing = [name for name in SliceRow._fields if name not in reader.dataframe.columns]
     if missing:
@@ -102,16 +102,16 @@ def _raise_all(messages):
 
 # ---- How each case was prepared ------------------------------------------------------------------------------------
 def record_path(preprocessed_folder, vendor, name, stage):
-    """Where the record of a case's `stage` ("images" or "roi") is; it is there while the stage's files are whole."""
+    """Path of the record of a case's `stage` ("images" or "roi"). It exists only while the stage's files are whole."""
     return Path(preprocessed_folder) / "finished" / f"{vendor}_{name}.{stage}.json"
 
 
 def read_records(rows, preprocessed_folder, axial_spacing_mm, reference_histogram_csv):
     """The "images" records of the cases in `rows`, as {(vendor, image_name): record}.
 
-    Raises InputError with a line for each case that step 1 has not finished, or has prepared in another way than the
-    settings say: rows of another height than `axial_spacing_mm`, or grey values matched to another histogram than the
-    one in `reference_histogram_csv` (None, or no such file: matched to none).
+    Raises InputError with a line for each case that step 1 has not finished, or has prepared with other settings: rows
+    of another height than `axial_spacing_mm`, or grey values matched to another histogram than the one in
+    `reference_histogram_csv` (None, or no such file: grey values are not matched).
     """
     from utils.preparation.reference_histogram import digest_of, read_histogram_if_any  # here, as in `read_csv_data`
 
@@ -132,8 +132,8 @@ def read_records(rows, preprocessed_folder, axial_spacing_mm, reference_histogra
             )
         if record["matched"] and record["reference histogram"] != histogram_digest:
             complaints.append(
-                f"{path}: grey values were not matched as MATCH_INTENSITIES and reference_histogram.csv say; set "
-                "MATCH_INTENSITIES back, or run prepare_data.py again"
+                f"{path}: grey values were matched to another histogram, expected the one that MATCH_INTENSITIES and "
+                "reference_histogram.csv say; set MATCH_INTENSITIES back, or run prepare_data.py again"
             )
     _raise_all(complaints)
     return records
@@ -141,11 +141,14 @@ def read_records(rows, preprocessed_folder, axial_spacing_mm, reference_histogra
 
 # ---- What a network has seen ---------------------------------------------------------------------------------------
 def describe_data(parts, patient_pattern, **preparation):
-    """What tells later which cases and patients a network has seen, without their names: for ``best.json``.
+    """For ``best.json``: digests of the cases and patients that a network has seen. Names are not stored.
 
-    `parts` is {part: list of `SliceRow`}; `preparation` are the other arguments of `read_records`, which this calls.
-    Returns {part: {"cases": digests of the scans' voxels, "patients": digests of the patients, "rows": digest of the
-    part's rows}}, and under "preparation" what the preprocessed volumes depend on: {name: its values in the records}.
+    `parts` is {part: list of `SliceRow`}. `preparation` are the other arguments of `read_records`. Returns:
+
+    | key | value |
+    |---|---|
+    | each part | {"cases": digests of the scans' voxels, "patients": of the patients, "rows": of the part's rows} |
+    | "preparation" | {name: its values in the records}, for what the preprocessed volumes depend on |
     """
     records = read_records([row for rows in parts.values() for row in rows], **preparation)
     names = ("AXIAL_SPACING_MM", "reference histogram", "preprocessing code")
@@ -164,28 +167,28 @@ def describe_data(parts, patient_pattern, **preparation):
 
 
 def all_seen(described):
-    """All cases and patients in `describe_data`'s result, in one part: what a network has seen in any way."""
+    """The cases and patients of all parts in `describe_data`'s result: {"cases": digests, "patients": digests}."""
     parts = [part for name, part in described.items() if name != "preparation"]
     return {kind: sorted({digest for part in parts for digest in part[kind]}) for kind in ("cases", "patients")}
 
 
 def check_unseen(csv_path, rows, seen, patient_pattern, **preparation):
-    """Raise InputError naming the cases in `rows`, read from `csv_path`, that are among those of `seen`.
+    """Raise InputError naming the cases in `rows` whose scan or patient is in `seen`.
 
-    `seen` is a part of `describe_data`'s result; the other arguments are those of `describe_data`.
+    `rows` were read from `csv_path`. `seen` is a part of `describe_data`'s result. The other arguments are as there.
     """
     complaints = []
     for (vendor, name), record in read_records(rows, **preparation).items():
         if record["voxels"] in seen["cases"]:
             complaints.append(
-                f"{csv_path}: {vendor} {name} has been seen by this network in training, expected one that has not"
+                f"{csv_path}: {vendor} {name} was used to train this network, expected a case that was not"
             )
         elif patient_digest(patient_of(name, patient_pattern)) in seen["patients"]:
-            complaints.append(f"{csv_path}: the patient of {vendor} {name} has been seen in training with another case")
+            complaints.append(f"{csv_path}: another case of the patient of {vendor} {name} was used in training")
     _raise_all(complaints)
 
 
 @functools.cache
 def patient_digest(patient):
-    """Digest of a patient's name, slow to compute so that it takes long to find the name by trying many."""
+    """Digest of a patient's name. It is slow to compute, so that guessing names takes long."""
     return hashlib.pbkdf2_hmac("sha256", patient.encode("utf-8", "surrogateescape"), b"retinal-fluid", 20_000, 8).hex()

@@ -1,4 +1,4 @@
-"""Tasks of several commands, as one Python command each, for any Python 3.11 or 3.12 without installed packages.
+"""Tasks of several commands, each as one Python command. They need Python 3.11 or 3.12 and no installed packages.
 
     python -m utils.tasks demo       environment, synthetic data, the five scripts in order
     python -m utils.tasks weights    train weights/phantom.keras anew, on synthetic scans alone
@@ -6,8 +6,8 @@
     python -m utils.tasks reproduce [--recipe NAME] [--set NAME=VALUE ...]
                                      the paper's experiment: all folds, then one table of all held-out cases
 
-The first three make `.venv` in the project's folder and install into it where that has not been done for the current
-requirement files. `reproduce` runs with the Python that it is called with, on paths relative to where it is called.
+The first three create `.venv` in the project's folder, and install into it if the requirement files have changed.
+`reproduce` runs with the Python that calls it. Its paths are relative to the current folder.
 """
 
 import argparse
@@ -39,13 +39,13 @@ DEMO_SETTINGS = {
     "STEPS_PER_EPOCH": 50,
     "VALIDATION_B_SCANS": 12,
 }
-# A trained network wants smaller steps than a new one; the discriminator is new.
+# A trained network needs a smaller learning rate than a new one. The discriminator is new.
 FINE_TUNING_SETTINGS = {**DEMO_SETTINGS, "ADAM_LR": 1e-4, "D_ADAM_LR": 1e-3, "STEPS_PER_EPOCH": 30}
 FINE_TUNING_SETTINGS |= {"D_WARM_UP_STEPS": 10, "ADVERSARIAL_RAMP_STEPS": 10}
 DEMO_CASES, DEMO_SLICES = 32, 6
 
-# The model in the box. Its patches are wider than the paper's: of 256 x 128 pixels 'valid' convolutions leave 18 %, of
-# 256 x 256 they leave 41 %. Training goes on from the weights that are there, where there are any.
+# The model in the box. Its patches are wider than the paper's: 'valid' convolutions keep 18 % of 256 x 128 pixels, but
+# 41 % of 256 x 256. Training starts from the existing weights, if there are any.
 BOX = Path("weights")
 BOX_BUILD = BOX / "build"
 BOX_CASES = 2000
@@ -53,7 +53,7 @@ BOX_SETTINGS = {
     "DATA_ROOT": BOX_BUILD / "data",
     "OUTPUT_ROOT": BOX_BUILD / "output",
     "WORKERS": 1,
-    "MATCH_INTENSITIES": False,  # one phantom's grey values are no standard
+    "MATCH_INTENSITIES": False,  # a single phantom's grey values are no reference
     "TEST_FRACTION": 0.01,
     "VALIDATION_FRACTION": 0.03,
     "VALIDATION_B_SCANS": 32,
@@ -69,7 +69,7 @@ BOX_SETTINGS = {
     "BATCH_NORM_MOMENTUM": 0.99,
     "SLOW_DOWN_AFTER": 1,
 }
-# Run names, learning rates and epochs, one after the other: each goes on from the best epoch of the one before.
+# Run names, learning rates and epochs. Each run starts from the best epoch of the one before.
 BOX_STAGES = (("coarse", 5e-4, 4), ("fine", 1e-4, 5))
 
 
@@ -85,7 +85,7 @@ def main():
     if task == "reproduce":
         reproduce(sys.executable, settings)
         return
-    os.chdir(PROJECT)  # wherever this is called from
+    os.chdir(PROJECT)
     if task == "demo":
         demo(environment("requirements.txt"))
     elif task == "weights":
@@ -110,7 +110,7 @@ def environment(*requirement_files):
 
 
 def run(*command):
-    """Show and run a command; leave with its exit code where it fails."""
+    """Print and run a command. Exit with its exit code if it fails."""
     command = [str(part) for part in command]
     print(f"\n$ {' '.join(command)}", flush=True)
     code = subprocess.run(command).returncode
@@ -135,7 +135,7 @@ def demo(python):
     run(python, "evaluate.py", *overrides(DEMO_SETTINGS))
     held_out = held_out_scans(output, data)
     run(python, "test.py", *held_out, "--output", DEMO / "segmented", *overrides(DEMO_SETTINGS))
-    # What somebody without training data would get, of one of them.
+    # For comparison: one of them by the model in the box.
     run(
         python,
         "test.py",
@@ -164,9 +164,9 @@ def held_out_scans(output_root, data_root):
 def reproduce(python, settings):
     """The five scripts for each fold in order, then the held-out cases of all folds in one report.
 
-    `settings` are the scripts' own ``--recipe`` and ``--set`` arguments. FOLDS is 5 and KEEP_EPOCHS None (the weights
-    of every epoch are kept, 31 GB in all) unless they say otherwise. Every fold has an OUTPUT_ROOT of its own, because
-    what is prepared depends on who trains. The same command continues where it was interrupted.
+    `settings` are the scripts' own ``--recipe`` and ``--set`` arguments. By default FOLDS is 5 and KEEP_EPOCHS is None:
+    the weights of every epoch are kept, 31 GB in all. Every fold has an OUTPUT_ROOT of its own, because preparation
+    depends on which cases train. The same command resumes an interrupted run.
     """
     settings = ["--set", "FOLDS=5", "--set", "KEEP_EPOCHS=None", *settings]
     show = (
@@ -189,7 +189,7 @@ def reproduce(python, settings):
 
 
 def box_model(python):
-    """Varied phantoms, and a narrow network trained on them."""
+    """Generate varied phantoms and train a narrow network on them."""
     run(python, "-m", "utils.phantom", "--varied", "--output", BOX_BUILD / "data", "--cases", BOX_CASES, "--seed", 1)
     run(python, "prepare_data.py", "--skip-bad", *overrides(BOX_SETTINGS))
     weights = BOX / "phantom.keras" if (BOX / "phantom.keras").exists() else None

@@ -1,6 +1,6 @@
-"""Is the fluid in the scan at all? ROC curves of a score for each scan, thresholds, and voxels' average precision.
+"""Detection, whether a scan holds a fluid at all: ROC curves of a score, thresholds, average precision of voxels.
 
-Which score, and above which threshold a fluid counts as detected, is decided on validation cases alone.
+Validation cases alone decide which score is used, and above which threshold a fluid counts as detected.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from utils.errors import InputError
 from utils.evaluation.statistics import interval, times_drawn
 from utils.labels import FLUIDS
 
-SCORES = {  # in the order of preference where they are equally good
+SCORES = {  # of equally good scores, the first is preferred
     "score_probability": "largest probability of the fluid after a 5 x 5 mean",
     "score_volume": "predicted volume",
     "score_head": "largest output of the network's presence head",
@@ -19,7 +19,7 @@ _N_BINS = 1000
 
 
 def area_under_roc(scores_with, scores_without):
-    """Probability that a case with the fluid scores above one without (ties count half); nan where a side is empty."""
+    """Probability that a case with the fluid scores above one without (ties count half); nan if a side is empty."""
     wins = _wins(scores_with, scores_without)
     return float(wins.mean()) if wins.size else np.nan
 
@@ -27,8 +27,8 @@ def area_under_roc(scores_with, scores_without):
 def auc_interval(present, scores, patients, seed):
     """95 % bootstrap interval of `area_under_roc`, of patients drawn as in `utils.evaluation.statistics.times_drawn`.
 
-    `present` is bool, `scores` float and `patients` names the patient, one each a case. Samples without a case on
-    either side are left out. Returns (low, high), nan where a side is empty or each has a single patient.
+    `present` (bool), `scores` (float) and `patients` (names) have one value for each case. Samples without a case on a
+    side are left out. Returns (low, high), nan if a side is empty or if both have a single patient.
     """
     present, scores, patients = np.asarray(present, bool), np.asarray(scores, np.float64), np.asarray(patients)
     if len(set(patients[present])) * len(set(patients[~present])) < 2:
@@ -49,8 +49,8 @@ def _wins(scores_with, scores_without):
 def roc_curve(present, scores):
     """False and true positive rates of every threshold, from none detected to all.
 
-    `present` is bool, `scores` float, one each a case. Returns two float arrays, or None where all cases or none hold
-    the fluid.
+    `present` (bool) and `scores` (float) have one value for each case. Returns two float arrays, or None if all cases
+    or no case hold the fluid.
     """
     present, scores = np.asarray(present, bool), np.asarray(scores, np.float64)
     if present.all() or not present.any():
@@ -63,7 +63,7 @@ def roc_curve(present, scores):
 def youden_threshold(present, scores):
     """The threshold with the largest sensitivity + specificity (Youden 1950), half-way between two cases' scores.
 
-    A fluid counts as detected where its score is above. nan where all cases or none hold the fluid.
+    A fluid counts as detected if its score is above it. nan if all cases or no case hold the fluid.
     """
     present, scores = np.asarray(present, bool), np.asarray(scores, np.float64)
     if present.all() or not present.any():
@@ -75,9 +75,9 @@ def youden_threshold(present, scores):
 
 
 def sensitivity_specificity(present, scores, threshold):
-    """Shares of the cases with the fluid that score above `threshold`, and of those without that do not.
+    """(sensitivity, specificity): shares of the cases with the fluid above `threshold`, and of those without not above.
 
-    `threshold` is one number or one for each case; without one (nan) a case does not count. nan where none counts.
+    `threshold` is one number, or one for each case. A case with the threshold nan does not count. nan if none counts.
     """
     threshold = np.broadcast_to(threshold, np.shape(scores))
     present, detected = np.asarray(present, bool), np.asarray(scores, np.float64) > threshold
@@ -89,10 +89,10 @@ def sensitivity_specificity(present, scores, threshold):
 def choose_score(validations):
     """The score with the largest AUC on validation cases, and the AUCs by score.
 
-    `validations` are tables, one for each model (a fold has its own), of a row for each case and fluid: fluid,
-    reference_mm3 and `SCORES`, nan where a score is not to be had. An AUC is the mean over the models of the mean over
-    the fluids: never are cases of several models, whose scores may lie elsewhere, compared. Where no AUC has a value,
-    the first score that is to be had is chosen.
+    `validations` has a table for each model (each fold has its own). A table has a row for each case and fluid: fluid,
+    reference_mm3 and `SCORES`, nan if the model does not give a score. An AUC is the mean over the models of the mean
+    over the fluids. Cases of different models are never compared, because their scores may differ in scale. If no AUC
+    has a value, the first score without nan is chosen.
     """
     aucs = {}
     for score in SCORES:
@@ -118,15 +118,15 @@ def thresholds(validation, score):
 
 
 def with_thresholds(volumes, validation, score):
-    """`volumes` with the columns threshold, chosen for `score` on the validation cases, and threshold_score, its name.
+    """`volumes` with the columns threshold, chosen on the validation cases, and threshold_score, its score's name.
 
-    Both tables are those of `choose_score`, of one model.
+    Both tables are as in `choose_score`, of one model.
     """
     return volumes.assign(threshold=volumes.fluid.map(thresholds(validation, score)), threshold_score=score)
 
 
 def check_thresholds(path, volumes):
-    """Raise `InputError` where the table at `path` does not say of which score its thresholds are, or lacks it."""
+    """Raise `InputError` if the table at `path` lacks a score, or does not say which score its thresholds are for."""
     missing = [name for name in (*SCORES, "threshold", "threshold_score") if name not in volumes]
     if missing:
         raise InputError(f"{path}: lacks the columns {', '.join(missing)}; run evaluate.py for it again")
@@ -139,13 +139,13 @@ def check_thresholds(path, volumes):
 
 
 def detection_table(volumes, score, seed):
-    """Detection of each fluid by vendor and over "all": a DataFrame with
+    """Detection of each fluid by vendor and over "all", as a DataFrame.
 
-    vendor, fluid (also "mean"), score, patients, cases, cases_with_fluid, auc, low, high (95 % bootstrap of `score`'s
-    AUC, of patients), threshold_score, threshold, sensitivity and specificity. `volumes` holds a row for each case and
-    fluid: vendor, patient, fluid, reference_mm3, `score`, and of each case's own model the threshold, the name
-    threshold_score of the score that it is for, and that score. Where models (of folds) have chosen several, the table
-    names all scores, and nan for the threshold.
+    Its columns: vendor, fluid (also "mean"), score, patients, cases, cases_with_fluid, auc, low, high (95 % bootstrap
+    over patients of `score`'s AUC), threshold_score, threshold, sensitivity and specificity. `volumes` has a row for
+    each case and fluid: vendor, patient, fluid, reference_mm3, `score`, the threshold of the case's own model,
+    threshold_score (the name of the score that this is for) and that score. If the folds' models have chosen several
+    scores, the table names all, and the threshold is nan.
     """
     rows = []
     for vendor in [*sorted(volumes.vendor.unique()), "all"]:
@@ -172,7 +172,7 @@ def detection_table(volumes, score, seed):
 
 
 def scores_of_thresholds(cases):
-    """Of each case the score that its threshold is for, which threshold_score names: float (cases,)."""
+    """For each case the score that threshold_score names, the one that its threshold is for: float (cases,)."""
     scores = np.full(len(cases), np.nan)
     for name in cases.threshold_score.unique():
         chosen = (cases.threshold_score == name).to_numpy()
@@ -189,7 +189,7 @@ def _split(cases, score):
 class VoxelPrecision:
     """Average precision of each fluid's probability over the voxels of a scan, B-scan by B-scan.
 
-    Probabilities are counted in 1,001 steps of a thousandth, so that no voxel needs to be kept.
+    Probabilities are counted in 1,001 steps of 0.001, so that no voxel is kept in memory.
     """
 
     def __init__(self):
@@ -204,12 +204,12 @@ class VoxelPrecision:
             counts += both.reshape(counts.shape)
 
     def values(self):
-        """Average precision of IRF, SRF and PED; nan where the reference does not hold the fluid."""
+        """Average precision of IRF, SRF and PED; nan if the reference does not hold the fluid."""
         return [average_precision(*counts) for counts in self._counts]
 
 
 def average_precision(negatives, positives):
-    """Sum over thresholds of precision times gain in recall, from the numbers of voxels by rising probability."""
+    """Sum over thresholds of precision times gain in recall. Both count voxels by rising probability."""
     if not positives.sum():
         return np.nan
     found, false = positives[::-1].cumsum(), negatives[::-1].cumsum()

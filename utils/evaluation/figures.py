@@ -1,4 +1,4 @@
-"""Figures of the evaluation report: vector drawings that read on light and dark pages, and outlined B-scans."""
+"""Figures of the evaluation report: vector drawings, legible on light and dark pages, and outlined B-scans."""
 
 import base64
 import io
@@ -23,13 +23,13 @@ _STYLE = {
 }
 _MARKERS = "osD^v<>"
 REFERENCE_COLOUR, PREDICTION_COLOUR, BOTH_COLOUR = (0, 214, 143), (255, 64, 200), (255, 255, 255)
-_MARGIN_ROWS = 80  # that are shown above and below the fluid
+_MARGIN_ROWS = 80  # rows shown above and below the fluid
 
 
 def dice_strips(volumes):
-    """Dice of every case that holds the fluid, by vendor, a panel for each fluid, with the mean as a line; as SVG."""
+    """SVG: Dice of every case that holds the fluid, by vendor, with the mean as a line. A panel for each fluid."""
     vendors = sorted(volumes.vendor.unique())
-    rng = np.random.default_rng(0)  # sideways, so that equal cases are told apart
+    rng = np.random.default_rng(0)  # shifts points sideways, so that equal ones do not hide each other
 
     def draw(ax, fluid, colour):
         present = volumes[(volumes.fluid == fluid) & (volumes.reference_mm3 > 0)]
@@ -45,7 +45,7 @@ def dice_strips(volumes):
 
 
 def bland_altman(volumes):
-    """Predicted minus true volume against their mean, a panel for each fluid, with bias and limits of agreement."""
+    """SVG: predicted minus true volume against their mean, bias and limits of agreement. A panel for each fluid."""
     vendors = sorted(volumes.vendor.unique())
 
     def draw(ax, fluid, colour):
@@ -71,7 +71,7 @@ def bland_altman(volumes):
 
 
 def roc_curves(curves):
-    """ROC curves, {(vendor, fluid): (false positive rate, true positive rate)}, a panel for each fluid; as SVG."""
+    """SVG of ROC curves, {(vendor, fluid): (false positive rate, true positive rate)}. A panel for each fluid."""
     vendors = sorted({vendor for vendor, _ in curves}, key=lambda vendor: (vendor != "all", vendor))
 
     def draw(ax, fluid, colour):
@@ -106,7 +106,7 @@ def _panels(draw, label, **options):
 
 
 def outlined(grey, reference, labels, code):
-    """A B-scan around its fluid of label `code`, with the outlines of the reader's and of the predicted mask.
+    """The rows of a B-scan around its fluid of label `code`, with the reader's and the predicted mask outlined.
 
     All arrays are uint8 (rows, columns). Returns uint8 (fewer rows, columns, 3).
     """

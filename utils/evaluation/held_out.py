@@ -1,4 +1,4 @@
-"""Held-out cases segmented and scored: label volumes, and beside each a record of what detection is scored by."""
+"""Segment and score held-out cases. Each label volume has a record with its detection scores beside it."""
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,9 @@ from utils.volumes.mhd import read_header, read_volume, volume_files, write_volu
 def segment_and_score(network, pairs, threshold, workers):
     """Segment the scans of `pairs` by a `utils.segmentation.predict.Network` and score their label volumes.
 
-    Returns (volumes, complaints): a DataFrame with a row for each case and fluid, those of
-    `utils.evaluation.pairs.score_pairs` and `segment_case`, and a line for each case that failed; it costs no other.
+    Returns (volumes, complaints). `volumes` is a DataFrame with a row for each case and fluid, and the columns of
+    `utils.evaluation.pairs.score_pairs` and `segment_case`. `complaints` has a line for each case that failed. The
+    other cases are scored all the same.
     """
     records, segmented, complaints = [], [], []
     for pair in pairs:
@@ -36,7 +37,7 @@ def segment_case(network, pair, threshold):
     """Segment one case and write its label volume, then a record of its detection scores beside it.
 
     Returns the record's rows: vendor, case, fluid, average_precision and the scores of `utils.evaluation.detection`.
-    What an interrupted evaluation has done for the same model, threshold and files with the same code is not done
+    A case that an interrupted evaluation has finished with the same model, threshold, files and code is not segmented
     again.
     """
     record_path = pair.prediction_path.with_suffix(".json")

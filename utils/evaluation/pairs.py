@@ -1,4 +1,4 @@
-"""Label volumes beside the reader's: who belongs to whom, what cannot be scored, and the scores of all cases."""
+"""Pairs of predicted and reference label volumes: how to find them, which cannot be scored, and their scores."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,12 @@ from utils.volumes.vendors import VENDORS, vendor_in
 SUFFIXES = (".mhd", ".mha", ".nii.gz", ".nii")
 _CASE_FILES = ("reference.mhd", "oct.mhd")
 _REFERENCES = tuple(f"reference{suffix}" for suffix in SUFFIXES)
-_RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}  # place among the cases in the order of Dice
+_RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}  # place among the cases sorted by Dice
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A case's predicted label volume, the reader's and, where it is at hand, the scan."""
+    """A case's predicted label volume, the reader's and, if there is one, the scan."""
 
     vendor: str
     name: str
@@ -35,7 +35,7 @@ class Pair:
 
 
 def pairs_of_split(csv_path, data_root, predictions):
-    """A `Pair` for each case of a split's CSV, by vendor and name; `predictions` holds their label volumes."""
+    """A `Pair` for each case of a split's CSV, sorted. `predictions` is the folder of their label volumes."""
     cases = sorted({(row.vendor, row.image_name, row.root) for row in read_csv_data(csv_path)})
     folders = [Path(data_root) / root for _, _, root in cases]
     return [
@@ -45,16 +45,16 @@ def pairs_of_split(csv_path, data_root, predictions):
 
 
 def _in_case(folder, name):
-    """Path of a case's file, whatever the case of its name; that of none, where there is none."""
+    """Path of a case's file, in upper or lower case. If there is none, the path where it is expected."""
     return file_called(folder, name) or folder / name
 
 
 def match_pairs(predictions, references):
-    """Pairs of the label volumes in two folders, and a line for each that has no or several partners.
+    """(pairs, complaints) of the label volumes in two folders. Each volume without exactly one partner is a complaint.
 
-    In `predictions` each case has a volume named after it, with or without "<Vendor>_" before (the layout that test.py
-    writes). In `references` it has that too, or a folder of its name with a reference (and oct) in it, at any depth,
-    below one named after the vendor. Returns (pairs, complaints).
+    In `predictions` each case has a volume named after it, with or without "<Vendor>_" before, as test.py writes it.
+    In `references` it has such a volume too, or a folder of its name that holds the reference (and oct). That folder
+    lies at any depth below one named after the vendor.
     """
     complaints, pairs, taken = [], [], set()
     predicted = _named_volumes(predictions)
@@ -114,10 +114,10 @@ def _reference_cases(folder):
 
 
 def score_pairs(pairs, workers):
-    """Score all pairs, one volume at a time in each of `workers` processes; prints what was reordered.
+    """Score all pairs, one volume at a time in each of `workers` processes. Prints which volumes were reordered.
 
-    Returns (volumes, complaints): a DataFrame with vendor, case and the columns of
-    `utils.evaluation.scores.score_volume`, sorted, and a line for each pair that cannot be scored.
+    Returns (volumes, complaints): a sorted DataFrame with vendor, case and the columns of
+    `utils.evaluation.scores.score_volume`, and a line for each pair that cannot be scored.
     """
     rows, complaints, notes = [], [], {}
     for pair, (scores, of_pair, on_pair) in map_unordered(_score_pair, pairs, workers=workers):
@@ -133,8 +133,8 @@ def score_pairs(pairs, workers):
 
 
 def _score_pair(pair):
-    """(rows of scores, complaints, notes) of one pair: both are put onto the scan's grid, or where there is none onto
-    the reference's.
+    """(rows of scores, complaints, notes) of one pair. Both are put onto the scan's grid, or without a scan onto the
+    reference's.
     """
     grid = pair.oct_path or pair.reference_path
     files = {"prediction": pair.prediction_path, "reference": pair.reference_path}
@@ -148,9 +148,9 @@ def _score_pair(pair):
 
 
 def read_labels(path, onto=None):
-    """A label volume as uint8 (slices, rows, columns), in the order of the volume at `onto` where that is given.
+    """A label volume as uint8 (slices, rows, columns), in the order of the volume at `onto` if given.
 
-    Raises `InputError` where it holds anything but 0, 1, 2 and 3, or lies elsewhere.
+    Raises `InputError` if it holds other values than 0, 1, 2 and 3, or lies elsewhere than `onto`.
     """
     voxels = read_volume(path)[0] if onto is None else read_volume_onto(path, onto)
     low, high = voxels.min(), voxels.max()
@@ -162,10 +162,10 @@ def read_labels(path, onto=None):
 
 
 def typical_cases(volumes, pairs):
-    """For the report's pictures: the best, median and worst case of each fluid by Dice, of those that hold it.
+    """For the report's pictures: the best, median and worst case by Dice among the cases that hold a fluid.
 
-    Returns dictionaries as `utils.evaluation.report.write_report` takes them; cases whose scan is not at hand are left
-    out.
+    Returns a list of dictionaries, the argument `overlays` of `utils.evaluation.report.write_report`. Cases without a
+    scan are left out.
     """
     by_case = {(pair.vendor, pair.name): pair for pair in pairs}
     overlays = []

@@ -43,17 +43,18 @@ _FURTHER = {
     "average_precision": "voxel AP",
 }
 _CONVENTIONS = (
-    "Means over cases with their 95 % bootstrap interval, for which patients are drawn, each with all cases. Dice in "
-    "two conventions, since the challenge does not tell how it scores a volume that lacks a fluid: the mean over the "
-    "cases whose reference holds the fluid, and over all cases, where both empty counts 1 and one empty 0. AVD is the "
-    "absolute volume difference over all cases, AUC the area under the ROC curve of detection. The row “mean” is the "
-    "mean of the fluids."
+    "Values are means over cases with a 95 % bootstrap interval. The bootstrap draws patients, each with all cases. "
+    "Dice has two conventions, because the challenge does not publish how it scores a volume that lacks a fluid. The "
+    "first is the mean over the cases whose reference holds the fluid. The second is the mean over all cases: a case "
+    "counts 1 if both masks are empty, and 0 if one is. AVD is the absolute volume difference over all cases. AUC is "
+    "the area under the ROC curve of detection. The row “mean” is the mean of the fluids."
 )
 _FURTHER_TEXT = (
-    "Precision and recall of voxels where they have a value; HD95, the 95th percentile of the Hausdorff distance, and "
-    "ASSD, the average symmetric surface distance, where both masks hold the fluid. A lesion is a connected component: "
-    "recall is the share of the reader's that the prediction touches, precision the share of the predicted ones that "
-    "touch a true voxel. Voxel AP is the average precision of the fluid's probability over the voxels of a case."
+    "Precision and recall are those of voxels, over the cases in which they are defined. HD95 is the 95th percentile "
+    "of the Hausdorff distance, ASSD the average symmetric surface distance, both over the cases in which both masks "
+    "hold the fluid. A lesion is a connected component. Lesion recall is the share of the reader's lesions that the "
+    "prediction touches. Lesion precision is the share of the predicted lesions that touch a true voxel. Voxel AP is "
+    "the average precision of the fluid's probability over the voxels of a case."
 )
 
 
@@ -73,11 +74,16 @@ def write_report(
 ):
     """Write ``report.html`` and ``report.md`` into `folder`.
 
-    `facts` is {name: text}; `volumes`, `summary` and `detection` are the tables of `utils.evaluation.scores`,
-    `utils.evaluation.statistics` and `utils.evaluation.detection`; `curves` is {(vendor, fluid): (false positive rate,
-    true positive rate)}; `patches` is {name: score}; `overlays` are dictionaries with fluid, rank ("best", "median",
-    "worst"), title, dice, and grey, reference, labels, uint8 (rows, columns); `failed` is a line for each case that
-    could not be scored; `notes` are sentences.
+    | argument | content |
+    |---|---|
+    | `facts` | {name: text} |
+    | `volumes`, `summary`, `detection` | tables of `utils.evaluation.scores`, `.statistics` and `.detection` |
+    | `curves` | {(vendor, fluid): (false positive rate, true positive rate)} |
+    | `patches` | {name: score} |
+    | `overlays` | dictionaries with fluid, rank ("best", "median" or "worst"), title, dice, and grey, reference and
+      labels, uint8 (rows, columns) |
+    | `failed` | a line for each case that could not be scored |
+    | `notes` | sentences |
     """
     blocks = report_blocks(title, facts, volumes, summary, detection, curves, patches, overlays, failed, notes)
     for name, text in (("report.md", to_markdown(blocks)), ("report.html", to_html(title, blocks))):
@@ -86,7 +92,7 @@ def write_report(
 
 
 def report_blocks(title, facts, volumes, summary, detection, curves, patches, overlays, failed, notes):
-    """The report as a list of (kind, content, ...), which the two writers below know."""
+    """The report as a list of (kind, content, ...). The two writers below know the kinds."""
     n_cases, n_patients = len(volumes.drop_duplicates(["vendor", "case"])), volumes.patient.nunique()
     vendors = list(summary.vendor.unique())
     blocks = [
@@ -172,7 +178,7 @@ def detection_text(detection):
 
 
 def published(summary, detection, n_cases):
-    """Published figures below ours."""
+    """A table of this evaluation's figures, and published ones below them."""
     mean = summary[summary.vendor == "all"].set_index(["measure", "fluid"])["mean"]
     dice, avd = (" / ".join(number(mean[name, fluid]) for fluid in FLUIDS) for name in ("dice_present", "avd_mm3"))
     auc = "-" if detection is None else number(detection.auc.iloc[-1])
@@ -188,7 +194,7 @@ def with_interval(value, low, high):
 
 # ---- Markdown ------------------------------------------------------------------------------------------------------
 def to_markdown(blocks):
-    """The blocks as Markdown, but for the pictures."""
+    """The blocks as Markdown, without the pictures."""
     parts = []
     for kind, content, *_ in blocks:
         if kind in ("table", "long table"):
@@ -205,7 +211,7 @@ def to_markdown(blocks):
 
 
 def markdown_table(table):
-    """A DataFrame as a Markdown table, numbers with three decimals and "-" where there is none."""
+    """A DataFrame as a Markdown table. Numbers have three decimals; a missing one is "-"."""
     lines = [list(table.columns), ["---"] * len(table.columns)]
     lines += [
         [_one_line(cell_text(value)).replace("|", "\\|") for value in row] for row in table.itertuples(index=False)
@@ -214,7 +220,7 @@ def markdown_table(table):
 
 
 def _one_line(text):
-    """Text without markup: HTML would be taken for such in Markdown."""
+    """Text on one line, with HTML escaped, because Markdown would render it."""
     return html.escape(" ".join(str(text).split()), quote=False)
 
 

@@ -17,18 +17,22 @@ _CONNECTED = np.ones((3, 3, 3), bool)  # voxels of a lesion touch by a face, an 
 def score_volume(labels, reference, spacing_mm):
     """Scores of one volume, a dictionary for each fluid.
 
-    `labels` (predicted) and `reference` are uint8 (slices, rows, columns) with 0 background, 1 IRF, 2 SRF, 3 PED;
-    `spacing_mm` is (x, y, z). Each dictionary holds, as floats but for `fluid` and the numbers of lesions:
+    `labels` (predicted) and `reference` are uint8 (slices, rows, columns) with 0 background, 1 IRF, 2 SRF, 3 PED.
+    `spacing_mm` is (x, y, z). Values are floats, numbers of lesions int. A lesion is a connected component (26
+    neighbours).
 
-    - ``fluid``; ``dice`` (nan where both masks are empty, 0 where one is);
-    - ``volume_mm3`` (predicted), ``reference_mm3``, ``difference_mm3`` (predicted minus reference), ``avd_mm3`` (its
-      absolute value);
-    - ``precision`` (nan where nothing is predicted) and ``recall`` (nan where the reference is empty) of voxels;
-    - ``hd95_mm`` and ``assd_mm`` of `surface_distances`;
-    - ``lesions`` in the reference, ``lesions_found`` of them that a predicted voxel lies in, ``lesions_predicted`` and
-      ``lesions_false`` of them in which no voxel is true. A lesion is a connected component (26 neighbours).
+    | key | value |
+    |---|---|
+    | ``fluid`` | its name |
+    | ``dice`` | of the two masks: nan if both are empty, 0 if one is |
+    | ``volume_mm3``, ``reference_mm3`` | predicted and true volume |
+    | ``difference_mm3``, ``avd_mm3`` | predicted minus true volume, and its absolute value |
+    | ``precision``, ``recall`` | of voxels; nan if nothing is predicted, or if the reference is empty |
+    | ``hd95_mm``, ``assd_mm`` | of `surface_distances` |
+    | ``lesions``, ``lesions_found`` | in the reference, and those of them that hold a predicted voxel |
+    | ``lesions_predicted``, ``lesions_false`` | in the prediction, and those of them that hold no true voxel |
 
-    Raises ValueError where shapes differ or a label is not among 0-3.
+    Raises ValueError if shapes differ or a label is not among 0-3.
     """
     if labels.shape != reference.shape:
         raise ValueError(f"labels {labels.shape} and reference {reference.shape} differ in shape")
@@ -74,9 +78,9 @@ def score_volume(labels, reference, spacing_mm):
 
 
 def border_points(mask, origin, spacing_mm):
-    """Centres, in mm, of the mask's voxels with a face neighbour outside of it, or at its box's side.
+    """Centres in mm of the mask's border voxels: those with a face neighbour outside the mask, or at the box's side.
 
-    `mask` is bool (slices, rows, columns), a tight box of the whole one that begins at the voxel `origin`;
+    `mask` is bool (slices, rows, columns), a tight box cut from the whole mask, from the voxel `origin` on.
     `spacing_mm` is (x, y, z). Returns float64 (points, 3) as (z, y, x).
     """
     inner = mask.copy()
@@ -94,9 +98,9 @@ def border_points(mask, origin, spacing_mm):
 def surface_distances(points, other_points):
     """95th percentile of the Hausdorff distance and average symmetric surface distance of two surfaces, in mm.
 
-    Both are arrays (points, 3) in mm. Distances are those of each point to the nearest of the other surface; the former
-    is the 95th percentile of both directions' together, the latter the mean of both directions' means. These, and the
-    borders of `border_points`, are MedPy's definitions.
+    Both are arrays (points, 3) in mm. A distance is that of a point to the nearest point of the other surface. The
+    first value is the 95th percentile of the distances in both directions together, the second the mean of both
+    directions' means. These, and the borders of `border_points`, are MedPy's definitions.
     """
     there = KDTree(other_points, balanced_tree=False).query(points)[0]
     back = KDTree(points, balanced_tree=False).query(other_points)[0]

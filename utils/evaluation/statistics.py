@@ -1,7 +1,7 @@
-"""From cases to statements about a method: means with their uncertainty, paired comparison, the challenge's ranks.
+"""From cases to statements about a method: means with intervals, paired comparison, the challenge's ranks.
 
-What is uncertain is which patients were scanned. The cases of one, such as both eyes, resemble each other, so intervals
-and tests are over patients: drawn as cases, two alike eyes each, nominal 95 % intervals hold the truth in 82 %.
+Intervals and tests are over patients, because a patient's cases, such as both eyes, resemble each other. Drawing cases
+instead makes intervals too narrow: with two alike eyes a patient, nominal 95 % intervals hold the truth in 82 %.
 """
 
 import numpy as np
@@ -13,10 +13,10 @@ from utils.labels import FLUIDS
 from utils.preparation.splits import patient_of
 
 N_RESAMPLES = 2000
-RANKED = {"dice_present": -1, "avd_mm3": 1}  # what the challenge ranks, and whether more is better (-1) or worse
+RANKED = {"dice_present": -1, "avd_mm3": 1}  # measures that the challenge ranks: -1 larger is better, 1 smaller
 
-# Measure -> its value for each row of a table of volumes (a case and fluid), nan where the case does not enter. The
-# challenge does not publish how it scores a volume that lacks a fluid, so that Dice comes in two conventions.
+# Measure -> its value for each row of a table of volumes (a case and fluid); nan if the case does not count. Dice has
+# two conventions, because the challenge does not publish how it scores a volume that lacks a fluid.
 MEASURES = {
     "dice_present": lambda volumes: volumes.dice.where(volumes.reference_mm3 > 0),
     "dice_all": lambda volumes: volumes.dice.fillna(1.0),  # both empty counts 1, one empty 0
@@ -31,7 +31,7 @@ MEASURES = {
     "average_precision": lambda volumes: volumes.average_precision,
 }
 
-# Columns of a table of volumes, beside vendor, case and fluid, that statements are made of.
+# Columns of a table of volumes that the measures need, in addition to vendor, case and fluid.
 COLUMNS = [
     *("dice", "volume_mm3", "reference_mm3", "difference_mm3", "avd_mm3", "precision", "recall", "hd95_mm", "assd_mm"),
     *("lesions", "lesions_found", "lesions_predicted", "lesions_false", "average_precision"),
@@ -39,7 +39,7 @@ COLUMNS = [
 
 
 def read_volumes(path):
-    """The volumes.csv of an evaluation, given as file or folder, as a DataFrame; `InputError` where it is none."""
+    """The volumes.csv of an evaluation (file or folder) as a DataFrame. Raises `InputError` if it is no such table."""
     path = path / "volumes.csv" if path.is_dir() or not path.suffix else path
     if not path.exists():
         raise InputError(f"{path}: not found; run evaluate.py for it first")
@@ -53,7 +53,7 @@ def read_volumes(path):
 
 
 def check_once(path, table):
-    """Raise `InputError` where a table of volumes holds a case twice."""
+    """Raise `InputError` if a table of volumes holds a case twice."""
     twice = table[table.duplicated(["vendor", "case", "fluid"])].drop_duplicates(["vendor", "case"])
     if len(twice):
         raise InputError(
@@ -78,16 +78,16 @@ def with_patients(volumes, pattern):
 
 
 def interval(resampled):
-    """The 2.5th and 97.5th percentile of a statistic over resamples, nan left out; (nan, nan) where there is none."""
+    """The 2.5th and 97.5th percentile of a statistic over resamples. nan is left out; (nan, nan) without values."""
     resampled = resampled[~np.isnan(resampled)]
     return tuple(map(float, np.percentile(resampled, (2.5, 97.5)))) if resampled.size else (np.nan, np.nan)
 
 
 def times_drawn(patients, seed):
-    """How often each case is in each bootstrap sample: int (N_RESAMPLES, cases).
+    """How often each bootstrap sample holds each case: int (N_RESAMPLES, cases).
 
-    `patients` names the patient of each case. Patients are drawn with replacement, as many as there are, each with all
-    cases (the cluster bootstrap: Davison and Hinkley 1997, section 3.8).
+    `patients` names the patient of each case. Each sample draws as many patients as there are, with replacement, and
+    takes all cases of each (the cluster bootstrap: Davison and Hinkley 1997, section 3.8).
     """
     index, names = pd.factorize(np.asarray(patients))
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), N_RESAMPLES)
@@ -97,9 +97,9 @@ def times_drawn(patients, seed):
 def resampled_means(values, patients, seed):
     """Means of each column over the cases of patients drawn with replacement, the same for all columns.
 
-    `values` is float (cases, columns), nan where a case does not enter; `patients` names the patient of each case.
-    Returns float (N_RESAMPLES, columns), nan where no drawn case enters, and in columns that fewer than two patients
-    enter: these say nothing about others.
+    `values` is float (cases, columns), nan if a case does not count. `patients` names the patient of each case. Returns
+    float (N_RESAMPLES, columns). A mean is nan if no drawn case counts. A column with fewer than two patients is all
+    nan, because one patient says nothing about others.
     """
     drawn, enters, patients = times_drawn(patients, seed), ~np.isnan(values), np.asarray(patients)
     entering = drawn @ enters
@@ -111,10 +111,10 @@ def resampled_means(values, patients, seed):
 def summarise_volumes(volumes, seed):
     """Mean, median and standard deviation over cases of every measure, and 95 % bootstrap interval of the mean.
 
-    `volumes` holds a row for each case and fluid: vendor, case, patient and the columns of `score_volume` and
+    `volumes` has a row for each case and fluid: vendor, case, patient and the columns of `score_volume` and
     average_precision. Returns a DataFrame with vendor (also "all"), fluid (also "mean", of the fluids' means), measure,
-    patients, cases, cases_with_fluid, n (values that enter), mean, median, sd, low and high, of patients drawn as in
-    `times_drawn`; nan where nothing enters.
+    patients, cases, cases_with_fluid, n (values that count), mean, median, sd, low and high. Patients are drawn as in
+    `times_drawn`. Statistics without values are nan.
     """
     rows = []
     for vendor in [*sorted(volumes.vendor.unique()), "all"]:
@@ -152,11 +152,18 @@ def summarise_volumes(volumes, seed):
 def compare_volumes(volumes, other_volumes, seed):
     """Paired differences of two methods on the same cases, for every vendor, fluid and measure.
 
-    Both are tables as in `summarise_volumes`. A pair enters where both methods have a value. Returns a DataFrame with
-    vendor, fluid, measure, patients and n (of the pairs), mean (of the first), other_mean, difference (second minus
-    first), low, high (95 % bootstrap, of patients drawn as in `times_drawn`) and p (two-sided Wilcoxon signed-rank test
-    of the patients' mean differences, since the test wants independent pairs; 1 where none differs). Raises
-    `InputError` where the cases are not the same.
+    Both are tables as in `summarise_volumes`. A pair counts if both methods have a value. Raises `InputError` if the
+    cases are not the same. Returns a DataFrame:
+
+    | column | content |
+    |---|---|
+    | vendor, fluid, measure | as in `summarise_volumes` |
+    | patients, n | number of patients and of pairs |
+    | mean, other_mean | of the first and of the second method |
+    | difference | mean of second minus first |
+    | low, high | its 95 % bootstrap interval, patients drawn as in `times_drawn` |
+    | p | two-sided Wilcoxon signed-rank test of the patients' mean differences (the test needs independent pairs); 1 if
+      no pair differs |
     """
     check_same_cases({"first": volumes, "second": other_volumes})
     rows = []
@@ -189,7 +196,7 @@ def compare_volumes(volumes, other_volumes, seed):
 
 
 def _wilcoxon(differences):
-    """p of the signed-rank test; nan without pairs, 1 where no pair differs."""
+    """p of the signed-rank test; nan without pairs, 1 if no pair differs."""
     if not differences.any():
         return 1.0 if len(differences) else np.nan
     return float(stats.wilcoxon(differences).pvalue)
@@ -198,10 +205,10 @@ def _wilcoxon(differences):
 def rank_methods(tables):
     """The challenge's ranking: a rank for each fluid, vendor and measure of `RANKED` (18 with three vendors).
 
-    `tables` is {method: volumes}. Methods are ranked by the mean over a vendor's cases, equal ones share the mean of
-    their ranks; Dice is that of the cases with the fluid. Combinations in which any method has no value are left out.
+    `tables` is {method: volumes}. Methods are ranked by the mean over a vendor's cases; equal ones share the mean of
+    their ranks. Dice is that of the cases with the fluid. A combination is left out if a method has no value for it.
     Returns a DataFrame with vendor, fluid, measure and a column of ranks for each method, and the methods' mean ranks,
-    best first. Raises `InputError` where the cases are not the same.
+    best first. Raises `InputError` if the cases are not the same.
     """
     check_same_cases(tables)
     rows = []
@@ -232,7 +239,7 @@ def check_same_cases(tables):
 
 
 def _by_case(volumes, measure):
-    """Values of a measure, a row for each case in order, a column for each fluid; nan where a case does not enter."""
+    """Values of a measure: a row for each case in order, a column for each fluid; nan if a case does not count."""
     names = ["vendor", "case", "patient"]
     values = volumes[[*names, "fluid"]].assign(value=MEASURES[measure](volumes).astype(float))
     return values.pivot(index=names, columns="fluid", values="value").reindex(columns=list(FLUIDS))

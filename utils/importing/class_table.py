@@ -1,4 +1,4 @@
-"""Which class of other people's data becomes which label of this project's, as a command line states it."""
+"""Which class of other people's data becomes which label of this project, as the command line states it."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.labels import FLUIDS
 
-BACKGROUND = "BACKGROUND"  # of a class that is to become no label
+BACKGROUND = "BACKGROUND"  # target of a class that becomes no label
 _OTHER = re.compile(r"OTHER([1-9]\d?\d?)")  # a label of other.mhd
 _VALUE = re.compile(r"\d+(,\d+,\d+)?")  # a number, or a colour as red,green,blue
 
@@ -20,10 +20,10 @@ class ClassTable:
     targets: dict
 
     def labels(self, masks, shape, path):
-        """(reference, other, overlapping): uint8 (slices, rows, columns), the second None where nothing is in it.
+        """(reference, other, overlapping): uint8 (slices, rows, columns); the second is None if it would be empty.
 
-        `masks` is {class: bool array of `shape`}. Where classes overlap within a file, the one stated first holds the
-        pixel; `overlapping` counts such pixels. Raises `InputError`, which names `path`, for a class not in the table.
+        `masks` is {class: bool array of `shape`}. If classes overlap, the one stated first gets the pixel.
+        `overlapping` counts such pixels. Raises `InputError`, which names `path`, for a class not in the table.
         """
         if unknown := [f"{name!r}" for name in masks if name not in self.targets]:
             raise InputError(
@@ -42,7 +42,7 @@ class ClassTable:
         return volumes["reference"], volumes["other"] if volumes["other"].any() else None, overlapping
 
     def values(self):
-        """{class: (number,) or (red, green, blue)} where every class is such a value, all of one kind.
+        """{class: (number,) or (red, green, blue)}. All classes must be values of one kind.
 
         Raises `InputError` for any other class.
         """
@@ -74,15 +74,15 @@ def parse_classes(texts):
 
 
 def is_target(text):
-    """Whether `text` names what a class can become."""
+    """Whether `text` is a target: IRF, SRF, PED, OTHER1 to OTHER255 or BACKGROUND."""
     return text in (*FLUIDS, BACKGROUND) or ((found := _OTHER.fullmatch(text)) is not None and int(found[1]) < 256)
 
 
 def volume_of(target):
-    """ "reference" or "other": the volume that a target other than BACKGROUND goes into."""
+    """ "reference" or "other": the volume that holds a target (not BACKGROUND)."""
     return "reference" if target in FLUIDS else "other"
 
 
 def label_of(target):
-    """The number that a target other than BACKGROUND has in its volume."""
+    """The label of a target (not BACKGROUND) in its volume."""
     return FLUIDS[target] if target in FLUIDS else int(_OTHER.fullmatch(target)[1])

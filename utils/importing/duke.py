@@ -14,9 +14,9 @@ _READERS = ("1", "2")
 
 
 def find_duke(source, options, classes):
-    """`Found` of the graded B-scans in Matlab files, an `Item` each, cut to the columns that were graded.
+    """`Found` of the graded B-scans in Matlab files. Each `Item` is cut to the columns that were graded.
 
-    Their only class is "fluid". Raises `InputError` where ``--annotator`` does not choose a reader, or a file is of
+    The only class is "fluid". Raises `InputError` if ``--annotator`` does not choose a reader, or if a file is of
     another kind.
     """
     if options.annotator not in _READERS:
@@ -51,7 +51,7 @@ def _graded(path, reader):
     try:
         content = loadmat(path, variable_names=names)
         images, fluid, layers = (content[name] for name in names)
-    except Exception as error:  # scipy raises whatever a damaged file leads to
+    except Exception as error:  # scipy raises exceptions of any kind for damaged files
         raise InputError(
             f"{path}: not a Matlab file with {', '.join(names)} ({type(error).__name__}: {error})"
         ) from error

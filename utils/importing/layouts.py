@@ -22,18 +22,18 @@ from utils.volumes.pictures import PICTURES
 
 @dataclass(frozen=True)
 class Item:
-    """An image with its outlines, not read yet."""
+    """An image with its outlines. They are not read yet."""
 
-    name: str  # what the case is called after, without the patient
-    path_text: str  # the image's path below the source without its suffix; the patient is looked for in it
-    files: tuple  # paths of all files that it is made of, the image's first
+    name: str  # of the case, without the patient
+    path_text: str  # the image's path below the source without its suffix; it names the patient
+    files: tuple  # paths of all its files, the image's first
     read_image: Callable  # () -> Content
     read_masks: Callable  # (shape) -> ({class: bool mask (slices, rows, columns)}, pixels taken for the nearest class)
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a layout holds."""
+    """The content of a data set in one of the layouts."""
 
     items: list
     classes: ClassTable
@@ -92,7 +92,7 @@ def find_yolo(source, options, classes):
 
 
 def find_coco(source, options, classes):
-    """`Found` of COCO files: the images that they list, beside each file or in the folder ``--images``."""
+    """`Found` of COCO files. The images that they list lie beside each file or in the folder ``--images``."""
     if len(options.masks) != 1:
         raise InputError(f"--masks: found {len(options.masks)} patterns, expected one, of COCO's JSON files")
     files = files_below(source)
@@ -127,7 +127,7 @@ def find_coco(source, options, classes):
 
 
 def find_nnunet(source, options, classes):
-    """`Found` of nnU-Net's imagesTr, labelsTr and dataset.json; the classes are those that the latter names."""
+    """`Found` of nnU-Net's imagesTr, labelsTr and dataset.json, which names the classes."""
     path = Path(source, "dataset.json")
     try:
         description = json.loads(path.read_text("utf-8"))
@@ -189,7 +189,7 @@ def _masks_of_targets(image_path, targets, paths, tolerance, shape):
 
 
 def _outlined(read, *arguments):
-    """Masks that `read` makes of its arguments, of which the last is the image's shape."""
+    """Masks that `read` returns for its arguments. The last argument is the image's shape."""
     *of_file, shape = arguments
     return ({}, 0) if of_file[0] is None else (read(*of_file, shape), 0)
 

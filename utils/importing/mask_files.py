@@ -14,8 +14,8 @@ _LARGEST = 65535  # of a mask's values
 def read_mask(path, image_path, n_channels):
     """Values (slices, rows, columns, `n_channels`; int64) of a mask: its numbers, or with three channels its colours.
 
-    A mask that is a volume is brought onto the grid of an image that is one. In pictures, what is transparent is black.
-    Raises `InputError` where the file cannot be read, is of another kind, or holds other than whole numbers.
+    If mask and image are both volumes, the mask is brought onto the image's grid. Transparent pixels of pictures count
+    as black. Raises `InputError` if the file cannot be read, is of another kind, or holds other than whole numbers.
     """
     if suffix_of(path) in VOLUMES:
         on_grid = suffix_of(image_path) in VOLUMES
@@ -33,16 +33,17 @@ def read_mask(path, image_path, n_channels):
         values = np.stack(pages)
     except InputError:
         raise
-    except Exception as error:  # Pillow raises whatever a damaged file leads to
+    except Exception as error:  # Pillow raises exceptions of any kind for damaged files
         raise InputError(f"{path}: not a readable picture ({error})") from error
     return _whole_numbers(values, path)
 
 
 def classes_in(values, classes, tolerance, path):
-    """({class: bool mask}, pixels taken for the nearest class) of `values` (..., channels).
+    """({class: bool mask}, number of pixels of inexact values) of `values` (..., channels).
 
-    `classes` is {class: tuple of its value}; 0 in every channel is background where no class has it. A value may be
-    `tolerance` away, in each channel, from a class's. Raises `InputError`, which names `path`, for other values.
+    `classes` is {class: tuple of its value}. 0 in every channel is background unless a class has that value. A value
+    may differ from a class's by up to `tolerance` in each channel; such pixels are inexact. Raises `InputError`, which
+    names `path`, for other values.
     """
     n_channels = values.shape[-1]
     background = {} if (0,) * n_channels in classes.values() else {None: (0,) * n_channels}
@@ -66,7 +67,7 @@ def classes_in(values, classes, tolerance, path):
 
 
 def check_tolerance(classes, tolerance):
-    """Raise `InputError` where a value can be within `tolerance` of two classes; arguments as in `classes_in`."""
+    """Raise `InputError` if a value can be within `tolerance` of two classes. Arguments as in `classes_in`."""
     values = [*classes.values(), (0,) * len(next(iter(classes.values())))]
     values = np.array(sorted(set(values)))
     distances = np.abs(values[:, np.newaxis] - values).max(axis=-1)
@@ -78,7 +79,7 @@ def check_tolerance(classes, tolerance):
 
 
 def full_value(values):
-    """What "inside" is in a mask of 0 and one other value: 1, 255 or 65535."""
+    """The value that means "inside" in a mask of 0 and one other value: 1, 255 or 65535."""
     largest = values.max(initial=0)
     return 1 if largest <= 1 else 255 if largest <= 255 else _LARGEST
 

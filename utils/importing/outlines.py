@@ -1,7 +1,7 @@
-"""Outlines as masks: polygons and run lengths of COCO's, polygons of YOLO's.
+"""Outlines as masks: COCO's polygons and run lengths, YOLO's polygons.
 
-Coordinates count from the upper left corner of the first pixel, whose centre is at (0.5, 0.5). A pixel belongs to a
-polygon that its centre is in.
+Coordinates start at the upper left corner of the first pixel, whose centre is at (0.5, 0.5). A pixel belongs to a
+polygon if its centre lies in it.
 """
 
 import json
@@ -38,8 +38,8 @@ def polygon_mask(points, shape, path):
 def run_lengths_mask(run_lengths, shape, path):
     """Bool mask of `shape` (rows, columns) of COCO's run lengths: a list, or the text that pycocotools writes.
 
-    They count pixels down each column in turn, outside and inside alternately. Raises `InputError` where they are of
-    another size.
+    They count pixels down each column in turn, outside and inside alternately. Raises `InputError` if their size
+    differs.
     """
     counts = run_lengths["counts"]
     counts = _unpacked(counts) if isinstance(counts, str) else list(map(int, counts))
@@ -51,7 +51,7 @@ def run_lengths_mask(run_lengths, shape, path):
 
 
 def _unpacked(text):
-    """Run lengths of COCO's text: five bits a character, of which a sixth says that more follow.
+    """Run lengths of COCO's text. A character holds five bits; its sixth bit says that more follow.
 
     From the fourth run length on, the text has the difference to the last but one.
     """
@@ -71,8 +71,8 @@ def _unpacked(text):
 def yolo_masks(path, shape):
     """{class number as text: bool mask (1, rows, columns)} of a text file of YOLO's, for an image of that `shape`.
 
-    Each line is a class and x, y of each point as shares of width and height. Raises `InputError`, which names the
-    line, for anything else: boxes, too.
+    Each line is a class, then x, y of each point as shares of width and height. Raises `InputError`, which names the
+    line, for other content, also for boxes.
     """
     slices, rows, columns = shape
     if slices > 1:
@@ -100,7 +100,7 @@ def yolo_masks(path, shape):
 def read_coco(path):
     """List of (image entry, its annotations) of a COCO file; each annotation gets its class as ``name``.
 
-    Raises `InputError` where the file is of another kind, or an annotation of no image or no class.
+    Raises `InputError` if the file is of another kind, or if an annotation has an unknown image or class.
     """
     try:
         content = json.loads(Path(path).read_text("utf-8"))
@@ -126,7 +126,7 @@ def read_coco(path):
 def coco_masks(path, image, annotations, shape):
     """{class: bool mask (1, rows, columns)} of an image's entry and annotations, as `read_coco` gives them.
 
-    Raises `InputError` where the image has another size than the file states, and for boxes without an outline.
+    Raises `InputError` if the image has another size than the file states, and for boxes without an outline.
     """
     slices, rows, columns = shape
     where = f"{path}: {image['file_name']}"

@@ -13,7 +13,7 @@ _REGULAR = {"**": "(.*)", "*": "([^/]*)", ANNOTATOR: "(?P<annotator>[^/]+?)"}
 
 
 def files_below(source):
-    """Paths below the folder `source`, relative to it with "/", in natural order; none of hidden files or folders."""
+    """Paths of the files below `source`, relative to it with "/", in natural order. Hidden ones are left out."""
     source = Path(source)
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
@@ -25,11 +25,11 @@ def files_below(source):
 
 
 def matching(files, pattern, option):
-    """{(key, annotator): file} of those of `files` that are like `pattern`.
+    """{(key, annotator): file} of the `files` that match `pattern`.
 
-    In a pattern ``*`` stands for any part of a name, ``**`` for any part of a path: what they stand for is the key, a
-    tuple of text. ``{annotator}`` stands for who outlined; None where it is not in the pattern. Raises `InputError`,
-    which names `option`, where no file is like it.
+    In a pattern ``*`` matches any part of a name, ``**`` any part of a path. The matched texts are the key, a tuple.
+    ``{annotator}`` matches the name of the person who outlined; without it in the pattern the annotator is None. Raises
+    `InputError`, which names `option`, if no file matches.
     """
     regular = re.compile("".join(_REGULAR.get(part) or re.escape(part) for part in _PART.split(pattern)))
     found = {}
@@ -49,9 +49,9 @@ def stars_in(pattern):
 
 
 def by_annotator(found, annotator, option):
-    """{key: file} of `matching`'s result: those by `annotator`, or by the only one there is.
+    """{key: file} of `matching`'s result: the files by `annotator`, or with None by the only annotator of each image.
 
-    Raises `InputError` with a line for each image that several have outlined, and where `annotator` has none.
+    Raises `InputError` with a line for each image that several have outlined, and if `annotator` has outlined none.
     """
     by_key = {}
     for (key, who), file in found.items():
@@ -74,9 +74,9 @@ def by_annotator(found, annotator, option):
 def pair(files, images_pattern, mask_patterns, annotator, without_mask):
     """(pairs, without): pairs are (key, image file, [a mask file for each of `mask_patterns`]); see `matching`.
 
-    `without_mask` says what becomes of an image that lacks a mask: "refuse", "background" (the mask's file is None) or
-    "leave-out" (the image is in no pair); `without` counts such images. Raises `InputError` with a line for each
-    image without a mask where those are refused, and for each mask without an image.
+    `without_mask` says how to treat an image that lacks a mask: "refuse", "background" (the mask's file is None) or
+    "leave-out" (the image is in no pair). `without` counts such images. Raises `InputError` with a line for each
+    refused image and for each mask without an image.
     """
     for pattern in mask_patterns:
         if stars_in(pattern) != stars_in(images_pattern):

@@ -1,4 +1,4 @@
-"""Imported cases on disk: written whole, and with a record of what each came from."""
+"""Imported cases on disk. They are written whole, with a record of each case's source files."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ _RECORD = "provenance.json"
 
 @dataclass(frozen=True)
 class Understood:
-    """What was read of a case, without its voxels."""
+    """What was read about a case, without its voxels."""
 
     root: str  # <Vendor>/<name>
     shape: tuple  # (slices, rows, columns)
@@ -23,14 +23,14 @@ class Understood:
     pixels: dict  # {class: number}
     inexact: int  # pixels taken for the nearest class
     overlapping: int  # pixels in several classes
-    notes: list  # what was assumed, a sentence each
+    notes: list  # assumptions, a sentence each
 
 
 def owned_cases(output, settings, files):
-    """The cases of this import that are below `output` already, as a set of roots.
+    """The cases of this import that exist below `output` already, as a set of roots.
 
-    `settings` are the import's, `files` is {case's root: {source file: SHA-256}}. Raises `InputError` with a line for
-    each case that is there of another import, of other files, or of unknown origin.
+    `settings` are the import's. `files` is {case's root: {source file: SHA-256}}. Raises `InputError` with a line for
+    each existing case of another import, of other files, or of unknown origin.
     """
     imports = _imports(output)
     there, complaints = set(), []
@@ -54,9 +54,9 @@ def owned_cases(output, settings, files):
 
 
 def record_import(output, settings, files, circumstances):
-    """Enter this import, before its cases are written, so that a killed one can go on; arguments as above."""
+    """Record this import before its cases are written, so that a killed one can resume. Arguments as above."""
     imports = _imports(output)
-    for one in imports:  # a case that is no longer there may come from elsewhere now
+    for one in imports:  # a case that was removed may have another origin now
         one["cases"] = {root: of_case for root, of_case in one["cases"].items() if root not in files}
     same = [one for one in imports if one["settings"] == settings]
     earlier = same[0]["cases"] if same else {}

@@ -17,15 +17,15 @@ from utils.phantom.retouch_like import MOST_SLICES, draw_cases, generate_phantom
 from utils.phantom.varied import generate_varied
 from utils.volumes.mhd import write_volume
 
-VARIED_SLICES = 3  # at most, of a varied case: what the network sees at once
-# Rows and columns: what 'valid' convolutions take from a patch's border, 46 pixels, rounded up.
+VARIED_SLICES = 3  # largest number of slices of a varied case; the network sees as many at once
+# Rows and columns. 'Valid' convolutions lose 46 pixels at a patch's border; this is rounded up.
 MIRRORED_MARGIN = (48, 48)
 
 
 def write_phantoms(output, cases, slices=None, seed=0, padded_wedges=False, circular_crop=False, progress=False):
     """Write `cases` synthetic cases in RETOUCH layout under `output` and return them as `PlannedCase`s.
 
-    Raises `InputError` where `output` holds other cases in this layout, which would mix two data sets.
+    Raises `InputError` if `output` holds other cases in this layout, so that two data sets are never mixed.
     """
     drawn = draw_cases(cases, seed)
     volumes = (
@@ -39,8 +39,8 @@ def write_phantoms(output, cases, slices=None, seed=0, padded_wedges=False, circ
 def write_varied(output, cases, slices=None, seed=0, progress=False):
     """Write `cases` of `utils.phantom.varied` as Spectralis cases of one to `slices` slices (None: `VARIED_SLICES`).
 
-    Above and at the sides they are mirrored outwards by `MIRRORED_MARGIN`, as a scan is for its prediction: so patches
-    whose middle lies at a scan's border are learned from, too. Raises `InputError` as `write_phantoms`.
+    They are mirrored outwards by `MIRRORED_MARGIN` above and at the sides, as a scan is for its prediction. So the
+    network also learns from patches whose middle lies at a scan's border. Raises `InputError` as `write_phantoms`.
     """
     slices = slices or VARIED_SLICES
     volumes = (_with_margin(*generate_varied(1 + number % slices, (seed, number))) for number in range(cases))

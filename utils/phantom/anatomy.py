@@ -1,9 +1,9 @@
 """The eye behind a phantom: retinal layers, fluids and confounders as smooth en-face maps in millimetres.
 
 An eye is a stack of layers over the lateral plane (x along a B-scan, z across the B-scans). Each layer has a thickness
-map; depths follow by adding thicknesses up from Bruch's membrane, so whatever lies deeper lifts all that lies above it.
-SRF and PED are layers of their own, cysts are intervals inside a nuclear layer that is thick enough to hold them. The
-volume of a fluid is therefore the sum of its height map, and scaling the map gives any volume wanted.
+map. Depths are sums of thicknesses from Bruch's membrane upwards, so a thicker layer lifts all layers above it. SRF and
+PED are layers of their own. Cysts are intervals inside a nuclear layer that is thick enough to hold them. A fluid's
+volume is therefore the sum of its height map, and scaling the map gives any wanted volume.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from utils.labels import FLUIDS
 
 IRF, SRF, PED = FLUIDS.values()
 
-# Thin layers from vitreous to choroid, with their grey value (0-255) in a Spectralis export. The fluid layers' values
-# only shine through their blurred walls.
+# Thin layers from vitreous to choroid, with their grey value (0-255) in a Spectralis export. The values of the fluid
+# layers are visible only through their blurred walls.
 LAYER_GREYS = {
     "hyaloid": 60,
     "retrohyaloid space": 4,
@@ -41,18 +41,18 @@ CHOROID_DEPTHS_MM = np.array(
     [0.0, 0.012, 0.03, 0.06, 0.1, 0.14, 0.18, 0.23, 0.28, 0.34, 0.42, 0.5, 0.6, 0.7, 0.85, 1.0]
 )
 
-EYE_WIDTH_MM = 6.2  # every map below is drawn over a square of this side, a little wider than any scan
+EYE_WIDTH_MM = 6.2  # side of the square that every map below covers, a little wider than any scan
 LEAST_VITREOUS_MM, LEAST_CHOROID_MM = 0.10, 0.22  # between the retina and the upper and lower end of the image
 CYST_WALL_MM = 0.012  # tissue left between a cyst and its nuclear layer's borders, both sides together
 
 
 @dataclass(frozen=True)
 class Fluid:
-    """One fluid as a depth interval per column; maps are float32 (slices, columns)."""
+    """One fluid as a depth interval in each column. Maps are float32 (slices, columns)."""
 
     label: int
     top_mm: np.ndarray
-    bottom_mm: np.ndarray  # equal to top_mm where there is none
+    bottom_mm: np.ndarray  # equal to top_mm where there is no fluid
     grey: np.ndarray  # 0-255
 
 
@@ -146,9 +146,9 @@ def filled_columns(boundaries_px, values, rows):
 
 
 def healthy_thicknesses(rng, eccentricity_mm, nasal_mm):
-    """Thickness of every layer but fluid and drusen, {layer: mm}, from the distance to the fovea's centre.
+    """Thickness of every layer except fluid and drusen, {layer: mm}, from the distance to the fovea's centre.
 
-    Inner layers vanish in the foveal pit, the outer nuclear layer and the outer segments are thickest there, the nerve
+    Inner layers vanish in the foveal pit. The outer nuclear layer and the outer segments are thickest there. The nerve
     fibre layer grows towards the optic disc. Values are round ones, chosen for a rim of 0.3 mm and a centre of 0.23.
     """
     pit_mm = rng.uniform(0.45, 0.65)
@@ -194,10 +194,10 @@ def dome_heights(rng, x_mm, z_mm, centre_mm, volume_mm3, a_scan_mm2, lobes):
 
 
 def cyst_heights(rng, x_mm, z_mm, centre_mm, volume_mm3, a_scan_mm2):
-    """Height maps in mm of cysts of `volume_mm3` in all: those in the inner and those in the outer nuclear layer.
+    """Height maps in mm of cysts with a total of `volume_mm3`: for the inner and for the outer nuclear layer.
 
-    Ellipsoids are thrown into a disk around `centre_mm`; one that would touch another of its layer is thrown again, and
-    the disk grows when it is full. Septa stay between neighbours, as in cystoid oedema.
+    Ellipsoids are placed at random in a disk around `centre_mm`. One that would touch another in its layer is placed
+    again, and the disk grows a little. So septa remain between neighbours, as in cystoid oedema.
     """
     heights_mm = [np.zeros_like(x_mm), np.zeros_like(x_mm)]
     if volume_mm3 == 0:
@@ -224,7 +224,7 @@ def cyst_heights(rng, x_mm, z_mm, centre_mm, volume_mm3, a_scan_mm2):
 
 
 def oedema_heights(cyst_height_mm, spacing_mm):
-    """Smooth swelling in mm of a layer that holds cysts: it reaches beyond them and does not follow each of them."""
+    """Smooth swelling in mm of a layer that holds cysts. It extends beyond them and does not follow each one."""
     reach_z, reach_x = (max(1, round(0.2 / spacing)) for spacing in (spacing_mm[2], spacing_mm[0]))
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach_x + 1, 2 * reach_z + 1))
     envelope_mm = cv2.dilate(cyst_height_mm, disk)
@@ -232,7 +232,7 @@ def oedema_heights(cyst_height_mm, spacing_mm):
 
 
 def warped(rng, x_mm, z_mm, shift_mm, correlation_mm):
-    """The lateral grid bent by smooth shifts, which makes circles drawn on it irregular."""
+    """The lateral grid, bent by smooth shifts so that circles drawn on it become irregular."""
     return tuple(axis + np.float32(shift_mm) * smooth_field(rng, x_mm, z_mm, correlation_mm) for axis in (x_mm, z_mm))
 
 

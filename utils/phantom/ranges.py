@@ -1,8 +1,8 @@
-"""What varies between varied phantoms, how far, and why: the one table of `utils.phantom.varied`.
+"""The table of what varies between varied phantoms, how far, and why; for `utils.phantom.varied`.
 
-Appearance goes beyond what scanners do, so that a network that was trained on it takes a real scanner for one more of
-many; anatomy stays within what eyes have. (Domain randomisation, as in SynthSeg: Billot et al., Medical Image Analysis
-86, 2023.) Lengths are in mm unless a name says otherwise; grey values are 0-255.
+Appearance varies more than between real scanners, so that a real scanner is one more variation to the trained network.
+Anatomy stays within what real eyes have. (Domain randomisation, as in SynthSeg: Billot et al., Medical Image Analysis
+86, 2023.) Lengths are in mm unless a name says otherwise. Grey values are 0-255.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Range:
-    """Values from `low` to `high`, drawn evenly or, with `log`, with evenly drawn logarithm."""
+    """Values from `low` to `high`. They, or with `log` their logarithms, are uniformly distributed."""
 
     low: float
     high: float
@@ -30,7 +30,7 @@ RANGES = {
     "row_mm": Range(
         0.0030, 0.0125, "the declared 0.00387 is up to 3 times too small for exports that were rescaled", True
     ),
-    "columns": Range(400, 640, "512 is the rule; crops and half-scans besides"),
+    "columns": Range(400, 640, "usually 512; also crops and half-scans"),
     "slice_mm": Range(0.03, 0.13, "from Cirrus to Spectralis"),
     "above_mm": Range(0.01, 1.0, "vitreous above the retina: tight crops to long scans", log=True),
     "below_mm": Range(0.08, 1.2, "choroid and what follows below Bruch's membrane", log=True),
@@ -46,7 +46,7 @@ RANGES = {
         0.05, 0.5, "lateral distance over which the retina's surface evens out what lifts it", log=True
     ),
     "layer_scale": Range(0.70, 1.35, "thickness of all layers: thin myopic, thick young retinas", log=True),
-    "one_layer_scale": Range(0.65, 1.5, "and of each of them", log=True),
+    "one_layer_scale": Range(0.65, 1.5, "thickness of each single layer", log=True),
     # ---- Reflectivity
     "layer_contrast": Range(0.35, 1.25, "1: Spectralis after averaging; low where media are cloudy"),
     "layer_grey_factor": Range(0.72, 1.35, "each layer's own", log=True),
@@ -61,14 +61,14 @@ RANGES = {
     "vitreous_texture": Range(0.0, 0.8, "unevenness of the haze"),
     # ---- Scanner
     "looks": Range(1, 2, "exposures averaged, where grey values are the logarithm of the signal"),
-    "log_step": Range(12.0, 34.0, "their grey values per factor e of it: 92 to 32 dB from black to white"),
+    "log_step": Range(12.0, 34.0, "grey values per factor e of the signal: 92 to 32 dB from black to white"),
     "floor_grey": Range(6.0, 45.0, "grey value of the noise where there is no signal: vitreous, fluid"),
     "tissue_looks": Range(
-        1.0, 200.0, "averaging evens tissue out, not the noise floor, and deconvolution helps", log=True
+        1.0, 200.0, "averaging smooths tissue but not the noise floor; deconvolution adds to that", log=True
     ),
     "speckle": Range(0.06, 0.95, "averaged over hundreds of exposures, or one", log=True),
     "grain_columns": Range(0.3, 1.1, "size of speckle along the scan, pixels"),
-    "grain_rows": Range(0.3, 1.4, "and across"),
+    "grain_rows": Range(0.3, 1.4, "size of speckle along the depth, pixels"),
     "noise_grey": Range(8.0, 45.0, "detector noise, the vitreous' grain", log=True),
     "noise_exponent": Range(0.5, 1.1, "0.5: Rayleigh, 1: exponential"),
     "black_level": Range(0.0, 15.0, "signal below it is exported as black"),
@@ -76,10 +76,8 @@ RANGES = {
     "blur_rows": Range(0.3, 1.4, "axial resolution, pixels"),
     "roll_off_per_mm": Range(-0.1, 0.6, "loss of signal with depth; negative in enhanced depth imaging"),
     "vignetting": Range(0.0, 0.7, "loss of signal towards the sides, where the pupil cuts the beam"),
-    "exposure": Range(
-        120.0, 240.0, "grey value that a hundredth of the pixels exceed: exports use the range they have"
-    ),
-    "gamma": Range(0.7, 1.35, "its tone curve", log=True),
+    "exposure": Range(120.0, 240.0, "grey value that 1 % of the pixels exceed: exports use the available range"),
+    "gamma": Range(0.7, 1.35, "tone curve of the export", log=True),
     "offset": Range(0.0, 38.0, "grey value of black: Topcon's is 35"),
     "saturation": Range(170.0, 255.0, "grey value above which an export may clip"),
     "jpeg_quality": Range(35, 95, "of exports as pictures"),
@@ -101,7 +99,7 @@ RANGES = {
     "hole_mm": Range(0.05, 0.7, "half-width of a steep pit or hole, which is vitreous, not fluid", log=True),
     "dark_patch": Range(0.1, 0.5, "loss of brightness of a patch of the outer nuclear layer that is not fluid"),
     # ---- Fluid
-    "cyst_grey": Range(0.04, 0.52, "of the tissue around it: clear, or of proteins", log=True),
+    "cyst_grey": Range(0.04, 0.52, "share of the grey value of the tissue around it: clear or proteinaceous", log=True),
     "cyst_texture": Range(0.0, 0.35, "unevenness of a cyst's content"),
     "wall_px": Range(0.5, 3.0, "softness of a body's border, pixels"),
     "septum_px": Range(0.0, 4.0, "tissue left between two cysts, pixels"),
@@ -114,7 +112,7 @@ RANGES = {
     "pocket_slope": Range(
         0.05, 0.7, "fall in mm per mm of the retina beside a peak of the floor, which leaves a pocket"
     ),
-    "srf_grey": Range(0.04, 0.45, "of the tissue around it", log=True),
+    "srf_grey": Range(0.04, 0.45, "share of the grey value of the tissue around it", log=True),
     "ped_mm": Range(0.07, 0.45, "height of a pigment epithelial detachment", log=True),
     "ped_width_mm": Range(0.15, 1.0, "half its width", log=True),
     "ped_grey": Range(5.0, 150.0, "serous to fibrovascular or drusenoid", log=True),

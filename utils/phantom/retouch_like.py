@@ -1,8 +1,8 @@
 """Phantoms like RETOUCH's volumes: three vendors' matrices, spacings, element types, and amounts of fluid.
 
-Vendors come in turn (Cirrus, Spectralis, Topcon with 885 rows, Topcon with 650). Which fluids a case holds, and how
-much, follows the RETOUCH training volumes. Fewer slices than the vendor's are a slab cut through the fluids of a
-full-depth eye: byte for byte the slices that the full volume has there. Same seed, same bytes.
+Vendors take turns (Cirrus, Spectralis, Topcon with 885 rows, Topcon with 650). The fluids of a case and their amounts
+follow the RETOUCH training volumes. With fewer slices than the vendor's, the volume is a slab through the fluids of a
+full-depth eye; its slices equal those of the full volume byte for byte. The same seed gives the same bytes.
 """
 
 import math
@@ -26,7 +26,7 @@ FLUID_STATISTICS = {
 MOST_SLICES = max(scanner.slices for scanner in VENDORS.values())
 WHITE, BLACK = 1, 2  # padding of two kinds
 NOISE_EXPONENT = 0.7  # of an exponentially distributed number: 1 exponential, 0.5 Rayleigh
-CASES_PER_BLOCK = 4  # of one vendor; every block has each fluid in about its share
+CASES_PER_BLOCK = 4  # cases of one vendor; every block holds about the right share of cases with each fluid
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ScannerLook:
 
     speckle: float  # 0: none, 1: fully developed (one exposure, no averaging)
     grain_columns: float  # standard deviation of the speckle's blur along the B-scan, in pixels
-    grain_mm: float  # and along the depth
+    grain_mm: float  # and along the depth, in mm
     noise: float  # mean grey of the detector noise, which adds to the signal in quadrature
     black_level: float  # grey value of the raw signal that is exported as 0
     roll_off_per_mm: float  # share of the signal lost per mm of depth
@@ -52,7 +52,7 @@ SCANNER_LOOKS = {
 
 @dataclass(frozen=True)
 class PlannedCase:
-    """What a synthetic case is to hold."""
+    """A synthetic case before it is drawn."""
 
     name: str  # TRAIN001, ...
     vendor: str
@@ -152,7 +152,7 @@ def generate_phantom(vendor, rows, slices=None, seed=0, fluid_mm3=None, padded_w
 
 
 def slab_through_fluids(eye, slices):
-    """First and last (exclusive) slice of the slab that shows the least shown fluid best, of the middle if none."""
+    """First and last (exclusive) slice of the slab that shows the worst shown fluid best; the middle without fluid."""
     full = eye.boundaries_mm.shape[1]
     scores = -1e-6 * np.abs(np.arange(full - slices + 1) - (full - slices) / 2)
     shares = []
@@ -198,14 +198,14 @@ def render_b_scan(rng, eye, slice_index, rows, spacing_mm, appearance):
     image *= 1 + appearance.speckle * (rayleigh - 1)
     depth_mm = (np.arange(rows, dtype=np.float32)[:, None] + 0.5) * row_mm
     image *= np.exp(-appearance.roll_off_per_mm * depth_mm)
-    # Between exponential and Rayleigh (a Weibull distribution): no speck of the vitreous is as bright as the retina.
+    # A Weibull distribution between exponential and Rayleigh, so that no noise in the vitreous is as bright as retina.
     noise = rng.standard_exponential(image.shape, dtype=np.float32) ** NOISE_EXPONENT
     image = cv2.magnitude(image, appearance.noise / math.gamma(1 + NOISE_EXPONENT) * noise) - appearance.black_level
     return np.clip(appearance.contrast * image, 0, 255 - appearance.offset) + appearance.offset
 
 
 def add_foci(image, eye, slice_index, spacing_mm):
-    """Brighten `image` in place where hyperreflective foci lie within half a slice or a radius of this slice."""
+    """Brighten `image` in place at hyperreflective foci that lie within half a slice or a radius of this slice."""
     slices, columns = eye.boundaries_mm.shape[1:]
     slice_mm = (slice_index - (slices - 1) / 2) * spacing_mm[2]
     for x_mm, z_mm, depth_mm, radius_mm in eye.foci_mm:
@@ -221,7 +221,7 @@ def add_foci(image, eye, slice_index, spacing_mm):
 
 
 def label_b_scan(eye, slice_index, rows, row_mm):
-    """Labels (rows, columns; uint8) of one slice: a pixel belongs to the fluid that its centre lies in."""
+    """Labels (rows, columns; uint8) of one slice. A pixel belongs to the fluid in which its centre lies."""
     labels = np.zeros((rows + 1, eye.boundaries_mm.shape[2]), np.int8)
     columns = np.arange(labels.shape[1])
     for fluid in eye.fluids:

@@ -1,7 +1,7 @@
-"""Varied phantoms: B-scans whose anatomy, disease and appearance are drawn anew from `utils.phantom.ranges`.
+"""Varied phantoms: B-scans whose anatomy, disease and appearance are drawn from `utils.phantom.ranges`.
 
-Where `utils.phantom` imitates three scanners and the challenge's volumes of fluid, this is what a network is trained on
-that has to cope with scans nobody foresaw. A case is a slab of few slices.
+`utils.phantom.retouch_like` imitates three scanners and the challenge's volumes of fluid. These phantoms instead train
+a network for scans of unknown devices. A case has few slices.
 """
 
 import cv2
@@ -13,16 +13,16 @@ from utils.phantom.varied_drawing import VariedDrawing
 from utils.phantom.varied_eye import VariedEye
 from utils.phantom.varied_scanner import VariedScanner
 
-DECLARED_ROW_MM = 0.003872  # what the header says, whatever the truth
-LEAST_PIXELS = 25  # of a body of fluid in a B-scan; what is smaller has no label, as no reader would outline it
+DECLARED_ROW_MM = 0.003872  # row spacing in the header; the true one differs
+LEAST_PIXELS = 25  # a smaller body of fluid in a B-scan gets no label, because no reader would outline it
 
 
 def generate_varied(slices=1, seed=0):
     """One varied case: voxels (slices, rows, columns; uint8), reference (likewise, labels 0-3) and spacing in mm.
 
-    The spacing is (x, y, z), of which y is always Spectralis' nominal one: the drawn one differs from it by up to a
-    factor of three, as in exports that were rescaled. `seed` is an int or a sequence of ints; equal ones give equal
-    cases. Raises ValueError for less than one slice.
+    The spacing is (x, y, z). y is always Spectralis' nominal one. The drawn one differs from it by a factor of up to
+    three, as in exports that were rescaled. `seed` is an int or a sequence of ints; equal seeds give equal cases.
+    Raises ValueError for less than one slice.
     """
     if slices < 1:
         raise ValueError(f"expected at least one slice, got {slices}")

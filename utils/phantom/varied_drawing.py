@@ -1,4 +1,4 @@
-"""Drawing of a varied phantom's B-scans: tissues and shadows, and the bodies of fluid with their labels."""
+"""Draws a varied phantom's B-scans: tissues, shadows, and bodies of fluid with their labels."""
 
 import cv2
 import numpy as np

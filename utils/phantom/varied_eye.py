@@ -1,7 +1,8 @@
 """The eye behind a varied phantom: layers, cysts and detachments in millimetres, drawn from `utils.phantom.ranges`.
 
-Layers, subretinal fluid and detachments are boundaries over the lateral plane, as in `utils.phantom.anatomy`; cysts are
-bodies of any outline in the image plane, placed in the layers' own coordinates so that they bend with the retina.
+Layers, subretinal fluid and detachments are boundaries over the lateral plane, as in `utils.phantom.anatomy`. Cysts are
+bodies of any outline in the image plane. They are placed in the layers' own coordinates, so that they bend with the
+retina.
 """
 
 import math
@@ -16,8 +17,8 @@ from utils.phantom import anatomy
 from utils.phantom.anatomy import CHOROID_DEPTHS_MM, healthy_thicknesses, smooth_field
 
 IRF, SRF, PED = FLUIDS.values()
-# Of a detachment: what is thinner, in mm or in rows, nobody could tell from the layers around; nor a whole one whose
-# peak is lower.
+# (mm, rows) of a detachment. A thinner part, or a whole detachment with a lower peak, would look like the layers
+# around it.
 LEAST_DETACHED, LEAST_PEAK = (0.012, 3), (0.035, 5)
 LEAST_ROWS, MOST_ROWS = 110, 640
 
@@ -206,7 +207,7 @@ class VariedEye:
         return thickness_mm
 
     def _smooth_surface(self, thickness_mm):
-        """Let the inner layers even out what lifts them: the retina's surface is smoother than what lies below."""
+        """Adjust the inner layers so that the retina's surface is smoother than the layers that lift it."""
         inner = LAYERS[RETINA_TOP : LAYERS.index("external limiting membrane")]
         outer = LAYERS[LAYERS.index("external limiting membrane") :]
         inner_mm, outer_mm = (sum(thickness_mm[layer] for layer in layers) for layers in (inner, outer))
@@ -273,7 +274,7 @@ class VariedEye:
         return pockets_mm if pockets_mm.any() and rng.random() < 0.6 else np.maximum(pockets_mm, domes_mm)
 
     def _without_slits(self, heights_mm):
-        """`heights_mm` where fluid is thick enough to be told from the layers around it, else 0."""
+        """`heights_mm` where fluid is thick enough to differ visibly from the layers around it, else 0."""
         least_mm, peak_mm = (max(mm, rows * self.spacing_mm[1]) for mm, rows in (LEAST_DETACHED, LEAST_PEAK))
         bodies, n_bodies = ndimage.label(heights_mm >= least_mm)
         peaks_mm = ndimage.maximum(heights_mm, bodies, np.arange(n_bodies + 1))

@@ -1,4 +1,4 @@
-"""What a scanner makes of a varied phantom: optics, speckle, noise, tone curve, and what its export hides."""
+"""The scanner of a varied phantom: optics, speckle, noise, tone curve, and pixels that the export hides."""
 
 import math
 
@@ -23,7 +23,7 @@ class VariedScanner:
         self.light = np.exp(-self.look["roll_off_per_mm"] * depth_mm) * (
             1 - self.look["vignetting"] * np.clip(np.abs(along) - 0.4, 0, 1) ** 2
         )
-        self.gain = None  # of the export; the first B-scan decides
+        self.gain = None  # of the export, set by the first B-scan
         self.offset = self.look["offset"] * (rng.random() < 0.35)
         self.hidden = []  # (bool (rows, columns), grey value)
         row, column = np.ogrid[:rows, :columns]
@@ -48,7 +48,7 @@ class VariedScanner:
         image = self.gain * image + self.offset
         if "saturated" in self.has:
             image = np.clip(image, 0, look["saturation"]) * (255 / look["saturation"])
-        # 0 and 255 are kept for what was never scanned.
+        # 0 and 255 are valid grey values, too; `hidden` marks pixels that were never scanned.
         image = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
         if "median" in self.has:
             image = cv2.medianBlur(image, 3)

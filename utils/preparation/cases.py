@@ -9,7 +9,7 @@ from utils.names import as_text, file_called, same_name, suffix_of
 from utils.volumes.mhd import VOLUMES
 from utils.volumes.vendors import vendor_by_size, vendor_in
 
-_NAMES = {"oct.mhd", "reference.mhd"}  # of a case's files, whatever their case
+_NAMES = {"oct.mhd", "reference.mhd"}  # of a case's files, in upper or lower case
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Case:
 
 
 def find_cases(data_root):
-    """Every case below `data_root`, sorted by vendor and name: folders that hold ``oct.mhd``, whatever its case.
+    """Every case below `data_root`, sorted by vendor and name: the folders that hold ``oct.mhd`` (in any case).
 
-    A folder that holds ``reference.mhd`` alone is a case too, whose scan is missing. The vendor is the one named in
-    the nearest folder name on the way (whatever its case), up to `data_root` itself; else what spacing and size say;
-    else None. Raises `InputError` where `data_root` is missing or holds no case.
+    A folder that holds ``reference.mhd`` alone is a case too, whose scan is missing. The vendor is the first that a
+    folder name says, from the case's folder up to `data_root`; else the one that spacing and size fit; else None.
+    Raises `InputError` if `data_root` is missing or holds no case.
     """
     data_root = Path(data_root)
     if not data_root.is_dir():
@@ -41,7 +41,7 @@ def find_cases(data_root):
 
 
 def volumes_of_no_case(data_root):
-    """Paths of the volume files below `data_root` that are no case's scan or reference, which nobody will read."""
+    """Paths of the volume files below `data_root` that are no case's scan or reference. No step reads them."""
     return [
         folder / name
         for folder, names in _folders_below(data_root)
@@ -51,10 +51,10 @@ def volumes_of_no_case(data_root):
 
 
 def _folders_below(top):
-    """(folder, names of its files) of `top` and the folders below, linked ones too, but for hidden ones."""
+    """Yield (folder, names of its files) for `top` and the folders below: linked folders too, hidden ones not."""
     for folder, below, names in os.walk(top, followlinks=True):
         real, above = os.path.realpath(folder), os.path.realpath(os.path.dirname(os.path.abspath(folder)))
-        if folder != str(top) and os.path.commonpath([real, above]) == real:  # a link to a folder above: without end
+        if folder != str(top) and os.path.commonpath([real, above]) == real:  # a link to a folder above would never end
             below.clear()
             continue
         below[:] = sorted(name for name in below if name[0] != ".")

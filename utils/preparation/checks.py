@@ -1,7 +1,10 @@
-"""Everything that can be wrong with raw cases, found before anything is computed; and what a data set holds.
+"""Checks of raw cases before anything is computed, and a summary of what a data set holds.
 
-Headers first (`check_headers`), then one pass over the voxels of the cases whose headers are good (`read_facts`), which
-may run in many processes, then what those facts say (`check_facts`). Nothing here stops at the first fault.
+1. `check_headers` checks headers and file sizes.
+2. `read_facts` reads the voxels of each case with a good header once. Several processes may share this.
+3. `check_facts` checks what the voxels say.
+
+All faults are collected; no check stops at the first.
 """
 
 import itertools
@@ -43,7 +46,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What one pass over a case's voxels tells. Made of lists, numbers and text, so that JSON keeps it as it is."""
+    """What one pass over a case's voxels tells: lists, numbers and text alone, so that JSON stores it unchanged."""
 
     shape: list  # [slices, rows, columns]
     spacing_mm: list  # [x, y, z]
@@ -54,11 +57,11 @@ class CaseFacts:
     grey_counts: list  # how often each of the 256 grey values occurs, of the scan as 8 bit
     label_counts: list | None  # of each slice, the number of voxels with each label 0-3; None without reference
     other_labels: list  # up to 8 values of the reference that are no label, as text
-    notes: list  # what was assumed or put right, a sentence each
+    notes: list  # what was assumed or corrected, a sentence each
 
 
 def check_headers(cases, need_reference=True):
-    """A list of `Finding`: what the headers and file sizes of `cases` say is wrong. Reads no voxels."""
+    """A list of `Finding`: faults in the headers and file sizes of `cases`. Reads no voxels."""
     names = {case: (case.vendor, case.name) for case in cases if case.vendor is not None}
     findings = [
         Finding(case, f"{others} is a {case.vendor} case of this name too", "a name once a vendor", "rename the folder")
@@ -68,7 +71,7 @@ def check_headers(cases, need_reference=True):
 
 
 def read_facts(case):
-    """`CaseFacts` of `case`, whose header findings must be none. Raises `InputError` where a file cannot be read."""
+    """`CaseFacts` of `case`, whose headers must have passed. Raises `InputError` if a file cannot be read."""
     voxels, spacing_mm = read_volume(case.oct_path)
     grey_counts = sum(np.bincount(to_8_bit(slice_).ravel(), minlength=256) for slice_ in voxels)
     facts = {
@@ -96,7 +99,7 @@ def read_facts(case):
 
 
 def read_facts_or_finding(case):
-    """`CaseFacts` of `case`, or the `Finding` that its files cannot be read: what worker processes return."""
+    """`CaseFacts` of `case`, or a `Finding` if its files cannot be read. Worker processes call this."""
     try:
         return read_facts(case)
     except InputError as error:
@@ -104,8 +107,8 @@ def read_facts_or_finding(case):
 
 
 def check_facts(facts):
-    """A list of `Finding`: what the voxels say is wrong; `facts` is {case: `CaseFacts`}."""
-    # Empty scans are all alike, and found anyway.
+    """A list of `Finding`: faults in the voxels. `facts` is {case: `CaseFacts`}."""
+    # Empty scans are all alike. They are reported as empty, not as copies of each other.
     hashes = {case: of_case.voxel_hash for case, of_case in facts.items() if of_case.minimum < of_case.maximum}
     findings = [
         Finding(case, f"oct.mhd holds the same voxels as that of {others}", "each scan once", "keep one of them")
@@ -115,10 +118,10 @@ def check_facts(facts):
 
 
 def findings_table(findings, width=120):
-    """Text: a row a finding, by case, in columns that are aligned and wrapped to `width` characters."""
+    """Text with a row for each finding, sorted by case, in columns wrapped to `width` characters."""
     header = ("case", "found", "expected", "what to do")
     rows = [(f.case.root, f.found, f.expected, f.remedy) for f in sorted(findings, key=lambda f: f.case.root)]
-    case_width = max(len(row[0]) for row in [header, *rows])  # never wrapped, so that it can be searched and copied
+    case_width = max(len(row[0]) for row in [header, *rows])  # not wrapped, so that it can be searched and copied
     others_width = max(20, (width - case_width - 6) // 3)
     widths = [case_width, others_width, others_width, others_width]
     lines = [_wrapped(row, widths) for row in [header, ["-" * column for column in widths], *rows]]
@@ -164,7 +167,7 @@ def _header_findings(case, need_reference):
             except InputError as error:
                 yield _as_finding(case, error)
     if case.reference_path is None and need_reference:
-        remedy = "add it, or go on without labels: --unlabelled"
+        remedy = "add it, or accept cases without labels: --unlabelled"
         yield Finding(case, "reference.mhd is missing", "a reference beside oct.mhd", remedy)
     scan, reference = headers.get(case.oct_path), headers.get(case.reference_path)
     if scan is not None:
@@ -228,7 +231,7 @@ def _as_finding(case, error):
 
 
 def _sharing(keys):
-    """Each case of `keys` ({case: key}) whose key others have too, and which ones: the first, and how many more."""
+    """Yield (case, others) for each case of `keys` ({case: key}) that shares its key: the first, and how many more."""
     groups = defaultdict(list)
     for case, key in keys.items():
         groups[key].append(case)
@@ -256,8 +259,8 @@ def _spacing_remedy(header):
 
 
 def _count_labels(slice_):
-    """How often each label 0-3 occurs in a reference slice (any numeric type): a list; and the values besides them."""
-    with np.errstate(invalid="ignore"):  # NaN differs from whatever it is cast to
+    """Counts of the labels 0-3 in a reference slice of any numeric type (a list), and its other values (an array)."""
+    with np.errstate(invalid="ignore"):  # casting NaN gives some number; NaN differs from any number
         labels = slice_.astype(np.uint8, copy=False)
     is_label = (labels == slice_) & (labels < len(CLASS_NAMES))
     if is_label.all():
@@ -285,7 +288,7 @@ def _median_of_tissue(grey_counts):
 
 
 def _grey_percentile(grey_counts, percent):
-    """The least grey value that at least `percent` % of the voxels do not exceed."""
+    """The smallest grey value that at least `percent` % of the voxels do not exceed."""
     cumulative = np.cumsum(grey_counts)
     return int(np.searchsorted(cumulative, cumulative[-1] * percent / 100))
 

@@ -8,7 +8,7 @@ from utils.compiled import compiled
 
 
 def dilate_with_disk(mask, radius):
-    """Where `mask` (rows, columns; bool) has a true pixel within `radius` pixels; outside it has none.
+    """Where `mask` (rows, columns; bool) has a true pixel within `radius` pixels. Pixels outside the image are false.
 
     `radius` is at most 253: vertical distances are kept in bytes.
     """
@@ -18,15 +18,15 @@ def dilate_with_disk(mask, radius):
 
 
 def erode_with_disk(mask, radius):
-    """Where `mask` (rows, columns; bool) is true within `radius` pixels; what lies outside is ignored."""
+    """Where `mask` (rows, columns; bool) is true within `radius` pixels. Pixels outside the image are ignored."""
     return ~dilate_with_disk(~mask, radius)
 
 
 def close_with_disk(mask, radius):
-    """Binary closing of `mask` (rows, columns; bool) with a disk; outside is background.
+    """Binary closing of `mask` (rows, columns; bool) with a disk. Outside the image is background.
 
-    Dilation, then erosion, of an image extended by what the dilation can reach. Closing adds nothing beyond the first
-    and the last row and column that hold a true pixel, so the rest need not be looked at.
+    The image is extended by `radius`, dilated, then eroded. Closing adds nothing beyond the first and the last row and
+    column that hold a true pixel, so only these are computed.
     """
     closed = np.zeros_like(mask)
     if mask.any():
@@ -55,11 +55,12 @@ def _extent(line):
 
 @compiled
 def _dilated(mask, half_heights):
-    """The disk is a row of vertical runs: a pixel is reached where a column nearby has a true pixel near enough.
+    """The disk is a row of vertical runs. A pixel is reached if a nearby column has a true pixel within its run.
 
-    First the vertical distance to a true pixel, cut at one more than any disk reaches; then, for each column of the
-    disk, a comparison. Inner loops go over views of rows from 0 on and are of bytes, so that the compiler vectorises
-    them: 64 pixels at once.
+    1. The vertical distance to a true pixel is computed, capped at one more than the disk reaches.
+    2. For each column of the disk the distance is compared with the run's half height.
+
+    Inner loops run over views of rows, from 0 on, and use bytes. So the compiler vectorises them: 64 pixels at once.
     """
     rows, columns = mask.shape
     radius = len(half_heights) // 2
@@ -87,7 +88,7 @@ def _dilated(mask, half_heights):
 
 @compiled
 def _counted(mask, half_widths):
-    """Differences of running sums along rows, added up over the disk's rows; vectorised as in `_dilated`."""
+    """Differences of running sums along rows, summed over the disk's rows. Vectorised as in `_dilated`."""
     rows, columns = mask.shape
     radius = len(half_widths) // 2
     # Running sums, with as many columns on either side as the disk may reach beyond the image.

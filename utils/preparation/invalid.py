@@ -12,7 +12,7 @@ _WHITE_TOLERANCE = 10  # grey values below the maximum that still count as white
 
 @dataclass(frozen=True)
 class _PaddingRule:
-    """What tells padding of one colour from tissue and noise: it is large and without a gap.
+    """How padding of one colour differs from tissue and noise: it is large and without gaps.
 
     Measured on real Spectralis B-scans: the largest disk of saturated tissue has a radius of 3 pixels, the largest of
     black noise 2; wedges beside tilted scans have 4 to 80 and run along 40 to 500 pixels of the border.
@@ -20,12 +20,12 @@ class _PaddingRule:
 
     seed_radius: int  # pixels; a disk this large is padding
     edge_radius: int  # pixels; padding reaches as far as disks this large stay connected to a seed
-    run: int  # pixels along the outermost row or column that are a seed as well: strips too thin for a disk
-    run_share: float  # and the least share of that row or column
+    run: int  # pixels; a run this long in the outermost row or column is padding too, in strips too thin for a disk
+    run_share: float  # the smallest share of that row or column that such a run takes
 
 
-# Saturated tissue is thicker, in pixels, where rows are finer than in Spectralis. Vitreous may be mostly exact zeros,
-# where smaller disks or runs are black by chance.
+# White: saturated tissue is thicker, in pixels, where rows are finer than in Spectralis. Black: vitreous may be mostly
+# exact zeros, so that smaller disks and runs are black by chance.
 _WHITE = _PaddingRule(seed_radius=6, edge_radius=2, run=32, run_share=0.0)
 _BLACK = _PaddingRule(seed_radius=9, edge_radius=4, run=32, run_share=0.5)
 _FRINGE_PIXELS = 4  # how far blur reaches beyond white padding
@@ -35,7 +35,7 @@ _CIRCLE_TOLERANCE = 0.04  # share of the padding that may disagree with a circle
 def find_invalid(voxels):
     """Mask (slices, rows, columns; bool) of the padding in `voxels` (slices, rows, columns; uint8).
 
-    Padding touches the image border and is black (exactly 0) or white (within 10 of the volume's maximum), in regions
+    Padding touches the image border. It is black (exactly 0) or white (within 10 of the volume's maximum), in regions
     too large and too even to be tissue or noise. Outside a circular crop that all slices share, everything is padding.
     """
     if voxels.dtype != np.uint8 or voxels.ndim != 3:
@@ -44,9 +44,10 @@ def find_invalid(voxels):
 
 
 class InvalidPixels:
-    """The masks of `find_invalid` slice by slice, kept in a bit a pixel.
+    """The masks of `find_invalid`, slice by slice, stored in one bit a pixel.
 
-    Made from `slices`, an iterable of uint8 (rows, columns), and their `maximum`; an iterable of bool (rows, columns).
+    `slices` is an iterable of uint8 (rows, columns), `maximum` their largest value. Iterating yields bool (rows,
+    columns).
     """
 
     def __init__(self, slices, maximum):
@@ -66,10 +67,10 @@ class InvalidPixels:
 
 
 def find_circular_crop_radius(padding):
-    """Radius in pixels of the circle around the image centre beyond which all is padding; None where there is none.
+    """Radius in pixels of the circle around the image centre outside which all is padding; None without such a circle.
 
-    `padding` (rows, columns; bool) is true for padding. The radius is the one that disagrees with the fewest pixels; it
-    counts as a circular crop where these are at most 4 % of the padding and all four corners are cut.
+    `padding` (rows, columns; bool) is true for padding. The radius is the one that the fewest pixels contradict. It
+    counts as a circular crop if these pixels are at most 4 % of the padding and all four corners are cut.
     """
     corners = padding[[0, 0, -1, -1], [0, -1, 0, -1]]
     if not corners.all() or padding.all():
@@ -78,7 +79,7 @@ def find_circular_crop_radius(padding):
     length = distance.max() + 1
     padding_at = np.bincount(distance[padding], minlength=length)
     image_at = np.bincount(distance[~padding], minlength=length)
-    # For each radius: padding that lies nearer plus image that lies at it or farther.
+    # For each radius: padding nearer than it, plus image at it or farther.
     disagreeing = np.cumsum(padding_at) - padding_at + np.cumsum(image_at[::-1])[::-1]
     radius = int(disagreeing.argmin())
     if radius == 0 or disagreeing[radius] > _CIRCLE_TOLERANCE * padding.sum():
@@ -95,7 +96,7 @@ def _white_padding(slice_, maximum):
 
 
 def _padding_regions(candidates, rule):
-    """The part of `candidates` (rows, columns; bool) that is padding by `rule`. Outside the image all counts as one."""
+    """The part of `candidates` (rows, columns; bool) that is padding by `rule`. Outside the image all is true."""
     seeds = np.zeros(candidates.shape, bool)
     for line, marked in zip(_outermost(candidates), _outermost(seeds), strict=True):
         marked |= _long_runs(line, max(rule.run, rule.run_share * len(line)))
@@ -111,19 +112,19 @@ def _padding_regions(candidates, rule):
     for line in _outermost(labels):
         at_border[line] = True
     regions = (has_seed & at_border)[labels]
-    # Disks leave the corners of a region uncovered, and thin strips all but the outermost pixels.
+    # Disks do not cover a region's corners. Of a thin strip, so far only the outermost pixels are found.
     return _grow_within(regions, candidates, rule.edge_radius)
 
 
 def _disk_at_border(candidates, radius):
-    """Whether a disk of `candidates` may touch the border: most scans have no padding, and need no further look."""
+    """Whether a disk of `candidates` may touch the border. Most scans have no padding: this saves the further steps."""
     depth = 2 * radius + 1
     strips = candidates[:depth], candidates[-depth:], candidates[:, :depth].T, candidates[:, -depth:].T
     return any(erode_with_disk(strip, radius).any() for strip in strips)
 
 
 def _grow_within(regions, allowed, steps):
-    """`regions` (bool) and what of `allowed` (bool) is reached from it in `steps` steps to one of 8 neighbours."""
+    """`regions` (bool), grown within `allowed` (bool) by `steps` steps to one of 8 neighbours."""
     grown, allowed = regions.astype(np.uint8), (regions | allowed).astype(np.uint8)
     for _ in range(steps):
         grown = cv2.dilate(grown, np.ones((3, 3), np.uint8)) & allowed

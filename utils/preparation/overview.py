@@ -1,4 +1,4 @@
-"""A picture of what data preparation did: B-scans before and after, and grey values before and after matching."""
+"""A picture of what data preparation did: B-scans and grey values before and after."""
 
 import numpy as np
 
@@ -64,14 +64,14 @@ def _exported(case, slice_index):
 
 
 def _preprocessed(case, files, slice_index):
-    """As `_exported` of the B-scan as networks see it, and its ROI."""
+    """As `_exported`, of the preprocessed B-scan, and its ROI as a fourth value."""
     volume, spacing_mm = open_volume(files.oct)
     labels = None if case.reference_path is None else open_volume(files.mask)[0][slice_index]
     return volume[slice_index], labels, spacing_mm[1] / spacing_mm[0], open_volume(files.roi)[0][slice_index]
 
 
 def _draw(ax, title, grey, labels, aspect, roi=None):
-    """A B-scan with its labels outlined; with `roi` that too, and invalid pixels tinted."""
+    """Draw a B-scan with its labels outlined. With `roi`, outline that too and tint invalid pixels."""
     picture = np.repeat(grey[..., np.newaxis], 3, axis=2)
     if roi is not None:
         picture[grey == 0] = _INVALID_COLOUR
@@ -86,7 +86,7 @@ def _draw(ax, title, grey, labels, aspect, roi=None):
 
 
 def _draw_distribution(ax, vendor, grey_counts, reference_histogram):
-    """Cumulative distributions of a whole volume's grey values, as exported and matched, and what it was matched to."""
+    """Draw a volume's cumulative distributions of grey values: as exported, matched, and what it was matched to."""
     curves = [("as exported", grey_counts, "C0-")]
     if reference_histogram is not None and VENDOR_RULES[vendor].match_histogram:
         table = histogram_matching_table(grey_counts, reference_histogram)

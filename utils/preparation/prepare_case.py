@@ -1,7 +1,7 @@
-"""A case's preprocessed files, and the records by which a later run knows that they are finished.
+"""A case's preprocessed files, and the records that tell a later run that they are finished.
 
-A case is prepared in two stages, "images" (scan and reference) and "roi" (made from these). Each has a record, which is
-written after its files.
+A case is prepared in two stages: "images" (scan and reference), then "roi" (made from these). Each stage writes its
+files, then its record.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class PreparedFiles:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What the preprocessed files of a case depend on besides the case."""
+    """What the preprocessed files of a case depend on, in addition to the case."""
 
     axial_spacing_mm: float
     reference_histogram: np.ndarray | None  # 256 counts that Cirrus and Topcon are matched to
@@ -54,7 +54,7 @@ def preprocess_case(case_and_files, preparation):
     `case_and_files` is a pair (`Case`, `PreparedFiles`).
     """
     case, files = case_and_files
-    record = images_record(case, preparation)  # before reading: a file changed meanwhile is not taken for this one
+    record = images_record(case, preparation)  # before reading: a file that changes meanwhile makes it out of date
     axial_spacing_mm = preparation.axial_spacing_mm
     voxels, spacing_mm = read_volume(case.oct_path)
     record["voxels"] = voxel_digest(voxels)
@@ -78,13 +78,13 @@ def preprocess_case(case_and_files, preparation):
 
 
 def why_images_unfinished(case, files, preparation):
-    """What is to be done about the images of `case`, in a few words; None where its files are as they should be."""
+    """Why the images of `case` are to be prepared, in a few words; None if its files are finished."""
     outputs = (files.oct,) if case.reference_path is None else (files.oct, files.mask)
     return _why_unfinished(files.images_record, images_record(case, preparation), outputs)
 
 
 def images_record(case, preparation):
-    """What the record of `case` says once its images are prepared: its source files, and the settings that matter."""
+    """The record of `case` once its images are prepared: its source files, and the settings that matter."""
     matched = VENDOR_RULES[case.vendor].match_histogram
     return {
         "source files": source_files(case),
@@ -113,12 +113,12 @@ def create_roi_mask(case_and_files):
 
 
 def why_roi_unfinished(files):
-    """What is to be done about the ROI mask of a case whose images are prepared; None where it is as it should be."""
+    """Why the ROI mask of a case with prepared images is to be made, in a few words; None if it is finished."""
     return _why_unfinished(files.roi_record, roi_record(files), (files.roi,))
 
 
 def roi_record(files):
-    """What the record of a ROI mask says: which images it was made from, and by which code."""
+    """The record of a ROI mask: which images it was made from, and by which code."""
     return {"images": digest(files.images_record.read_bytes()), "ROI code": code_digest(*ROI_CODE)}
 
 
@@ -130,7 +130,7 @@ def source_files(case):
 
 
 def _why_unfinished(path, expected, outputs):
-    """What is to be done, by the record at `path`, which should say what is `expected`, and the files `outputs`."""
+    """Why files are unfinished: the record at `path` is not as `expected`, or one of `outputs` is damaged; or None."""
     if not path.exists():
         return "not prepared yet"
     record = None

@@ -1,4 +1,4 @@
-"""From a scan as exported to the volume that networks see: grey values, filters and rows brought to one scale."""
+"""From an exported scan to the volume that networks see: grey values matched, filtered, rows resampled."""
 
 import itertools
 from dataclasses import dataclass
@@ -48,9 +48,9 @@ def preprocess_volume(voxels, spacing_mm, vendor, *, axial_spacing_mm, reference
 
 
 def preprocessed_slices(voxels, spacing_mm, vendor, *, axial_spacing_mm, reference_histogram=None, invalid=None):
-    """Yield the slices of `preprocess_volume`; `voxels` may be a `utils.volumes.mhd.VoxelFile`, so that few are held.
+    """Yield the slices of `preprocess_volume`. With a `utils.volumes.mhd.VoxelFile` as `voxels`, few are in memory.
 
-    `invalid` are the `invalid_pixels` of `voxels`, where the caller has found them already.
+    `invalid` are the `invalid_pixels` of `voxels`, if the caller has them already.
     """
     if vendor not in VENDOR_RULES:
         raise ValueError(f"vendor must be one of {', '.join(VENDOR_RULES)}, got {vendor!r}")
@@ -70,7 +70,7 @@ def preprocessed_slices(voxels, spacing_mm, vendor, *, axial_spacing_mm, referen
 
 
 def invalid_pixels(voxels):
-    """The `InvalidPixels` of a scan as exported (slices, rows, columns; uint8 or uint16): its padding."""
+    """The `InvalidPixels` (padding) of an exported scan (slices, rows, columns; uint8 or uint16)."""
     return InvalidPixels(_slices_of_8_bit(voxels), int(to_8_bit(np.array(voxels.max()))))
 
 
@@ -101,9 +101,10 @@ def to_8_bit(voxels):
 
 
 def grey_value_histogram(volume, invalid):
-    """Number of valid voxels (int64, 256) of each grey value in `volume` (uint8), `invalid` (bool) left out.
+    """Number (int64, 256) of voxels of each grey value in `volume` (uint8), without those that are `invalid` (bool).
 
-    Both are iterables of slices (rows, columns), whose counts are exact up to 16 million pixels (float32 in OpenCV).
+    Both are iterables of slices (rows, columns). Counts are exact for slices of up to 16 million pixels, because OpenCV
+    counts in float32.
     """
     counts = np.zeros(256, np.int64)
     for slice_, left_out in zip(volume, invalid, strict=True):
@@ -113,7 +114,7 @@ def grey_value_histogram(volume, invalid):
 
 
 def matched_slice(slice_, invalid, table):
-    """Grey values of `slice_` (rows, columns; uint8) as `table` (256, uint8) has them; 0 where `invalid` (bool)."""
+    """`slice_` (rows, columns; uint8) with its grey values looked up in `table` (256, uint8); 0 where `invalid`."""
     matched = cv2.LUT(slice_, table)
     matched[invalid] = 0
     return matched
@@ -122,8 +123,8 @@ def matched_slice(slice_, invalid, table):
 def histogram_matching_table(source_histogram, reference_histogram):
     """For each grey value (uint8, 256) the one at the same place of the reference's cumulative distribution.
 
-    Both histograms are 256 counts. Linear interpolation between the two distributions at the values that occur, as in
-    `skimage.exposure.match_histograms`. A source without valid voxels is left as it is.
+    Both histograms are 256 counts. The two distributions are interpolated linearly at the values that occur, as in
+    `skimage.exposure.match_histograms`. A source without valid voxels keeps its grey values.
     """
     source, reference = np.asarray(source_histogram, np.float64), np.asarray(reference_histogram, np.float64)
     if source.sum() == 0:
@@ -144,8 +145,8 @@ def resampled_rows(rows, spacing_y_mm, axial_spacing_mm):
 def resampling_matrix(rows_in, rows_out):
     """Weights (rows_out, rows_in; float32) that resample rows linearly: ``matrix @ image``.
 
-    Pixel centres are aligned and edges clamped. Where rows are lost, the interpolating triangle is widened by the
-    ratio, so that every input row counts (no aliasing); each output row's weights sum to 1.
+    Pixel centres are aligned and edges clamped. With fewer rows out than in, the interpolating triangle is wider by
+    that ratio, so that every input row counts (no aliasing). Each output row's weights sum to 1.
     """
     ratio = rows_in / rows_out
     width = max(1.0, ratio)
@@ -172,7 +173,7 @@ def with_neighbours(slices):
 
 
 def band(matrix):
-    """The part of each row of `matrix` that is not zero: (first columns, weights), as many weights for every row."""
+    """The nonzero part of each row of `matrix`: (first columns, weights). All rows have equally many weights."""
     columns = matrix.shape[1]
     length = (matrix > 0).sum(axis=1).max()
     first = np.minimum((matrix > 0).argmax(axis=1), columns - length)
@@ -183,9 +184,9 @@ def band(matrix):
 def resample_valid(slice_, invalid, first, weights, target):
     """Fill `target` with the rows of `slice_`, resampled from valid pixels alone.
 
-    `slice_` and `target` are uint8 (rows, columns), `invalid` is bool, `first` and `weights` are a `band`. 0 where most
-    of what a pixel covers is invalid, else 1-255. Each sum is taken in order of the rows and in float32, so that
-    half-way cases round alike on every processor.
+    `slice_` and `target` are uint8 (rows, columns), `invalid` is bool, `first` and `weights` are a `band`. A pixel is 0
+    where most of what it covers is invalid, else 1-255. Sums are taken in the order of the rows and in float32, so that
+    half-way cases round alike on every CPU.
     """
     rows_out, columns = target.shape
     any_invalid = invalid.any()

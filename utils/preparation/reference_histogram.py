@@ -25,12 +25,12 @@ def read_reference_histogram(path):
 
 
 def read_histogram_if_any(path):
-    """The 256 counts in such a file as a list, for JSON; None where there is no file, since nothing was matched."""
+    """The 256 counts in such a file as a list, for JSON. None if there is no file: then nothing was matched."""
     return read_reference_histogram(path).tolist() if path is not None and Path(path).exists() else None
 
 
 def write_reference_histogram(path, histogram):
-    """Write `histogram` (256 counts, or None) to `path`; None removes an earlier run's, which matches no longer."""
+    """Write `histogram` (256 counts) to `path`. None removes the file of an earlier run, which is out of date."""
     if histogram is None:
         Path(path).unlink(missing_ok=True)
     else:
@@ -38,5 +38,5 @@ def write_reference_histogram(path, histogram):
 
 
 def digest_of(histogram):
-    """What tells one `histogram` (256 counts) from another; None for None."""
+    """Digest (text) of a `histogram` (256 counts); None for None."""
     return None if histogram is None else digest(np.asarray(histogram, np.int64).tobytes())

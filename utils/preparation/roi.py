@@ -15,16 +15,18 @@ ROI_CODE = (
 ENTROPY_RADIUS = 15  # pixels
 CLOSING_RADIUS = 55  # pixels
 ENTROPY_THRESHOLD = 0.01  # of the B-scan's largest local entropy
-BRIGHT_GREY = 210  # what a hundredth of the pixels of a well exposed B-scan exceed; see benchmarks/README.md
+BRIGHT_GREY = 210  # in a well exposed B-scan 1 % of the pixels exceed this grey value; see benchmarks/README.md
 _ROUNDING = 1e-9  # bits; more than what rounding can add to or take from an entropy
 
 
 def roi_mask(slice_, reference_slice=None):
     """ROI (rows, columns; uint8, 0 or 1) of a preprocessed B-scan `slice_` (rows, columns; uint8, 0 = invalid).
 
-    Where the local entropy of everything brighter than 128 exceeds 1 % of its maximum, or `reference_slice` (labels of
-    the same shape) holds fluid; closed with a disk, then each column filled from its first to its last row. Invalid
-    pixels are never in it.
+    1. The local entropy of everything brighter than 128 exceeds 1 % of its maximum, or `reference_slice` (labels of the
+       same shape) holds fluid.
+    2. That mask is closed with a disk.
+    3. Each column is filled from its first to its last row.
+    4. Invalid pixels are removed.
     """
     roi = textured(_bright_part(slice_), ENTROPY_RADIUS, ENTROPY_THRESHOLD)
     if reference_slice is not None:
@@ -34,11 +36,11 @@ def roi_mask(slice_, reference_slice=None):
 
 
 def prediction_region(slice_, bright_grey=BRIGHT_GREY):
-    """Where fluid is looked for in a preprocessed B-scan: its ROI, after brightening it as far as it is too dark.
+    """Where fluid is looked for in a preprocessed B-scan: its ROI, after brightening a B-scan that is too dark.
 
-    The ROI takes what is brighter than 128 for retina, of which dim exports have little: of the IRF outlined in 244
-    real Spectralis B-scans (Kermany et al. 2018) 10 % lay outside of it, 2 % lie outside of this region. Argument and
-    result are as for `roi_mask`, and equal where a hundredth of the B-scan exceeds `bright_grey`.
+    The ROI takes only what is brighter than 128 for retina, and dim exports have little of that. In 244 real Spectralis
+    B-scans (Kermany et al. 2018) 10 % of the outlined IRF lay outside the ROI; 2 % lie outside this region. Argument
+    and result are as for `roi_mask`. Both regions are equal if 1 % of the B-scan's pixels exceed `bright_grey`.
     """
     counts = np.bincount(slice_.ravel(), minlength=256)
     counts[0] = 0  # invalid
@@ -51,10 +53,10 @@ def prediction_region(slice_, bright_grey=BRIGHT_GREY):
 def textured(image, radius, share):
     """Where (rows, columns; bool) the local entropy of `image` exceeds `share` of its largest value in the image.
 
-    Local entropy is the Shannon entropy in bits of the grey values within `radius` pixels; `image` is uint8 (rows,
-    columns) and contiguous, beyond its border there are no pixels. The result is that of ``entropy > share *
-    entropy.max()`` with `skimage.filters.rank.entropy`. A count of black pixels bounds the entropy, which decides all
-    but about one pixel in a hundred: only these, and those that may have the largest, need a histogram.
+    Local entropy is the Shannon entropy in bits of the grey values within `radius` pixels. `image` is uint8 (rows,
+    columns) and contiguous; beyond its border there are no pixels. The result equals ``entropy > share *
+    entropy.max()`` with `skimage.filters.rank.entropy`. A count of black pixels bounds the entropy. The bounds decide
+    99 of 100 pixels. Only the others, and those that may have the largest entropy, need a histogram.
     """
     disk, count_log_count = half_widths(radius), _count_log_count(radius)
     values = max(1, np.count_nonzero(np.bincount(image.ravel(), minlength=256)[1:]))
@@ -88,10 +90,11 @@ def _count_log_count(radius):
 
 @compiled
 def _entropy_bounds(pixels, not_black, values, count_log_count):
-    """Least and most entropy (rows, columns; float64) that a disk of n `pixels` with k that are `not_black` can have.
+    """Bounds (rows, columns; float64) of the entropy of a disk of n `pixels` of which k are `not_black`.
 
-    At least that of a coin that shows black in n - k of n throws: all others are alike. At most log2(k) k / n bits
-    more: all others differ, as far as they can with so many `values` (at least 1) that are not black in the image.
+    - Least: all pixels that are not black are alike. It is a coin's entropy that shows black in n - k of n throws.
+    - Most: log2(k) k / n bits more. All pixels that are not black differ, as far as the number of `values` (at least 1)
+      that are not black in the image allows.
     """
     rows, columns = pixels.shape
     bits = np.log2(values)
@@ -108,7 +111,7 @@ def _entropy_bounds(pixels, not_black, values, count_log_count):
 
 @compiled
 def _largest_entropy(image, most, half_widths, count_log_count):
-    """Largest local entropy: beginning where `most` is possible, until no other pixel can exceed what was found."""
+    """Largest local entropy. Pixels are tried by decreasing `most` until no other pixel can exceed what was found."""
     histogram = np.zeros(256, np.int64)
     possible = most.ravel()
     largest = _entropy_at(image, possible.argmax(), half_widths, count_log_count, histogram)
@@ -134,7 +137,7 @@ def _entropies(image, indices, half_widths, count_log_count):
 def _entropy_at(image, index, half_widths, count_log_count, histogram):
     """Entropy in bits at one flat `index`: log2 n - sum(c log2 c) / n for n pixels and counts c of each value.
 
-    `histogram` is memory for 256 counts. Black pixels are what the others leave: counting them costs twice the time.
+    `histogram` is memory for 256 counts. Black pixels are not counted but computed as the rest, which halves the time.
     """
     rows, columns = image.shape
     row, column = index // columns, index % columns

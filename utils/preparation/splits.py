@@ -24,18 +24,22 @@ def split_patients(
 ):
     """Part ("test", "val" or "train") of each case, as {(vendor, name): part}.
 
-    `cases` are (vendor, name) pairs, `fluids` what they hold, as {case: fluid names}; a case missing there holds none.
-    `existing` holds the parts that are settled, as {part: cases}: they stay as they are, other patients are drawn into
-    the parts not settled yet, and are left out where all three are. Raises `InputError` where a name does not match
-    `pattern`, and where `existing` puts a patient in two parts, names a case that is not among `cases`, or settles who
-    trains but not who tests and validates: training is for whoever the other two leave.
+    `cases` are (vendor, name) pairs. `fluids` is {case: names of the fluids it holds}; a case missing there holds none.
+    `existing` is {part: cases} of the parts that are fixed already. They stay as they are. Other patients are drawn
+    into the remaining parts, or left out if all three are fixed. Raises `InputError` where
 
-    All cases of a patient share a part. Patients are shuffled by `seed` within their vendor (those scanned with several
-    vendors' devices are strata of their own), so that another vendor's cases change nothing. Of a stratum's patients
-    `test_fraction` test, or with `folds` those in number `fold` of as many parts; `validation_fraction` of the others
-    validate. What is drawn holds its share of the patients with each fluid, as nearly as `_divided` gets. Of three
-    patients or more each part gets at least one, of two one trains and one tests, a single one trains. With folds, each
-    patient but a single one tests in exactly one fold.
+    - a name does not match `pattern`;
+    - `existing` puts a patient in two parts, or names a case that is not among `cases`;
+    - `existing` fixes "train" without "test" and "val": patients train who neither test nor validate.
+
+    All cases of a patient share a part. `seed` shuffles the patients of each vendor separately, so that another
+    vendor's cases change nothing; patients with scans of several vendors form strata of their own. Within a stratum:
+
+    - `test_fraction` of the patients test. With `folds`, the patients of part `fold` of `folds` parts test.
+    - `validation_fraction` of the others validate; the rest train.
+    - Each part holds its share of the patients with each fluid, as nearly as `_divided` can.
+    - Of three patients or more, each part gets at least one. Of two, one trains and one tests. A single one trains.
+    - With folds, each patient tests in exactly one fold; a stratum's only patient never tests.
     """
     existing, fluids = existing or {}, fluids or {}
     patients = {case: patient_of(case[1], pattern) for case in cases}
@@ -46,7 +50,7 @@ def split_patients(
         missing = " and ".join(f"{part}_data.csv" for part in PARTS if part not in existing)
         raise InputError(
             f"train_data.csv: found without {missing}, expected all three or no train_data.csv; "
-            "add what is missing, or delete train_data.csv: whoever neither tests nor validates then trains"
+            "add what is missing, or delete train_data.csv: all patients who neither test nor validate then train"
         )
     strata, held = {}, {}
     for case, patient in sorted(patients.items()):
@@ -74,16 +78,17 @@ def split_patients(
 def _divided(patients, held, sizes):
     """`patients` in lists of these `sizes`, each with its share of every fluid; `held` is {patient: fluids}.
 
-    Combinations of fluids are too many to be strata. Instead, from the given order on, the two patients whose exchange
-    most lessens the parts' excess of fluids (patients beyond the share; squares summed over parts and fluids) change
-    places until no exchange lessens it. For three fluids that ends less than one patient from each share.
+    There are too many combinations of fluids to make each a stratum. Instead, starting from the given order, the two
+    patients whose exchange most reduces the parts' excess of fluids change places, until no exchange reduces it. The
+    excess is the number of patients beyond the share, squared and summed over parts and fluids. With three fluids each
+    part ends less than one patient from its share.
     """
     names = sorted({name for patient in patients for name in held[patient]})
     holds = np.array([[name in held[patient] for name in names] for patient in patients], np.float64)
     part = np.repeat(np.arange(len(sizes)), sizes)
     while True:
         excess = np.stack([holds[part == p].sum(axis=0) - size * holds.mean(axis=0) for p, size in enumerate(sizes)])
-        # One patient stands for all of a part that hold the same fluids.
+        # One patient represents all patients of a part that hold the same fluids.
         _, candidates = np.unique(np.column_stack([part, holds]), axis=0, return_index=True)
         differences = holds[candidates, np.newaxis] - holds[candidates]
         excess_differences = excess[part[candidates], np.newaxis] - excess[part[candidates]]
@@ -96,7 +101,7 @@ def _divided(patients, held, sizes):
 
 
 def _settled_parts(patients, existing):
-    """Part of each patient in an existing split; `patients` are those of all cases at hand."""
+    """{patient: part} of an existing split. `patients` is {case: patient} of all cases in the data."""
     complaints, part_of = [], {}
     for part, settled in existing.items():
         for vendor, name in settled:
@@ -118,10 +123,10 @@ def _settled_parts(patients, existing):
 
 
 def split_text(split, fluids):
-    """The split in a line, and a line for each thing that it lacks.
+    """The split in a line, and a warning line for each thing that it lacks.
 
-    `split` is {(vendor, name): part}, `fluids` the names of the fluids that each labelled case holds, {(vendor, name):
-    names}; of these, cases may be in no part.
+    `split` is {(vendor, name): part}. `fluids` is {(vendor, name): names of fluids} of all labelled cases, also of
+    those that are in no part.
     """
     parts = list(split.values())
     lines = ["Split: " + ", ".join(f"{parts.count(part)} {part}" for part in reversed(PARTS)) + " volumes"]

@@ -1,4 +1,4 @@
-"""What the training images look like, kept with the model, so that a scan unlike them can be told."""
+"""The appearance of the training images. It is stored with the model, to warn of scans that look different."""
 
 import numpy as np
 
@@ -7,31 +7,31 @@ from utils.prepared import volume_paths
 from utils.volumes.mhd import open_volume
 
 _SLICES = 12  # of each training case, evenly spaced
-_MARGIN = 1.5  # how far beyond the farthest training case grey values may be
-_SMALLEST_DISTANCE = 4.0  # grey values; few cases, or synthetic ones, may be nearly alike
+_MARGIN = 1.5  # a scan's distance in grey values may exceed the farthest training case's by this factor
+_SMALLEST_DISTANCE = 4.0  # grey values; smallest value for that distance, since few or synthetic cases may be alike
 _SPACING_MARGIN = 1.25  # factor beyond the training cases' spacings
 _ROI_MARGIN = 2.0  # factor beyond the training cases' shares of retina
 
 
 class Appearance:
-    """Gathers the grey values and the share of retina of a scan's preprocessed B-scans."""
+    """Collects the grey values and the share of retina of a scan's preprocessed B-scans."""
 
     def __init__(self):
         self._counts, self._roi_pixels = np.zeros(256, np.int64), 0
 
     def add(self, slice_, region):
-        """A preprocessed B-scan (rows, columns; uint8, 0 = invalid) and its `prediction_region`."""
+        """Add a preprocessed B-scan (rows, columns; uint8, 0 = invalid) and its `prediction_region`."""
         self._counts += np.bincount(slice_.ravel(), minlength=256)
         self._roi_pixels += np.count_nonzero(region)
 
     def values(self):
-        """(shares of the grey values 1 to 255 among valid pixels, float (255,); share of these in the region)."""
+        """(shares of the grey values 1 to 255, float (255,), share of the region), both of the valid pixels."""
         n_valid = max(1, int(self._counts[1:].sum()))
         return self._counts[1:] / n_valid, self._roi_pixels / n_valid
 
 
 def training_appearance(rows, preprocessed_folder):
-    """What `unlike_training` compares with, for JSON: {vendor: {...}} of the cases in `rows`, a list of `SliceRow`."""
+    """The appearance of the cases in `rows` (`SliceRow`s), for JSON and `unlike_training`: {vendor: {...}}."""
     cases = sorted({(row.vendor, row.image_name) for row in rows})
     found = {}
     for vendor, name in cases:
@@ -39,7 +39,7 @@ def training_appearance(rows, preprocessed_folder):
         appearance = Appearance()
         for index in np.unique(np.linspace(0, len(volume) - 1, _SLICES).astype(int)):
             slice_ = np.array(volume[index])
-            appearance.add(slice_, prediction_region(slice_))  # as of the scans that it is compared with
+            appearance.add(slice_, prediction_region(slice_))  # the same region as for the scans that are compared
         found.setdefault(vendor, []).append((*appearance.values(), (spacing_mm[0], spacing_mm[2])))
     return {vendor: _summary(*zip(*of_vendor, strict=True)) for vendor, of_vendor in found.items()}
 
@@ -56,10 +56,10 @@ def _summary(grey_values, roi_shares, spacings_mm):
 
 
 def unlike_training(training, vendor, spacing_mm, appearance):
-    """Sentences on what sets a scan apart from the training images; none where nothing does.
+    """Warnings (sentences) about how a scan differs from the training images.
 
-    `training` is a `training_appearance`, or None where a model has none; `appearance` the scan's `Appearance`,
-    `spacing_mm` its (x, y, z).
+    `training` is the model's `training_appearance`, or None. `appearance` is the scan's `Appearance`, `spacing_mm` its
+    (x, y, z).
     """
     if not training:
         return []

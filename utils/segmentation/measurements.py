@@ -1,4 +1,4 @@
-"""What a segmented scan measures: volumes, in all and around the fovea, thickness, lesions. Slice by slice."""
+"""Measurements of a segmented scan, slice by slice: volumes (whole scan and around the fovea), thickness, lesions."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ CIRCLES_MM = (1, 3, 6)  # diameters around the fovea, those of the ETDRS grid
 
 
 class Measurements:
-    """Gathers the measures of a scan from its label slices, in order, without keeping these.
+    """Collects the measurements of a scan from its label slices, in order. The slices are not kept.
 
     `shape` is the scan's (slices, rows, columns), `spacing_mm` (x, y, z).
     """
@@ -28,15 +28,21 @@ class Measurements:
             lesions.add(mask)
 
     def thickness_um(self):
-        """En-face maps: thickness of IRF, SRF and PED in micrometres, float32 (3, slices, columns)."""
+        """En-face maps of the thickness of IRF, SRF and PED in micrometres, float32 (3, slices, columns)."""
         return (self.pixels * (self.spacing_mm[1] * 1000)).astype(np.float32)
 
     def values(self, centre):
-        """A dictionary for each fluid: volumes in mm3, in all and within each circle; thickness; lesions.
+        """A dictionary for each fluid: fluid, volumes in mm3, thickness, lesions.
 
-        `centre` is (column, slice), in pixels counted from the middle of the first, around which the circles lie.
-        ``volume_1mm_mm3`` and so on are what lies within circles of these diameters; ``covered_1mm`` and so on the
-        shares of the circles that the scan shows; ``thickness_um`` is the largest.
+        `centre` is (column, slice) of the circles' centre, in pixels from the middle of the first pixel.
+
+        | key | value |
+        |---|---|
+        | ``volume_mm3`` | of the whole scan |
+        | ``volume_1mm_mm3``, ... | within a circle of this diameter |
+        | ``covered_1mm``, ... | share of that circle that the scan shows |
+        | ``thickness_um`` | largest thickness |
+        | ``lesions`` | number of connected components |
         """
         cell_mm3, circles = float(np.prod(self.spacing_mm)), self._circles(centre)
         rows = []
@@ -65,14 +71,14 @@ class Measurements:
 
 
 class LesionCount:
-    """Number of connected components (26 neighbours) of a volume whose slices come one by one."""
+    """Counts the connected components (26 neighbours) of a volume whose slices are added one by one."""
 
     def __init__(self):
-        self._before = None  # the slice before, each pixel with its component's number, with a border of 1
+        self._before = None  # the last slice, as component numbers, with an empty border of 1 pixel
         self._n_parts, self._links = 0, []
 
     def add(self, mask):
-        """The next slice, bool (rows, columns)."""
+        """Add the next slice, bool (rows, columns)."""
         n_labels, parts = cv2.connectedComponents(np.pad(mask, 1).astype(np.uint8), connectivity=8)
         parts[parts > 0] += self._n_parts
         if n_labels > 1 and self._before is not None:

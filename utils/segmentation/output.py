@@ -1,4 +1,4 @@
-"""Everything that is written about a segmented scan, as a function that a worker process can run."""
+"""Segment a scan and write all its results, in a function that a worker process can run."""
 
 import collections
 import concurrent.futures
@@ -29,8 +29,8 @@ from utils.segmentation.tiling import labels_from_probabilities
 from utils.volumes.mhd import volume_files, volume_writer
 from utils.volumes.scans import read_scan
 
-_IRRELEVANT = ("output", "model_path", "memory_gb", "threads")  # of a `Job`, to what is written
-# Modules that decide, beside a prediction, what is written about a scan.
+_IRRELEVANT = ("output", "model_path", "memory_gb", "threads")  # parts of a `Job` that do not change the results
+# Modules that decide, in addition to the prediction, what is written about a scan.
 _OUTPUT_CODE = (
     "utils.volumes.formats",
     "utils.volumes.scans",
@@ -39,12 +39,12 @@ _OUTPUT_CODE = (
     "utils.segmentation.appearance",
 )
 _OUTPUT_CODE += ("utils.plots", "utils.segmentation.page", __name__)
-_WAITING = 8  # B-scans at most whose pictures are still being written
+_WAITING = 8  # largest number of B-scans whose pictures are still being written
 
 
 @dataclass(frozen=True)
 class Job:
-    """How scans are to be segmented, and where to."""
+    """How to segment scans, and where to write the results."""
 
     output: str
     model_path: str
@@ -60,7 +60,7 @@ class Job:
     probabilities: bool = False  # whether to write them as volumes
     seed: int = 0
     deterministic: bool = True
-    threads: int | None = None  # of TensorFlow; None: as many as there are cores
+    threads: int | None = None  # of TensorFlow; None: one for each core
 
 
 def output_name(vendor, name):
@@ -69,10 +69,10 @@ def output_name(vendor, name):
 
 
 def segment_to_files(files, job, on_slice=None):
-    """Segment the scan in `files`, a `utils.volumes.scans.ScanFiles`, and write all about it below ``job.output``.
+    """Segment the scan in `files`, a `utils.volumes.scans.ScanFiles`, and write the results below ``job.output``.
 
-    Returns (record, complaints): what went into ``scan.json``, or None and the reasons, a line each, why not. A scan
-    that was segmented before, by the same model, settings and code from the same files, is left as it is.
+    Returns (record, complaints): the content of ``scan.json`` and no complaints, or None and the reasons, a line each.
+    A scan that was segmented before with the same model, settings, code and files is left as it is.
     ``on_slice(number, of)``, if given, is called after every B-scan.
     """
     try:
@@ -89,7 +89,7 @@ def segment_to_files(files, job, on_slice=None):
 
 @functools.lru_cache(maxsize=1)
 def _network(job):
-    """The job's network, loaded once a process."""
+    """The job's network, loaded once in each process."""
     set_up_keras(job.seed, job.deterministic, job.threads)
     return load_network(
         job.model_path,
@@ -142,7 +142,7 @@ def _working_folder(output, name, path):
 
 
 def _write_scan(scan, job, folder, on_slice):
-    """Segment the scan, write all about it into `folder` and its label volume beside; returns most of the record."""
+    """Segment the scan. Write its label volume beside `folder` and all else into it. Returns most of the record."""
     slices, rows, columns = scan.voxels.shape
     centre = job.fovea or ((columns - 1) / 2, (slices - 1) / 2)
     if not (0 <= centre[0] < columns and 0 <= centre[1] < slices):
@@ -197,7 +197,7 @@ def _write_scan(scan, job, folder, on_slice):
 
 
 class _Found:
-    """What is gathered about a scan, slice by slice."""
+    """What is collected about a scan, slice by slice."""
 
     def __init__(self, scan):
         self.measurements, self.appearance = Measurements(scan.voxels.shape, scan.spacing_mm), Appearance()
@@ -206,7 +206,7 @@ class _Found:
         self._presence, self._disagreement = np.zeros(len(FLUIDS)), None
 
     def add(self, index, labels, probabilities, scores):
-        """The next slice: its labels, its probabilities with or without disagreement, its presence scores."""
+        """Add the next slice: labels, probabilities (a fifth channel is disagreement), presence scores."""
         self.measurements.add(index, labels)
         self._presence = np.maximum(self._presence, scores)
         if probabilities.shape[-1] > 4:
@@ -227,7 +227,7 @@ class _Found:
 
 
 def _write_slices(scan, network, job, folder, on_slice):
-    """Segment slice by slice; each is written while the next is computed. Returns what was `_Found`."""
+    """Segment slice by slice; a slice is written while the next one is computed. Returns a `_Found`."""
     found, head_outputs = _Found(scan), []
     volumes = {f"probability_{fluid}": label for fluid, label in FLUIDS.items()} if job.probabilities else {}
     volumes |= {"uncertainty": 4} if job.mirrored or job.dropout_samples else {}
@@ -269,7 +269,7 @@ def _write_slices(scan, network, job, folder, on_slice):
 
 
 def _write_pictures(folder, index, grey, labels):
-    """Write a B-scan's mask and overlay, and what the page shows; returns its `label_runs`."""
+    """Write a B-scan's mask, its overlay and the page's picture. Returns its `label_runs`."""
     save_mask(folder / f"mask_{index:03d}.png", labels)
     save_overlay(folder / f"overlay_{index:03d}.png", grey, labels)
     save_b_scan(_b_scan_path(folder, index), grey)
@@ -277,12 +277,12 @@ def _write_pictures(folder, index, grey, labels):
 
 
 def _b_scan_path(folder, index):
-    """Where a B-scan waits for the page, beside the scan's folder in the temporary one."""
+    """Path of a B-scan's picture for the page, beside the scan's folder in the temporary one."""
     return folder.with_name("b_scans") / f"{index}.jpg"
 
 
 def _put_in_place(temporary, output, name):
-    """Move a finished scan's files to where they belong, the label volume's header last."""
+    """Move a finished scan's files to their final places, the label volume's header last."""
     (output / f"{name}.mhd").unlink(missing_ok=True)
     if (output / name).exists():
         shutil.rmtree(output / name)
@@ -303,7 +303,7 @@ def _made_from(files, job):
 
 
 def read_record(path):
-    """Content of a ``scan.json``; None where there is none, or none that can be read."""
+    """Content of a ``scan.json``; None if it is missing or damaged."""
     try:
         return read_json(path)
     except InputError:
@@ -327,7 +327,7 @@ def _model_facts(network, job):
 
 
 def _table(rows):
-    """Measures for the page."""
+    """The page's table of measurements."""
     return pd.DataFrame(
         {
             "fluid": row["fluid"],
@@ -350,5 +350,5 @@ def _table(rows):
 
 
 def _partly(volume_mm3, covered):
-    """A circle's volume, with the share of it that the scan shows where that is not nearly all."""
+    """A circle's volume, and the share of the circle that the scan shows if that is below 98 %."""
     return f"{volume_mm3:.3f}" + (f" ({covered:.0%} of it scanned)" if covered < 0.98 else "")

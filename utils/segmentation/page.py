@@ -1,4 +1,4 @@
-"""The page to look at a segmented scan with, and the index of several: single HTML files that need nothing else."""
+"""The HTML page of a segmented scan, and the index page of several. Each is a single file that needs no other."""
 
 import base64
 import html
@@ -16,7 +16,7 @@ from utils.plots import CLASS_COLOURS
 _TEMPLATE = Path(__file__).with_name("page.html")
 _LONG_NAMES = {"IRF": "intraretinal fluid", "SRF": "subretinal fluid", "PED": "pigment epithelial detachment"}
 _JPEG_QUALITY = 80
-_SHOWN_ROW_MM = 0.003872  # of depth that is drawn as high as a column is wide, for all vendors alike
+_SHOWN_ROW_MM = 0.003872  # this depth is drawn as high as a column is wide, for all vendors
 
 
 def save_b_scan(path, grey):
@@ -25,7 +25,7 @@ def save_b_scan(path, grey):
 
 
 def label_runs(labels):
-    """Each fluid's pixels of a B-scan as [pixels skipped, pixels of the fluid, ...], row by row: a list a fluid.
+    """A list for each fluid: a B-scan's pixels, row by row, as [pixels skipped, pixels of the fluid, ...].
 
     `labels` are uint8 (rows, columns) of 0 to 3.
     """
@@ -42,9 +42,16 @@ def write_scan_page(
 ):
     """Write the page of one scan.
 
-    `images` are the files by `save_b_scan` and `runs` the `label_runs` of every B-scan of `rows` rows; `thickness_um`
-    is float (3, slices, columns), `spacing_mm` (x, y, z), `centre` (column, slice) of the circles, in words
-    `centre_name`; `warnings` are sentences; `tables` are [(heading, DataFrame), ...].
+    | argument | content |
+    |---|---|
+    | `images` | the file by `save_b_scan` of each B-scan |
+    | `runs` | the `label_runs` of each B-scan |
+    | `thickness_um` | float (3, slices, columns) |
+    | `spacing_mm` | (x, y, z) |
+    | `rows` | rows of a B-scan |
+    | `centre`, `centre_name` | (column, slice) of the circles' centre, and what it is in words |
+    | `warnings` | sentences |
+    | `tables` | [(heading, DataFrame), ...] |
     """
     _, slices, columns = thickness_um.shape
     x_mm, y_mm, z_mm = spacing_mm
@@ -81,7 +88,7 @@ def write_scan_page(
     with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(before + json.dumps(data).replace("<", "\\u003c").removesuffix("}"))
         uris = ("data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode("ascii") for path in images)
-        for name, of_slices in (("images", uris), ("runs", runs)):  # piece by piece: together they are large
+        for name, of_slices in (("images", uris), ("runs", runs)):  # written one by one: together they are large
             file.write(f', "{name}": [')
             for index, of_slice in enumerate(of_slices):
                 file.write("," * (index > 0) + json.dumps(of_slice, separators=(",", ":")))
@@ -90,9 +97,9 @@ def write_scan_page(
 
 
 def write_index(path, table, links, warning=None):
-    """Write a page with the rows of `table`, a DataFrame, whose first column leads to `links`, relative, one a row.
+    """Write a page with `table`, a DataFrame. Its first column links to `links`: relative addresses, one for each row.
 
-    `warning`, a sentence, stands above it.
+    `warning`, a sentence, stands above the table.
     """
     body = html_table(table)
     for text, link in zip(table.iloc[:, 0], links, strict=True):

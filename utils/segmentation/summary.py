@@ -1,4 +1,4 @@
-"""What is known of all segmented scans in a folder, as one table."""
+"""The results of all segmented scans in a folder, as one table."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from utils.segmentation.output import read_record
 
 
 def summary_table(output):
-    """A row for every segmented scan in the folder `output`, by name: a DataFrame."""
+    """A DataFrame with a row for each segmented scan in the folder `output`, sorted by name."""
     rows = []
     for path in sorted(Path(output).glob("*/scan.json")):
         record = read_record(path)
@@ -25,11 +25,11 @@ def summary_table(output):
 
 
 def mixed_models(table):
-    """A sentence where the scans of a `summary_table` are of several models or thresholds, else None."""
+    """A warning if the scans of a `summary_table` were segmented with several models or thresholds, else None."""
     models, thresholds = table.model_sha256.nunique(), table.threshold.nunique()
     if models == thresholds == 1:
         return None
     return (
-        f"These scans are of {models} model(s) and {thresholds} threshold(s), see the columns: what differs between "
-        "them may come from that. Segment them in one command to compare them."
+        f"These scans were segmented with {models} model(s) and {thresholds} threshold(s), see the columns. "
+        "Differences between scans may come from that. To compare the scans, segment them in one command."
     )

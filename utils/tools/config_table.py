@@ -26,7 +26,7 @@ def main(argv):
 
 
 def config_table(source):
-    """The text of config.py as a page of Markdown: under each of its headings a row for each setting.
+    """The text of config.py as a Markdown page: a section for each heading, a table row for each setting.
 
     A setting is explained by the comment lines right above it, and by the one behind it.
     """

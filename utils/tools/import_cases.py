@@ -4,10 +4,13 @@
         --labels IRF=255,0,0 SRF=0,255,0 --vendor Spectralis --spacing-mm 0.0115 0.00387 0.12 \\
         --patient-pattern '(\\d+)_' --output data
 
-reads the folder SOURCE and writes ``<Vendor>/<patient>__<name>/{oct,reference}.{mhd,raw}`` below ``--output``, with
-``other.mhd`` for classes stated as OTHER1 to OTHER255, and ``provenance.json``. Everything is read and checked, and a
-table of what was understood printed, before anything is written; ``--dry-run`` ends there. docs/data.md has the
-layouts, and the command for each of the public data sets.
+reads the folder SOURCE and writes below ``--output``
+
+- ``<Vendor>/<patient>__<name>/{oct,reference}.{mhd,raw}``, with ``other.mhd`` for classes stated as OTHER1 to OTHER255
+- ``provenance.json``, the record of where each case comes from
+
+The command first reads and checks everything and prints a table of what it understood. ``--dry-run`` ends there.
+docs/data.md describes the layouts and has the command for each public data set.
 """
 
 import argparse
@@ -47,7 +50,7 @@ _LAYOUTS = {
 _DEFAULTS = {"labels": [], "tolerance": 0, "without_mask": "refuse"}
 _COUNTED = {
     "inexact": "pixels of values that are not stated are taken for the nearest class",
-    "overlapping": "pixels lie in several classes and count for the one stated first",
+    "overlapping": "pixels lie in several classes and count for the class stated first",
 }
 
 
@@ -78,7 +81,7 @@ def main(argv):
 
 # ---- What was asked for --------------------------------------------------------------------------------------------
 def _parse(argv):
-    """The options, checked as far as that needs no file."""
+    """The options. All checks that need no file are done."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.tools.import_cases", description="Turn images and outlines into cases; see docs/data.md."
     )
@@ -140,7 +143,7 @@ def _flag(name):
 
 
 def _named(items, options):
-    """{case's name: item}. Raises `InputError` where a name lacks the patient, or two would be the same."""
+    """{case's name: item}. Raises `InputError` if a path does not name the patient, or if two names are the same."""
     cases, complaints, texts, taken = {}, [], {}, {}
     for item in items:
         match = re.search(options.patient_pattern, item.path_text)
@@ -178,7 +181,7 @@ def _read(item, classes, options):
     spacing_mm = options.spacing_mm or _stated_spacing_mm(content, path)
     try:
         masks, inexact = item.read_masks(voxels.shape)
-    except InputError as error:  # such as a fundus image that was cut off explain another size
+    except InputError as error:  # the notes may explain it: a fundus image that was cut off changes the size
         raise InputError(*(f"{message}{_in_brackets(notes)}" for message in error.messages)) from error
     reference, other, overlapping = classes.labels(masks, voxels.shape, item.files[-1])
     pixels = {name: int(np.count_nonzero(mask)) for name, mask in masks.items()}
@@ -190,10 +193,10 @@ def _in_brackets(notes):
 
 
 def _stated_spacing_mm(content, path):
-    """The spacing that a file states. Raises `InputError` where it states none, or none that a scan can have."""
+    """The spacing that a file states. Raises `InputError` if it states none, or one that no scan has."""
     x, y, z = believed_spacing_mm(content.spacing_mm, content.voxels.shape)
     if content.voxels.shape[0] == 1:
-        z = z or content.spacing_mm[2]  # a slice alone needs no distance to the next
+        z = z or content.spacing_mm[2]  # a single slice needs no distance to the next
     if None in (x, y, z):
         stated = "none" if None in content.spacing_mm else " x ".join(f"{mm:g}" for mm in content.spacing_mm) + " mm"
         raise InputError(f"{path}: states {stated} as spacing, expected a scan's; say it: --spacing-mm X Y Z")
@@ -222,7 +225,7 @@ def _write(folder, item, classes, options):
     write_case(folder, volumes, spacing_mm, placement)
 
 
-# ---- Telling -------------------------------------------------------------------------------------------------------
+# ---- The table -----------------------------------------------------------------------------------------------------
 def _table(found, understood, options):
     """What was understood, as text: rows of names and values, a row for each class, notes."""
     cases = list(understood.values())
@@ -268,7 +271,7 @@ def _by(numbers):
 # ---- The record ----------------------------------------------------------------------------------------------------
 def _source_files(cases, understood, source):
     """{case's root: {source file: SHA-256}}."""
-    digest = functools.cache(sha256)  # a file of outlines is that of many images
+    digest = functools.cache(sha256)  # many images may share a file of outlines
     return {
         understood[name].root: {as_text(path.relative_to(source)): digest(path) for path in item.files}
         for name, item in cases.items()

@@ -1,9 +1,9 @@
-"""A run's results as the README's table, with what they took.
+"""A run's results as the README's table, with the network, steps, hardware and minutes.
 
     python -m utils.tools.results RUN [--picture FILE]     e.g. demo/output/runs/demo
 
-RUN is OUTPUT_ROOT/runs/RUN_NAME, after evaluate.py. Prints Markdown: a line with network, steps, hardware and minutes,
-and a row of Dice for each vendor. --picture draws the first held-out case of each vendor, reader and model.
+RUN is OUTPUT_ROOT/runs/RUN_NAME, after evaluate.py. The command prints Markdown: a list of network, hardware, steps and
+minutes, then a table of Dice with a row for each vendor. --picture draws the first held-out case of each vendor.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(argv):
     arguments = parser.parse_args(argv)
     evaluation = arguments.run / "evaluation"
     dice = dice_table(pd.DataFrame(read_json(evaluation / "summary.json")["volumes"]))
-    print(f"{what_it_took(arguments.run)}\n\n{markdown_table(dice)}")
+    print(f"{effort(arguments.run)}\n\n{markdown_table(dice)}")
     if arguments.picture:
         save_picture(arguments.picture, arguments.run)
 
@@ -43,8 +43,8 @@ def save_picture(path, run):
     save_comparison(path, rows)
 
 
-def what_it_took(run):
-    """A line of Markdown: the network, its steps and patches, the hardware, and the minutes of each step's epochs."""
+def effort(run):
+    """A Markdown list: the network, its batches, the hardware, and the epochs and minutes of each step."""
     parts = []
     for step, name in STEPS.items():
         folder = run / step
@@ -54,16 +54,16 @@ def what_it_took(run):
         if not parts:
             versions = read_json(folder / "versions.json")
             parts += [f"{settings['BASE_FILTERS']} filters", f"batches of {settings['BATCH_SIZE']} patches"]
-            parts += [f"{versions['processor_cores']} processor cores ({versions['platform']})"]
+            parts += [f"{versions['processor_cores']} CPU cores ({versions['platform']})"]
         epochs = f"{int((log.epoch > 0).sum())} epochs of {settings['STEPS_PER_EPOCH'] or 'all'} steps"
         parts.append(f"{name} {epochs}: {log.seconds.sum() / 60:.1f} minutes")
     if not parts:
-        raise InputError(f"{run}: no {' or '.join(STEPS)} in it; name a folder OUTPUT_ROOT/runs/RUN_NAME")
-    return "; ".join(parts)
+        raise InputError(f"{run}: holds no {' or '.join(STEPS)}; name a folder OUTPUT_ROOT/runs/RUN_NAME")
+    return "\n".join(f"- {part}" for part in parts)
 
 
 def dice_table(summary):
-    """Dice of the cases that hold the fluid, their number in brackets: a row for each vendor, as text.
+    """Dice of the cases that hold the fluid, with their number in brackets, as text; a row for each vendor.
 
     `summary` is the table of `utils.evaluation.statistics.summarise_volumes`.
     """

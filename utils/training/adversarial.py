@@ -19,14 +19,14 @@ MEANS = (
     *("loss", "adversarial_loss", "adversarial_weight", "adversarial_share", "foreground_dice"),
     *("d_loss", "d_accuracy_real", "d_accuracy_generated", "d_updates"),
 )
-_ACCURACY_MEMORY = 0.95  # share of the running accuracy that a step keeps: it looks back some 20 steps
+_ACCURACY_MEMORY = 0.95  # share of the running accuracy that a step keeps: a mean over about 20 steps
 
 
 def discriminator_policy(dtype_policy):
-    """The precision that the discriminator computes in where the U-Net's is `dtype_policy`: never float16.
+    """The discriminator's dtype policy for a U-Net with `dtype_policy`. It is never float16.
 
-    Below a logit of about -10 on a generated mask, what the discriminator's loss passes back to the mask is smaller
-    than float16's smallest numbers, and with it the generator's gradient, which is a multiple of it, would be lost.
+    For a generated mask with a logit below about -10, the gradient of the discriminator's loss at the mask is smaller
+    than float16's smallest number. The generator's gradient is a multiple of it and would be lost.
     """
     return "float32" if dtype_policy == "mixed_float16" else dtype_policy
 
@@ -34,32 +34,38 @@ def discriminator_policy(dtype_policy):
 class AdversarialStep:
     """Alternating updates of a segmentation network (the generator) and a discriminator, on one batch.
 
-    Both networks' passes, forward and back, are computed once and serve both updates, in the order of CycleGAN's code
-    (Zhu et al., ICCV 2017): the generator minimises its segmentation losses, its weight penalties and
-    `adversarial_weight` times the loss of the discriminator calling its masks real, a gradient that passes straight
-    through the argmax to the softmax; the discriminator learns to tell the reader's one-hot masks from these generated
-    ones, as they were before the generator's update. Each network changes only by its own update. What the
-    discriminator's loss passes back to a generated mask is, but for a factor, what the generator has to hear.
+    Each network's forward and backward pass is computed once and serves both updates. The order is that of CycleGAN's
+    code (Zhu et al., ICCV 2017):
 
-    What keeps the two in balance:
+    - The generator minimises its segmentation losses, its weight penalties, and `adversarial_weight` times the
+      adversarial loss, which is low when the discriminator calls its masks real. The gradient of that loss passes
+      straight through the argmax to the softmax.
+    - The discriminator learns to tell the reader's one-hot masks from the generated ones, as they were before the
+      generator's update.
+    - Each network changes only by its own update.
+    - At a generated mask, the two networks' gradients differ only by a factor.
 
-    - `real_label` is what the discriminator is to say of a reader's mask; below 1 it stays less sure of itself.
-    - For the first `warm_up_steps` only the discriminator learns. The generator's masks are those of training, with
-      dropout, but neither its weights nor its batch statistics change.
-    - From there on the adversarial loss's weight rises linearly and reaches `adversarial_weight` after `ramp_steps`.
-    - Its gradient at the U-Net's logits, over the batch, is cut down to `adversarial_limit` times the length of the
-      segmentation losses' own; None means never. The surer the discriminator, the longer its gradient: without a limit
-      a small weight does not keep it from drowning all else.
-    - It counts only while the discriminator's accuracy is at least `d_ready_accuracy`; 0 means always.
+    These settings keep the two in balance:
+
+    - `real_label` is the discriminator's target for a reader's mask. Below 1 it keeps the discriminator less confident.
+    - For the first `warm_up_steps` only the discriminator learns. The generator makes its masks as in training, with
+      dropout, but its weights and batch statistics do not change.
+    - After that the weight of the adversarial loss rises linearly and reaches `adversarial_weight` after `ramp_steps`.
+    - `adversarial_limit` caps the norm of the adversarial gradient at the U-Net's logits, over the batch. It is a
+      multiple of the norm of the segmentation losses' gradient; None means no cap. The more confident the
+      discriminator, the larger its gradient. Without a cap it overwhelms the segmentation losses, even with a small
+      weight.
+    - The adversarial loss counts only while the discriminator's accuracy is at least `d_ready_accuracy`; 0 means
+      always.
     - The discriminator learns only while its accuracy is at most `d_ahead_accuracy`; 1 means always. Accuracies are
       running means over about 20 steps.
 
-    The optimizers are built here, a `keras.optimizers.LossScaleOptimizer` (for "mixed_float16") as well. The
-    `discriminator` is one of `model.create_discriminator`, of a `discriminator_policy`; `ValueError` where it is in
-    float16.
+    The optimizers are built here, also a `keras.optimizers.LossScaleOptimizer` (for "mixed_float16"). The
+    `discriminator` is one of `model.create_discriminator` with a `discriminator_policy`. Raises `ValueError` if it is
+    in float16.
 
-    Call the step with (images, targets): float32 (B, H, W, 3) and the one-hot mask (B, H, W, 4) or the list of all four
-    targets. `variables` hold all that a step changes and all that the next depends on.
+    Call the step with (images, targets): float32 (B, H, W, 3), and the one-hot mask (B, H, W, 4) or the list of all
+    four targets. `variables` hold everything that a step changes and that the next step depends on.
     """
 
     def __init__(
@@ -89,7 +95,7 @@ class AdversarialStep:
         self.d_ready_accuracy, self.d_ahead_accuracy = d_ready_accuracy, d_ahead_accuracy
         generator_optimizer.build(generator.trainable_variables)
         discriminator_optimizer.build(discriminator.trainable_variables)
-        # In two parts, since both masks of a patch share what the discriminator makes of the image.
+        # In two parts, because both masks of a patch share the discriminator's features of the image.
         image_features, _ = discriminator.get_layer("joined").input
         image, mask = discriminator.inputs
         self._image_features = keras.Model(image, image_features)
@@ -116,28 +122,33 @@ class AdversarialStep:
         self._compiled_step(images, targets)
         self._summed_steps += 1
 
-    # ---- Looking on ------------------------------------------------------------------------------------------------
+    # ---- Measures --------------------------------------------------------------------------------------------------
     def begin_means(self):
-        """Let `means` be over the steps from here on."""
+        """Start the `means` anew from the next step."""
         self._sums.assign(np.zeros(len(MEANS)))
         self._summed_steps = 0
 
     def means(self):
-        """Means over the steps since `begin_means`, a dictionary of floats; waits for the last step.
+        """Means over the steps since `begin_means`, a dictionary of floats. Waits for the last step.
 
-        ``loss`` (segmentation and weight penalties), ``adversarial_loss`` and ``adversarial_weight``, 0 in the warm-up;
-        ``adversarial_share``, how long its gradient is against the segmentation losses', before the limit;
-        ``foreground_dice``, of the probabilities of any fluid; ``d_loss``; ``d_accuracy_real`` and
-        ``d_accuracy_generated``, the shares of masks that the discriminator told rightly before its update; and
-        ``d_updates``, the share of steps in which it learned.
+        | name | content |
+        |---|---|
+        | ``loss`` | segmentation losses and weight penalties |
+        | ``adversarial_loss`` | -log of the discriminator's probability that generated masks are real |
+        | ``adversarial_weight`` | its weight, 0 in the warm-up |
+        | ``adversarial_share`` | norm of its gradient divided by the segmentation losses', before the cap |
+        | ``foreground_dice`` | Dice of the probabilities of any fluid |
+        | ``d_loss`` | the discriminator's loss |
+        | ``d_accuracy_real``, ``d_accuracy_generated`` | its accuracy before its update |
+        | ``d_updates`` | share of steps in which it learned |
         """
         sums = ops.convert_to_numpy(self._sums.value)
         return {name: float(total) / self._summed_steps for name, total in zip(MEANS, sums, strict=True)}
 
     def held_out_accuracy(self, batches):
-        """``d_held_out_real`` and ``d_held_out_generated``: shares of masks told rightly, with no dropout.
+        """``d_held_out_real`` and ``d_held_out_generated``: the discriminator's accuracy, without dropout.
 
-        `batches` yields (images, targets) as for a step, of patches that neither network has learned from.
+        `batches` yields (images, targets) as for a step. Neither network may have been trained on these patches.
         """
         right, n_patches = np.zeros(2), 0
         for images, targets in batches:
@@ -149,12 +160,12 @@ class AdversarialStep:
     def verdict(self, images, masks):
         """The discriminator's probabilities, float32 (B,), that one-hot `masks` (B, h, w, 4) are a reader's.
 
-        `images` are float32 (B, H, W, 3) as for a step; their centre of the masks' size is looked at.
+        `images` are float32 (B, H, W, 3) as for a step. They are centre-cropped to the masks' size.
         """
         return ops.convert_to_numpy(self._compiled_probability(images, masks))
 
     def _verdicts(self, images, mask):
-        """How many of a batch's masks the discriminator tells rightly: of the reader's, of the generated."""
+        """How many of a batch's masks the discriminator judges right: of the reader's, of the generated."""
         _, generated = self._generate(images, training=False)
         image, real = self._cropped(images, mask, generated)
         right_on_real, right_on_generated = _told_rightly(*self._logits_on_both(image, real, generated))
@@ -168,14 +179,14 @@ class AdversarialStep:
     def _step(self, images, targets):
         """Both updates on one batch.
 
-        One pass back through the discriminator serves both. Its loss, seen from the discriminator's weights, is what
-        the discriminator learns by. Seen from a generated mask, it differs from the generator's adversarial loss by a
-        factor that the logit gives (`generator_to_discriminator_gradient`): the way back from the logit to the mask is
-        the same.
+        One backward pass through the discriminator's loss serves both. Its gradient at the discriminator's weights
+        trains the discriminator. Its gradient at a generated mask, times a factor that the logit gives
+        (`generator_to_discriminator_gradient`), is that of the generator's adversarial loss: the path from the logit
+        back to the mask is the same.
         """
         backend, generator, discriminator = self._backend, self.generator, self.discriminator
 
-        # 1. Forward: the generator's outputs and masks, and its weight penalties; the statistics as they were.
+        # 1. Forward: the generator's outputs and masks, and its weight penalties. Its old statistics are kept.
         statistics = generator.non_trainable_weights
         before = [ops.copy(variable) for variable in statistics]
 
@@ -204,13 +215,13 @@ class AdversarialStep:
             at_generated *= ops.minimum(1.0, self.adversarial_limit / ops.maximum(share, 1e-30))
         measures["adversarial_share"] = share
 
-        # 4. Who learns: the generator after the warm-up, the discriminator while it is not far ahead.
+        # 4. Which network learns: the generator after the warm-up, the discriminator unless it is far ahead.
         g_learns = self.taken_steps >= self.warm_up_steps if self.warm_up_steps else True
         accuracy = (measures["d_accuracy_real"] + measures["d_accuracy_generated"]) / 2
         self.d_accuracy.assign(_ACCURACY_MEMORY * self.d_accuracy + (1 - _ACCURACY_MEMORY) * accuracy)
         d_learns = self.d_accuracy <= self.d_ahead_accuracy if self.d_ahead_accuracy < 1 else True
 
-        # 5. The updates; without the generator's, its statistics stay too.
+        # 5. The updates. If the generator does not learn, its statistics are restored.
         def g_gradients():
             return pull((at_outputs, at_generated, scale))[0]
 
@@ -221,13 +232,13 @@ class AdversarialStep:
         for variable, value in zip(statistics, before, strict=True):
             variable.assign(ops.where(g_learns, variable.value, value))
 
-        # 6. What the log gets.
+        # 6. Measures for the log.
         self.taken_steps.assign_add(1)
         measures["d_updates"] = d_learns
         self._sums.assign_add(ops.stack([ops.cast(measures[name], "float32") for name in MEANS]))
 
     def _losses(self, images, targets, generated, outputs):
-        """(sum of both networks' losses, each scaled as its optimizer wants it; measures of the batch)."""
+        """(sum of both networks' losses, each scaled for its optimizer; measures of the batch)."""
         image, real = self._cropped(images, targets[0], generated)
         on_real, on_generated = self._logits_on_both(image, real, generated)
         terms = zip(self.segmentation_losses, targets, outputs, strict=True)
@@ -247,10 +258,12 @@ class AdversarialStep:
         return minimised + self.discriminator_optimizer.scale_loss(measures["d_loss"]), measures
 
     def _weight(self):
-        """What the adversarial loss weighs in this step: 0 in the warm-up, then a step up to the whole at a time; 0
-        while the discriminator is not ready."""
-        listened_steps = ops.cast(self.taken_steps - self.warm_up_steps + 1, "float32")
-        weight = self.adversarial_weight * ops.clip(listened_steps / (self.ramp_steps + 1), 0.0, 1.0)
+        """Weight of the adversarial loss in this step: 0 in the warm-up, then rising linearly to the full weight.
+
+        It is 0 while the discriminator is not ready.
+        """
+        ramped_steps = ops.cast(self.taken_steps - self.warm_up_steps + 1, "float32")
+        weight = self.adversarial_weight * ops.clip(ramped_steps / (self.ramp_steps + 1), 0.0, 1.0)
         return ops.where(self.d_accuracy >= self.d_ready_accuracy, weight, 0.0)
 
     def _generate(self, images, training):
@@ -271,12 +284,12 @@ class AdversarialStep:
 
 
 def _length_at_logits(gradient, probabilities):
-    """Euclidean length, float32, of a gradient at softmax `probabilities` (B, H, W, classes) taken on to the logits."""
+    """Norm (float32) at the logits of a `gradient` that is given at the softmax `probabilities` (B, H, W, classes)."""
     gradient, probabilities = ops.cast(gradient, "float32"), ops.cast(probabilities, "float32")
     mean = ops.sum(probabilities * gradient, axis=-1, keepdims=True)
     return ops.sqrt(ops.sum(ops.square(probabilities * (gradient - mean))))
 
 
 def _told_rightly(logits_on_real, logits_on_generated):
-    """1 for each mask that the discriminator tells rightly, else 0: two float32 (B, 1)."""
+    """1 for each mask that the discriminator judges right, else 0: two float32 (B, 1)."""
     return [ops.cast(right, "float32") for right in (logits_on_real > 0, logits_on_generated <= 0)]

@@ -1,14 +1,14 @@
 """Compiled training steps written once for TensorFlow and JAX: differentiate, update and branch on Keras variables.
 
-A step is a function that reads and assigns Keras variables. TensorFlow runs it as it stands; for JAX, whose functions
-must be pure, the variables' values go in and out (`keras.StatelessScope`).
+A step is a function that reads and assigns Keras variables. TensorFlow runs it unchanged. JAX needs pure functions, so
+the variables' values are passed in and returned (`keras.StatelessScope`).
 """
 
 import keras
 
 
 def create_backend(variables):
-    """`TensorFlowSteps` or `JaxSteps` for steps that touch no other Keras variables than `variables`."""
+    """`TensorFlowSteps` or `JaxSteps` for steps that use only the Keras variables `variables`."""
     backends = {"tensorflow": TensorFlowSteps, "jax": JaxSteps}
     name = keras.backend.backend()
     if name not in backends:
@@ -17,7 +17,7 @@ def create_backend(variables):
 
 
 class TensorFlowSteps:
-    """What a step needs of its backend, for TensorFlow."""
+    """The operations that a step needs from its backend, for TensorFlow."""
 
     def __init__(self, variables):
         self.variables = variables
@@ -31,9 +31,9 @@ class TensorFlowSteps:
     def pullback(self, function, variables, *arrays):
         """(outputs, measures, pull) of ``function(*arrays)``, which returns (outputs, measures).
 
-        ``pull(cotangents)``, of the structure of ``outputs`` (arrays, or nested tuples and lists of them), is the
-        gradient of the sum of outputs times cotangents, with respect to `variables` and to `arrays`: two lists. It may
-        be called once.
+        ``pull(cotangents)`` is the gradient of the sum of outputs times cotangents with respect to `variables` and to
+        `arrays`, as two lists. ``outputs`` and ``cotangents`` have one structure: arrays, or nested tuples and lists of
+        them. Call it once.
         """
         import tensorflow
 
@@ -44,9 +44,9 @@ class TensorFlowSteps:
         return outputs, measures, lambda cotangents: tape.gradient(outputs, sources, cotangents, "zero")
 
     def update_where(self, condition, optimizer, gradients, variables):
-        """Let `optimizer`, built for `variables`, apply their ``gradients()`` where the scalar `condition` holds.
+        """If the scalar `condition` holds, let `optimizer`, built for `variables`, apply their ``gradients()``.
 
-        Elsewhere neither changes, and the gradients are not computed. A Python True makes no branch in the step.
+        Otherwise nothing changes and the gradients are not computed. With a Python True the step has no branch.
         """
         import tensorflow
 
@@ -61,7 +61,7 @@ class TensorFlowSteps:
 
 
 class JaxSteps:
-    """What a step needs of its backend, for JAX; the methods are `TensorFlowSteps`'."""
+    """The operations that a step needs from its backend, for JAX. The methods are those of `TensorFlowSteps`."""
 
     def __init__(self, variables):
         self.variables = variables
@@ -74,7 +74,7 @@ class JaxSteps:
             variable.assign(value)
 
     def _pure(self, function, values):
-        """``function()`` from these `values` of the variables on: (result, values after it)."""
+        """Run ``function()`` with these `values` of the variables: (result, values after it)."""
         with keras.StatelessScope(list(zip(self.variables, values, strict=True))):
             return function(), self._values()
 

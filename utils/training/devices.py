@@ -1,4 +1,4 @@
-"""Training on several devices and hosts: they share every batch and hold the same weights."""
+"""Training on several devices and hosts. They share every batch and hold the same weights."""
 
 import contextlib
 from dataclasses import dataclass, replace
@@ -10,10 +10,10 @@ from utils.errors import InputError
 
 @dataclass(frozen=True)
 class Sharing:
-    """Who shares the work of training: hosts, which all run the same steps, and the devices of each.
+    """Which hosts and devices share the work of training. All hosts run the same steps.
 
-    `devices` are a host's GPUs or, where there is none, parts of the CPU, for trials. Several `hosts` run JAX and find
-    each other at `coordinator`, "address:port" of `host` 0.
+    `devices` is the number of a host's GPUs or, without GPUs, of parts of the CPU (for trials). Several `hosts` need
+    JAX and find each other at `coordinator`, "address:port" of `host` 0.
     """
 
     devices: int = 1
@@ -23,7 +23,7 @@ class Sharing:
 
     @property
     def is_writer(self):
-        """Whether this host writes the results: the first does."""
+        """Whether this host writes the results. Only the first host does."""
         return self.host == 0
 
     def part_of_batches(self, settings):
@@ -31,9 +31,9 @@ class Sharing:
         return replace(settings, batch_size=settings.batch_size // self.hosts, shard=(self.host, self.hosts))
 
     def start(self):
-        """A function that gives a context, in which to create the network and its optimizer, and in which to train it.
+        """A function that returns a context. Create the network and its optimizer, and train, inside such contexts.
 
-        Call it right after Keras is imported. Raises `InputError` where such sharing cannot work.
+        Call `start` right after Keras is imported. Raises `InputError` if such sharing cannot work.
         """
         import keras
 
@@ -59,7 +59,7 @@ class Sharing:
         return keras.distribution.DataParallel(devices=names, auto_shard_dataset=False).scope
 
     def agreed(self, values):
-        """Host 0's `values`, a dictionary of floats or None, on every host: what they decide by must be the same."""
+        """Host 0's `values`, a dictionary of floats or None, on every host, so that all hosts decide alike."""
         if self.hosts == 1:
             return values
         from jax.experimental.multihost_utils import broadcast_one_to_all
@@ -69,9 +69,9 @@ class Sharing:
 
 
 def mean_over_replicas(loss):
-    """The function `loss` of (y_true, y_pred), such that what TensorFlow's replicas add up is the mean of their losses.
+    """`loss` (a function of y_true, y_pred), divided so that TensorFlow's sum over the replicas is their mean.
 
-    Keras sees to that for losses of single images, and leaves one number for a whole batch as it is.
+    Keras does this for losses that return a value for each image, but not for one value for the whole batch.
     """
     import keras
 
@@ -86,13 +86,13 @@ def mean_over_replicas(loss):
 
 
 def _tensorflow_devices(count):
-    """Names of `count` GPUs, or of as many parts of the processor."""
+    """Names of `count` GPUs or, without GPUs, of `count` parts of the CPU."""
     from tensorflow import config
 
     gpus = config.list_physical_devices("GPU")
     if not gpus:
-        (processor,) = config.list_physical_devices("CPU")
-        config.set_logical_device_configuration(processor, [config.LogicalDeviceConfiguration()] * count)
+        (cpu,) = config.list_physical_devices("CPU")
+        config.set_logical_device_configuration(cpu, [config.LogicalDeviceConfiguration()] * count)
         return [f"CPU:{index}" for index in range(count)]
     if len(gpus) < count:
         raise InputError(f"config.DEVICES = {count}: this host has {len(gpus)} GPUs")

@@ -1,18 +1,20 @@
-"""Whether discriminator and U-Net keep each other busy, judged from the log of adversarial fine-tuning."""
+"""Whether discriminator and U-Net are in balance, judged from the log of adversarial fine-tuning."""
 
 import numpy as np
 
-BLIND = 0.55  # accuracy up to which the discriminator hardly does better than a coin
-SURE = 0.95  # accuracy from which it is hardly ever wrong
-HEARD = 3.0  # -log of 5 %: adversarial loss above which its verdict on generated masks is beyond doubt
+BLIND = 0.55  # accuracy; up to here the discriminator is hardly better than chance
+SURE = 0.95  # accuracy; from here on it is hardly ever wrong
+REJECTED = 3.0  # adversarial loss, -log of 5 %; from here on it gives generated masks less than 5 %
 
 
 def discriminator_state(history):
     """A warning about the last epoch of `history`, or None.
 
-    `history` is a list of one dictionary an epoch. Says that the discriminator has collapsed, when it does no better
-    than a coin or says the same of every mask, or has won, when it is right on almost every mask and its rejection of
-    the generated ones is so firm that the U-Net can hardly change its mind.
+    `history` is a list of one dictionary an epoch.
+
+    - Collapsed: the discriminator is no better than chance, or says the same of every mask.
+    - Won: it is right on almost every mask and gives generated masks so low a probability that the U-Net can hardly
+      raise it.
     """
     if not history or "d_accuracy_real" not in history[-1]:
         return None
@@ -26,7 +28,7 @@ def discriminator_state(history):
         )
     if (on_real + on_generated) / 2 <= BLIND:
         return f"the discriminator has collapsed: {found}; raise D_ADAM_LR or D_WARM_UP_STEPS"
-    if min(on_real, on_generated) >= SURE and row["adversarial_loss"] >= HEARD:
+    if min(on_real, on_generated) >= SURE and row["adversarial_loss"] >= REJECTED:
         return f"the discriminator has won: {found}; lower D_ADAM_LR or D_AHEAD_ACCURACY"
     return None
 
@@ -34,8 +36,9 @@ def discriminator_state(history):
 def converged(history, patience):
     """Whether the discriminator's held-out accuracy has stayed near one half for `patience` epochs, after being better.
 
-    `history` is a list of one dictionary an epoch; of those with ``d_held_out_real`` and ``d_held_out_generated`` the
-    mean of the two counts. One that was never better has not begun to learn. `patience` None: never.
+    `history` is a list of one dictionary an epoch. The accuracy is the mean of ``d_held_out_real`` and
+    ``d_held_out_generated``; epochs without them are skipped. A discriminator that was never better has not begun to
+    learn, so it has not converged. With `patience` None the result is False.
     """
     accuracies = [
         np.mean([row["d_held_out_real"], row["d_held_out_generated"]]) for row in history if "d_held_out_real" in row

@@ -1,5 +1,8 @@
-"""The state that an interrupted run continues from: arrays in ``last-EEEE-SSSSSSS.npz``, completed by the JSON of that
-name, where E is the number of whole epochs and S the number of steps of the next one that it holds."""
+"""The checkpoint that an interrupted run resumes from.
+
+Its arrays are in ``last-EEEE-SSSSSSS.npz``: E is the number of whole epochs, S the number of steps of the next epoch. A
+JSON file of the same name is written last and completes it.
+"""
 
 from pathlib import Path
 
@@ -8,14 +11,14 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import read_json, sha256, write_json, written_whole
 
-STATES_KEPT = 2  # the newest, and the one before in case that it is damaged
+STATES_KEPT = 2  # checkpoints: the newest, and the one before it in case the newest is damaged
 
 
 def save_state(folder, variables, progress):
-    """Save Keras `variables` (weights, optimizer slots, random states) and `progress`, a dictionary for JSON.
+    """Save a checkpoint: Keras `variables` (weights, optimizer slots, random states) and `progress`, a dict for JSON.
 
-    `progress` holds at least ``epoch`` and ``step``. Of the states before, all but the newest are removed, and so are
-    those of later steps: the run did not continue from them.
+    `progress` holds at least ``epoch`` and ``step``. Of the earlier checkpoints, only the newest is kept. Checkpoints
+    of later steps are removed, because the run did not resume from them.
     """
     folder = Path(folder)
     stem = f"last-{progress['epoch']:04d}-{progress['step']:07d}"
@@ -31,9 +34,9 @@ def save_state(folder, variables, progress):
 
 
 def newest_state(folder):
-    """(progress, path of the arrays) of the newest whole state in `folder`, or None where there has been none.
+    """(progress, path of the arrays) of the newest whole checkpoint in `folder`, or None if there is none.
 
-    Prints a line for each damaged one that is passed over; raises `InputError` where all are.
+    Prints a line for each damaged checkpoint that is skipped. Raises `InputError` if all are damaged.
     """
     damaged = []
     for path in sorted(Path(folder).glob("last-*.json"), reverse=True):
@@ -45,11 +48,11 @@ def newest_state(folder):
             whole = False
         if whole:
             for other in damaged:
-                print(f"{other}: missing or damaged; going back to {arrays.stem}")
+                print(f"{other}: missing or damaged; resuming from {arrays.stem}")
             return progress, arrays
         damaged.append(arrays)
     if damaged:
-        raise InputError(*(f"{path}: missing or damaged; delete last-* there to begin anew" for path in damaged))
+        raise InputError(*(f"{path}: missing or damaged; delete last-* there to start again" for path in damaged))
     return None
 
 

@@ -1,6 +1,6 @@
-"""Whole B-scans of the validation cases, stitched: the score that chooses the best epoch, and its pictures.
+"""Scores and pictures of whole validation B-scans. The score chooses the best epoch.
 
-Scores of patches flatter, since training's patches lie where the fluid is.
+Scores of patches would be too good, because patches for training lie where the fluid is.
 """
 
 import itertools
@@ -14,14 +14,14 @@ from utils.prepared import volume_paths
 from utils.segmentation.tiling import STEP, labels_from_probabilities, predict_probabilities
 from utils.volumes.mhd import open_volume
 
-_STREAM = 7  # tells the choice's random numbers from others of the same seed
+_STREAM = 7  # separates the random numbers of this choice from others of the same seed
 
 
 def choose_b_scans(rows, count, seed):
-    """`count` of `rows` (a list of `SliceRow`) or all of them: by turns from every vendor, with IRF, SRF, PED or none.
+    """Up to `count` of `rows` (a list of `SliceRow`), taken in turn from every vendor and kind: IRF, SRF, PED or none.
 
-    Where a vendor has no further B-scan of a kind, others take the place. The choice follows from `seed` and the rows,
-    whatever their order. Returns them in the order of the choice: its beginning is balanced, too.
+    If a vendor has no further B-scan of a kind, others take its place. `seed` and the rows determine the choice; the
+    order of `rows` does not. The result is in the order of the choice, so that its beginning is balanced too.
     """
     rows = sorted(rows, key=lambda row: (row.vendor, row.image_name, row.slice))
     np.random.default_rng([seed, _STREAM]).shuffle(rows)
@@ -47,7 +47,7 @@ def _kinds(row):
 
 
 def check_monitor(monitor, b_scans, csv_path):
-    """Raise `InputError` where none of `b_scans`, chosen from `csv_path`, holds the fluid whose Dice is monitored."""
+    """Raise `InputError` if none of `b_scans`, chosen from `csv_path`, holds the fluid whose Dice is monitored."""
     fluids = {kind for row in b_scans for kind in _kinds(row)} - {"none"}
     if (monitor == "val_dice" and not fluids) or (
         monitor.startswith("val_dice_") and monitor.removeprefix("val_dice_").upper() not in fluids
@@ -59,8 +59,8 @@ def check_monitor(monitor, b_scans, csv_path):
 def segment_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, threshold, step=STEP):
     """Yield (row, grey, reference, labels) for each of `rows`, arrays uint8 (rows, columns) of preprocessed volumes.
 
-    `model` and `step` are as in `predict_probabilities`. Prediction is kept within the region of interest, as for a new
-    scan.
+    `model` and `step` are as in `predict_probabilities`. Predictions are limited to the region of interest, as for a
+    new scan.
     """
     in_order = sorted(rows, key=lambda row: (row.vendor, row.image_name, row.slice))
     for (vendor, image_name), of_case in itertools.groupby(in_order, lambda row: (row.vendor, row.image_name)):
@@ -82,7 +82,7 @@ def segment_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, t
 
 
 class FluidDice:
-    """Dice of each fluid over all B-scans together; their mean would be dominated by the smallest lesions."""
+    """Dice of each fluid over all B-scans together. The smallest lesions would dominate a mean over B-scans."""
 
     def __init__(self):
         self._overlap, self._sizes = np.zeros(len(FLUIDS), np.int64), np.zeros((2, len(FLUIDS)), np.int64)
@@ -95,7 +95,7 @@ class FluidDice:
             self._sizes[:, index] += np.count_nonzero(is_reference), np.count_nonzero(is_predicted)
 
     def values(self):
-        """``dice_irf``, ``dice_srf``, ``dice_ped`` (None where no reference holds it) and their mean ``dice``."""
+        """``dice_irf``, ``dice_srf``, ``dice_ped`` (None if no reference holds the fluid) and their mean ``dice``."""
         values = {
             f"dice_{fluid.lower()}": 2 * int(overlap) / int(sum(sizes)) if sizes[0] else None
             for fluid, overlap, sizes in zip(FLUIDS, self._overlap, self._sizes.T, strict=True)

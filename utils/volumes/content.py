@@ -13,17 +13,17 @@ class Content:
     """What a scan's files hold."""
 
     voxels: np.ndarray  # (slices, rows, columns), of any type
-    spacing_mm: tuple = (None, None, None)  # (x, y, z), None where the file states none
+    spacing_mm: tuple = (None, None, None)  # (x, y, z); None for values that the file does not state
     vendor: str | None = None
     laterality: str | None = None  # "OD" (right) or "OS" (left)
     scan_date: str | None = None  # YYYY-MM-DD
-    bits: int | None = None  # that the voxels' type uses, where the file says so
+    bits: int | None = None  # number of bits in use, if the file says so
     inverted: bool = False  # whether 0 is white
     notes: list = field(default_factory=list)
     placement: Placement = NOT_STATED
 
     def __post_init__(self):
-        # The sign of a spacing is a direction: the distance is what measures.
+        # A spacing's sign is a direction. Only its size is a distance.
         self.spacing_mm = tuple(value if value is None else abs(value) for value in self.spacing_mm)
 
 

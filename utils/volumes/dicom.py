@@ -1,7 +1,6 @@
-"""DICOM: which scans its files hold, and what is in them.
+"""DICOM: which scans the files hold, and their content.
 
-A scan is a list of frames, of one file or of several. Which frames belong together, and in which order, is told by what
-the headers say of each.
+A scan is a list of frames in one file or several. The headers tell which frames belong together, and in which order.
 """
 
 import os
@@ -31,9 +30,9 @@ _NO_B_SCANS = (  # images of other things, by their class
 def scans_in_dicom(paths):
     """(scans, left_out): the scans that DICOM files of one folder hold.
 
-    `scans` lists (paths, part): the files that hold the scan, copies among them, and which of the scans in these files
-    it is, from 0, or None where they hold no other. `left_out` lists (path, reason). A damaged file is a scan of its
-    own: who reads it is told what is wrong.
+    `scans` lists (paths, part). `paths` are the files that hold the scan, with copies of them. `part` is the scan's
+    number in these files, from 0, or None if they hold one scan. `left_out` lists (path, reason). A damaged file counts
+    as a scan; its reader then reports what is wrong.
     """
     headers = {str(path): read_header(path) for path in paths}
     left_out = {path: reason for path, header in headers.items() if (reason := _why_not_a_scan(header))}
@@ -56,7 +55,7 @@ def scans_in_dicom(paths):
 
 
 def _why_not_a_scan(header):
-    """The reason why a file is no scan; None for what may be one, a damaged image too."""
+    """The reason why a file is no scan; None if it may be one. A damaged image may be one."""
     from pydicom.uid import UID
 
     uid = UID("" if header is None else sop_class(header))
@@ -71,7 +70,7 @@ def _why_not_a_scan(header):
 
 
 def _is_tomography(header):
-    """Whether a file says that it is one; without any that does, every image may be a B-scan."""
+    """Whether a file says that it is a tomography. If no file does, every image may be a B-scan."""
     if header is None or sop_class(header) == _TOMOGRAPHY:
         return header is not None
     is_grey = header.get("SamplesPerPixel") != 3
@@ -86,8 +85,7 @@ def _series(header, path):
 def read_dicom(paths, part=None):
     """`Content` of one of the scans in DICOM files, as `scans_in_dicom` lists them.
 
-    Raises `InputError`, which names the file, for one that is damaged or in colour, or needs a decoder that is not
-    installed.
+    Raises `InputError`, which names the file, if one is damaged, in colour, or needs a decoder that is not installed.
     """
     files = {str(path): read_header(path) for path in paths}
     groups, copies = grouped(files)
@@ -117,7 +115,7 @@ def read_dicom(paths, part=None):
 
 
 def _told_of_scan(header, frames, spacing_z_mm):
-    """What a header tells of the scan as a whole: arguments of `Content`."""
+    """What a header says about the whole scan: arguments of `Content`."""
     y, x = numbers_of(first_value(header, "PixelSpacing"), 2) or (None, None)
     z = spacing_z_mm or first_value(header, "SpacingBetweenSlices", "SliceThickness")
     manufacturer = str(header.get("Manufacturer", "")).lower()

@@ -1,6 +1,6 @@
 """The frames of DICOM files: which belong to one scan, and in which order.
 
-That is told by what the headers say of each frame, in its own functional groups, the shared ones or for the file.
+The headers tell. A frame's value comes from its own functional groups, the shared ones, or the file's header.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.files import natural_order
 
-# Attributes of a frame that tell volumes apart where several frames share a value; some devices count every B-scan.
+# Attributes that distinguish volumes if several frames share a value. Some devices give every B-scan its own value.
 _OF_A_VOLUME = ("FrameOfReferenceUID", "StackID", "AcquisitionUID", "AcquisitionNumber", "FrameAcquisitionNumber")
 _SAME_DIRECTION = 0.02  # largest difference between the direction cosines of parallel B-scans
 _SAME_PLACE_MM = 1e-4
@@ -21,38 +21,41 @@ _MOST_FRAMES = 100_000  # of a file; more is a damaged header
 class Frame:
     path: str
     index: int  # in its file
-    kind: tuple  # what always tells scans apart: file or concatenation, size
+    kind: tuple  # frames of different kinds are different scans: file or concatenation, size
     eye: str | None
     of_a_volume: tuple  # the values of `_OF_A_VOLUME`
     position_mm: tuple | None  # (x, y, z)
-    location_mm: float | None  # along the volume, where only that is stated
+    location_mm: float | None  # along the volume; used if positions are missing
     orientation: tuple | None  # of rows and columns, six numbers
-    number: tuple  # that orders the frames where positions do not
+    number: tuple  # orders the frames if positions do not
 
 
 # ---- Which belong together -----------------------------------------------------------------------------------------
 def read_header(path):
-    """The data set without its pixels; None where it cannot be read."""
+    """The data set without its pixels; None if it cannot be read."""
     import pydicom
 
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
-        sop_class(header)  # values are converted, and found to be damaged, where they are asked for
+        sop_class(header)  # pydicom converts values, and finds damaged ones, when they are asked for
         for name in ("Modality", "SeriesInstanceUID", "SOPInstanceUID", "InstanceNumber"):
             header.get(name)
         return header
-    except Exception:  # pydicom raises many kinds; whoever reads the file says what is wrong
+    except Exception:  # pydicom raises many kinds; the file's reader reports what is wrong
         return None
 
 
 def sop_class(header):
-    """The UID of the kind of a file; "" where none is stated."""
+    """The UID of a file's kind; "" if none is stated."""
     return str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", ""))
 
 
 def grouped(files):
-    """(groups, copies) of the files {path: header} of a series: a list of frames for each scan, in order of the first
-    file's name, and {path of a copy: path of what it is a copy of}."""
+    """(groups, copies) of the files {path: header} of a series.
+
+    `groups` has a list of frames for each scan, in the order of the files. `copies` is {path of a copy: path of the
+    original}.
+    """
     copies = _copies(files)
     frames = [frame for path in files if path not in copies for frame in _frames(path, files[path])]
     groups = _split(frames, [frame.kind for frame in frames])
@@ -74,7 +77,7 @@ def _copies(files):
 
 
 def _same_pixels(path, other):
-    """Whether two files of one instance hold the same; some programs give one UID to all that they export."""
+    """Whether two files with one UID hold the same pixels. Some programs give one UID to all files of an export."""
     import pydicom
 
     try:
@@ -89,7 +92,7 @@ def _same_pixels(path, other):
 def _frames(path, header):
     try:
         return _frames_of(path, header)
-    except Exception:  # values that pydicom cannot convert, or of a number that cannot be, or no header
+    except Exception:  # values that pydicom cannot convert, impossible numbers, or no header
         return [Frame(path, 0, (path,), None, (None,) * len(_OF_A_VOLUME), None, None, None, (0, 0))]
 
 
@@ -125,7 +128,7 @@ def _frames_of(path, header):
 
 
 def of_frame(header, groups, index, name):
-    """The value of an attribute for a frame: from its functional groups, the shared ones, or the header; else None."""
+    """A frame's value of an attribute, from its functional groups, the shared ones or the header; else None."""
     shared = header.get("SharedFunctionalGroupsSequence") or []
     for dataset in (*groups[index : index + 1], *shared[:1]):
         found = first_value(dataset, name)
@@ -136,7 +139,7 @@ def of_frame(header, groups, index, name):
 
 
 def numbers_of(values, count):
-    """`values` as floats; None where they are not `count` finite numbers."""
+    """`values` as floats; None if they are not `count` finite numbers."""
     if values is None or len(values) != count or not np.isfinite(np.array(values, float)).all():
         return None
     return tuple(float(value) for value in values)
@@ -162,18 +165,18 @@ def _split(frames, values):
 
 
 def _split_known(frames, values):
-    """The frames by value, or all together where those that have one have the same."""
+    """The frames grouped by value. One group if all known values are equal."""
     return _split(frames, values) if len(set(values) - {None}) > 1 else [frames]
 
 
 def _split_repeated(frames, values):
-    """As `_split_known`, and all together where no two share a value."""
+    """As `_split_known`, but also one group if no two frames share a value."""
     groups = _split_known(frames, values)
     return groups if len(groups) < len(frames) else [frames]
 
 
 def directions(frames):
-    """For each frame the number of its direction: B-scans of one volume are parallel."""
+    """For each frame the number of its direction. B-scans of one volume are parallel."""
     known, numbers = [], []
     for frame in frames:
         number = next((n for n, other in enumerate(known) if _parallel(frame.orientation, other)), len(known))
@@ -190,7 +193,7 @@ def _parallel(orientation, other):
 
 
 def _split_passes(frames):
-    """The frames by pass, where a volume was scanned several times: each place occurs as often."""
+    """The frames grouped by pass if a volume was scanned several times: each place occurs equally often."""
     frames = sorted(frames, key=_by_number)
     places_mm = [frame.position_mm or frame.location_mm for frame in frames]
     if None in places_mm:
@@ -212,7 +215,7 @@ def _by_number(frame):
 def ordered(frames):
     """(frames in the order of their places, slice spacing in mm or None, notes).
 
-    Frames of one file that lie in exactly the opposite order stay as they are stored: that is a direction.
+    Frames of one file that are stored in exactly the opposite order stay so: the volume then has that direction.
     """
     along_mm = _along(frames)
     if along_mm is None:
@@ -242,7 +245,7 @@ def ordered(frames):
 
 
 def _along(frames):
-    """Where the frames lie along the volume, in mm; None where their positions do not tell."""
+    """Where the frames lie along the volume, in mm; None if their positions do not tell."""
     if len(frames) < 2 or len(set(directions(frames))) > 1:
         return None
     if any(frame.position_mm is None for frame in frames):
@@ -263,7 +266,7 @@ def _along(frames):
 
 
 def _missing_numbers(frames):
-    """A note where the numbers of a series' files leave some out."""
+    """A note if numbers are missing among those of a series' files."""
     numbers = [frame.number[1] for frame in frames]
     steps = np.diff(numbers)
     if len({frame.path for frame in frames}) < 3 or min(steps) < 1 or max(steps) == min(steps):

@@ -9,19 +9,19 @@ from utils.errors import InputError
 from utils.volumes.dicom_frames import of_frame, read_header
 from utils.volumes.grey_values import grey_channel
 
-_MOST_CUT = 0.95  # share of pixels outside of a window that is still believed
+_MOST_CUT = 0.95  # a window that leaves out more than this share of the pixels is not applied
 
 
 @dataclass
 class File:
     header: object
     pixels: dict  # {frame index: (rows, columns)}
-    bits: int | None  # None where the range has to be guessed
+    bits: int | None  # None: the range has to be guessed
     notes: list
 
 
 def read_file(path, indices):
-    """The grey values of the frames `indices` of a file, as a viewer shows them but for MONOCHROME1."""
+    """A `File` with the frames `indices`, their grey values as a viewer shows them (MONOCHROME1 is not inverted)."""
     import pydicom
     from pydicom.pixels import apply_color_lut
 
@@ -52,7 +52,7 @@ def read_file(path, indices):
 
 
 def _unused_low_bits(header):
-    """How far the values lie above the lowest bit; then `header` states all bits up to the highest."""
+    """Number of unused low bits. If there are any, `header` is changed to state all bits up to the highest."""
     shift = int(header.get("HighBit", header.BitsStored - 1)) + 1 - int(header.BitsStored)
     if shift <= 0 or header.file_meta.TransferSyntaxUID.is_compressed:
         return 0
@@ -61,7 +61,7 @@ def _unused_low_bits(header):
 
 
 def _display(header, index):
-    """A data set that says how a frame's values are shown: what pydicom needs for rescaling and window."""
+    """A data set with the attributes that pydicom needs to rescale a frame's values and to apply its window."""
     from pydicom.dataset import Dataset
 
     groups = list(header.get("PerFrameFunctionalGroupsSequence") or [])
@@ -79,8 +79,7 @@ def _display(header, index):
 
 
 def _as_shown(frames, displays, bits):
-    """(frames, bits, notes): rescaled, and limited to the window, as their `_display` says; no bits where they have to
-    be guessed."""
+    """(frames, bits, notes): rescaled and limited to the window of their `_display`. bits is None if unknown then."""
     from pydicom.pixels import apply_modality_lut
 
     notes = []
@@ -109,13 +108,13 @@ def _windowed(pixels, display):
 
 
 def _shows_all(display, bits):
-    """Whether the window of unsigned values of so many bits is their range."""
+    """Whether the window covers the whole range of unsigned values of `bits` bits."""
     values = np.arange(2**bits)
     return np.array_equal(np.rint(_windowed(values, display) * values[-1]), values)
 
 
 def _why_unreadable(path, error):
-    """What is wrong with a file, in a line; where a decoder is missing, which package to install."""
+    """What is wrong with a file, in one line. If a decoder is missing, it says which package to install."""
     from pydicom.pixels import get_decoder
 
     header = read_header(path)

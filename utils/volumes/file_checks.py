@@ -1,4 +1,4 @@
-"""Headers that lie: whether a volume's file holds what its header claims, before memory is taken for it."""
+"""Does a volume's file hold what its header claims? Checked before memory is allocated for it."""
 
 import gzip
 import math
@@ -13,15 +13,15 @@ from utils.errors import InputError
 from utils.volumes.metaimage import data_files, is_local, metaimage_fields, metaimage_head
 
 _MOST_BYTES = 2**31  # of voxels; the largest OCT volumes have half as many
-_HEAD_BYTES = 65_536  # that a header may take
+_HEAD_BYTES = 65_536  # longest header
 _PIECE_BYTES = 1 << 22
 _NIFTI_HEAD_BYTES = 348
-# Bytes a voxel of each NIfTI data type; what SimpleITK tells is the type that scaling makes of it.
+# Bytes a voxel of each NIfTI data type. SimpleITK tells another type: the one after scaling.
 _NIFTI_BYTES = {2: 1, 256: 1, 4: 2, 512: 2, 8: 4, 768: 4, 16: 4, 64: 8, 1024: 8, 1280: 8}
 
 
 def check_counts(path):
-    """Raise `InputError` where a MetaImage header has not a number for each dimension, at which SimpleITK crashes."""
+    """Raise `InputError` if a MetaImage header lacks a number for some dimension. SimpleITK would crash."""
     fields = metaimage_fields(path)
     dimensions = fields.get("NDims", "")
     if dimensions not in map(str, range(1, 7)):
@@ -38,10 +38,10 @@ def check_counts(path):
 
 
 def check_data_file(path, header, decompress=True):
-    """Raise `InputError` where a file does not hold, undamaged, the voxels that this `VolumeHeader` of it tells of.
+    """Raise `InputError` if a file does not hold all voxels that its `VolumeHeader` claims, or holds damaged ones.
 
-    SimpleITK's own message for these names no reason, damaged compressed data it returns as if nothing were wrong, and
-    memory for whatever size a header claims it takes before it looks. Without `decompress` no voxel is read.
+    SimpleITK does not help here: its message gives no reason, it returns damaged compressed data without an error, and
+    it allocates memory for any claimed size before it reads. Without `decompress` no voxel is read.
     """
     path = Path(path)
     suffixes = path.name.lower()
@@ -106,9 +106,9 @@ def _check_nrrd(path, expected, decompress):
 
 
 def _check_inflated(path, data_path, expected, offset=0, gzipped=False):
-    """Raise `InputError` unless what `data_path` holds from `offset` on inflates to the expected number of bytes.
+    """Raise `InputError` unless the data in `data_path` from `offset` on inflate to the expected number of bytes.
 
-    A NIfTI's header comes with it. No more is inflated than that: data may expand without end.
+    With `gzipped` a header may come in addition. Inflating stops at that size, because data may expand without end.
     """
     found, most = 0, expected + (_HEAD_BYTES if gzipped else 0)
     try:

@@ -1,7 +1,7 @@
-"""Scans in the formats that they come in: MetaImage, NIfTI, DICOM, pictures, TIFF stacks, vendors' own files.
+"""Readers of all formats: MetaImage, NIfTI, DICOM, pictures, TIFF stacks, vendors' own files.
 
-Every reader returns the voxels in the order slices, rows (depth), columns, and what else the file tells;
-`utils.volumes.grey_values.as_grey` then makes 8- or 16-bit grey values of them.
+Every reader returns a `Content`: the voxels in the order slices, rows (depth), columns, and what else the file says.
+`utils.volumes.grey_values.as_grey` then converts the voxels to 8- or 16-bit grey values.
 """
 
 from pathlib import Path
@@ -26,10 +26,10 @@ def is_dicom(path):
 
 
 def scans_in_file(path):
-    """(scans, left_out): the scans that a file holds by itself.
+    """(scans, left_out): the scans that a single file holds.
 
-    `scans` lists (paths, part), which `read_content` takes; part is None where the file is one scan. `left_out` lists
-    (path, reason) for what it holds besides, or the file itself where it holds no scan.
+    `scans` lists (paths, part), the arguments of `read_content`; part is None if the file is one scan. `left_out` lists
+    (path, reason) for its parts that are no scans, or for the file itself if it holds no scan.
     """
     suffix = suffix_of(path)
     if suffix == ".e2e":
@@ -41,10 +41,10 @@ def scans_in_file(path):
 
 
 def read_content(paths, part=None):
-    """`Content` of a scan: of one file, or of several that hold a slice each, in their order.
+    """`Content` of a scan in one file, or in several that hold a slice each, in order.
 
-    `part` tells which, where the files hold several scans (see `scans_in_file`). Raises `InputError` where a file is
-    missing, damaged, of a kind that is not known, or needs a package that is not there.
+    `part` tells which scan, if the files hold several (see `scans_in_file`). Raises `InputError` if a file is missing,
+    damaged, of an unknown kind, or needs a package that is not installed.
     """
     first = Path(paths[0])
     if not first.is_file():
@@ -59,5 +59,5 @@ def read_content(paths, part=None):
             return read_dicom(paths, part)
     except OSError as error:
         raise InputError(f"{first}: cannot be read ({error.strerror or error})") from error
-    opened = open_voxels(first) if suffix == ".mhd" else None  # of which only what is needed comes into memory
+    opened = open_voxels(first) if suffix == ".mhd" else None  # slices are read when they are needed
     return Content(*(opened or read_volume(first)), placement=read_header(first).placement)

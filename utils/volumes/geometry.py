@@ -1,7 +1,7 @@
 """Where volumes lie in the world, and which reordering of axes brings one onto another's grid.
 
-World coordinates are millimetres, as ITK and DICOM count them: to the patient's left, back and head. Axes are counted
-as in ITK: 0 is x (columns), 1 is y (rows), 2 is z (slices); a voxel array has them the other way round.
+World coordinates are in millimetres and grow as in ITK and DICOM: to the patient's left, back and head. Axes are
+numbered as in ITK: 0 is x (columns), 1 is y (rows), 2 is z (slices). A voxel array has them in the opposite order.
 """
 
 import itertools
@@ -11,12 +11,12 @@ import numpy as np
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 _SINGULAR = 1e-6  # a determinant below it; of unit vectors it is 1
-_MOST_VOXELS_APART = 0.49  # what lies less than half a voxel off has the same nearest voxel
+_MOST_VOXELS_APART = 0.49  # points less than half a voxel apart have the same nearest voxel
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the grid of a volume lies. A file that does not say it has the default, and `stated` is False."""
+    """Where the grid of a volume lies. If the file does not say, the defaults hold and `stated` is False."""
 
     direction: tuple = IDENTITY  # nine numbers, row by row, of the matrix whose columns are the unit vectors of x, y, z
     origin_mm: tuple = (0.0, 0.0, 0.0)  # centre of the first voxel
@@ -28,7 +28,7 @@ class Placement:
         return np.reshape(np.array(self.direction, float), (3, 3))
 
     def with_row_spacing(self, old_mm, new_mm):
-        """The `Placement` after rows of `old_mm` became rows of `new_mm`: the first row's upper edge stays in place."""
+        """The `Placement` after rows of `old_mm` became rows of `new_mm`. The first row's upper edge stays in place."""
         origin = np.array(self.origin_mm) + self.matrix[:, 1] * (new_mm - old_mm) / 2
         return Placement(self.direction, tuple(origin.tolist()), self.stated)
 
@@ -42,7 +42,7 @@ class Reordering:
 
     axes: tuple = (0, 1, 2)  # axis n of the result (x, y, z) was axis ``axes[n]``
     mirrored: tuple = (False, False, False)  # whether axis n of the result is reversed
-    note: str | None = None  # what a user should know of it
+    note: str | None = None  # what to tell the user about it
 
     def apply(self, voxels):
         """`voxels` (slices, rows, columns) in the new order, contiguous."""
@@ -51,10 +51,10 @@ class Reordering:
 
 
 def stated_placement(direction, origin_mm, defaults=()):
-    """The `Placement` that a file gives: a direction of nine numbers, and three of the origin.
+    """The `Placement` that a file gives: nine numbers of the direction, and three of the origin.
 
-    With origin 0, the directions `defaults` are what programs write that know of none. A singular direction, as nine
-    zeros are, is none either, and then the origin is left out too.
+    Programs that know no direction write one of `defaults` and origin 0: that counts as not stated. A singular
+    direction, such as nine zeros, counts as not stated either; its origin is then ignored.
     """
     if abs(np.linalg.det(np.reshape(direction, (3, 3)))) < _SINGULAR:
         return NOT_STATED
@@ -63,11 +63,11 @@ def stated_placement(direction, origin_mm, defaults=()):
 
 
 def placement_of_planes(planes):
-    """`Placement` of slices, in their order, of which DICOM's plane attributes are given.
+    """`Placement` of slices, in their order, from DICOM's plane attributes.
 
-    `planes` has an (ImageOrientationPatient, ImagePositionPatient) for each slice: lists of six and of three numbers,
-    None where one is not stated. Slices are taken to be parallel; z points along their normal, to the side on which the
-    last slice lies. Without orientation nothing is known; without position the origin is 0.
+    `planes` has (ImageOrientationPatient, ImagePositionPatient) for each slice: lists of six and of three numbers, None
+    where one is not stated. Slices are assumed to be parallel. z points along their normal, to the side of the last
+    slice. Without an orientation the placement is not stated; without a position the origin is 0.
     """
     orientation, first = planes[0]
     if orientation is None:
@@ -81,15 +81,15 @@ def placement_of_planes(planes):
 
 
 def find_reordering(grid, onto):
-    """The `Reordering` that brings the voxels of `grid` onto `onto`; None where it lies elsewhere.
+    """The `Reordering` that brings the voxels of `grid` onto `onto`, or None if `grid` lies elsewhere.
 
-    Both have `shape` (slices, rows, columns), `spacing_mm` (x, y, z) and `placement`; spacings are not compared. They
-    are the same grid where, in the world, no corner is half a voxel of `onto` or more from its counterpart.
+    Both have `shape` (slices, rows, columns), `spacing_mm` (x, y, z) and `placement`. Spacings are not compared. The
+    grids are the same if each corner lies less than half a voxel of `onto` from its counterpart in the world.
 
-    Some programs keep voxels and spacing, and drop direction and origin. Where `grid` states none and has the size of
-    `onto`, it is therefore taken for the same grid, with a note; but not where the direction of `onto` would mirror
-    axes or exchange some of equal length: then nothing tells which is right. A `grid` that states another place is
-    never taken for the same, even where `onto` states none.
+    Some programs keep voxels and spacing, and drop direction and origin. So a `grid` that states none and has the size
+    of `onto` is taken for the same grid, with a note. There is one exception: if the direction of `onto` would mirror
+    axes, or exchange axes of equal length, the right order is unknown and the result is None. A `grid` that states
+    another place is never taken for the same, even if `onto` states none.
     """
     for axes, mirrored in _orders():
         if _reordered(grid.shape, axes) == tuple(onto.shape) and _coincide(grid, onto, axes, mirrored):
@@ -100,7 +100,7 @@ def find_reordering(grid, onto):
 
 
 def _orders():
-    """Every (axes, mirrored); the one that changes nothing first."""
+    """Every (axes, mirrored). The first changes nothing."""
     return itertools.product(itertools.permutations(range(3)), itertools.product((False, True), repeat=3))
 
 
@@ -146,7 +146,7 @@ def _turns_onto_itself(shape, rotation):
 
 
 def _note(axes, mirrored):
-    """What was done to the voxels; None where it is nothing."""
+    """What was done to the voxels, as text; None if nothing was done."""
     done = []
     if axes != (0, 1, 2):
         done.append(f"axes x, y, z taken from {', '.join('xyz'[axis] for axis in axes)}")

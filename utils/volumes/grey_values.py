@@ -1,17 +1,17 @@
-"""Grey values of 8 or 16 bits out of whatever a scan's file holds: the same rules, and notes, for every format."""
+"""Grey values of 8 or 16 bits from a scan's values, by the same rules for every format."""
 
 import numpy as np
 
 from utils.errors import InputError
 
 _GREY_TOLERANCE = 8  # of 255, by which the channels of a grey picture may differ, after JPEG
-_FAR_BELOW = 16  # values that use less than one part in so many of the stated range are taken for fewer bits
+_FAR_BELOW = 16  # values that use less than 1/16 of the stated range are taken for fewer bits
 
 
 def grey_channel(pixels, path):
-    """`pixels` (..., rows, columns, channels) of a grey picture without the channels; opacity is ignored.
+    """The first channel (..., rows, columns) of `pixels` (..., rows, columns, channels). Opacity is ignored.
 
-    Raises `InputError` where the channels differ: a picture in colour.
+    Raises `InputError` if the channels differ: the picture is in colour.
     """
     if pixels.shape[-1] in (2, 4):
         pixels = pixels[..., :-1]
@@ -24,13 +24,17 @@ def grey_channel(pixels, path):
 
 
 def as_grey(voxels, path, bits=None, inverted=False):
-    """(voxels as uint8 or uint16, notes on what was assumed), for what `utils.preparation.preprocessing.to_8_bit` makes
-    of them.
+    """(voxels as uint8 or uint16, notes on assumptions). `utils.preparation.preprocessing.to_8_bit` takes the voxels.
 
-    8-bit values stay as they are. Other numbers keep their range: that of `bits`, where the file states them, else 16
-    bits; but values far below it, or above it, are taken for the 8, 12 or 16 bits that they need. Fractions of up to 1
-    have a range of 0 to 1. What is not finite becomes 0. `inverted` says that 0 is white. Raises `InputError` for any
-    other range, and where there is no voxel.
+    | values | range that becomes black to white |
+    |---|---|
+    | 8-bit | unchanged |
+    | other whole numbers | 0 to 2 ** `bits` - 1; `bits` is 16 if the file states none |
+    | far below that range, or above it | of the 8, 12 or 16 bits that they need |
+    | fractions of at most 1 | 0 to 1 |
+
+    Values that are not finite become 0. With `inverted`, 0 is white. Raises `InputError` for any other range, and if
+    there is no voxel.
     """
     if voxels.size == 0:
         raise InputError(f"{path}: holds no pixels")
@@ -59,7 +63,7 @@ def as_grey(voxels, path, bits=None, inverted=False):
 
 
 def _bits_used(high, stated):
-    """The bits that values up to `high` are taken for where `stated` are stated."""
+    """The number of bits to assume for values up to `high` if the file states `stated` bits."""
     needed = 8 if high <= 255 else 12 if high <= 4095 else 16
     if high >= 2**stated or (2**needed - 1) * _FAR_BELOW < 2**stated:
         return needed
@@ -73,7 +77,7 @@ def _to_16_bits(voxels, used):
     if voxels.dtype.kind == "f":
         if (voxels != np.rint(voxels)).any():
             return np.rint(voxels * (65535 / (2**used - 1))).astype(np.uint16)
-        voxels = voxels.astype(np.uint16)  # whole numbers: what the same numbers in an integer type become
+        voxels = voxels.astype(np.uint16)  # whole numbers are converted like those of an integer type
     if used == 16:
         return voxels.astype(np.uint16)
     return (voxels.astype(np.uint32) * 65535 // (2**used - 1)).astype(np.uint16)

@@ -46,16 +46,16 @@ def is_local(path):
 
 
 def data_files(path):
-    """Paths of the files, in their order, that the voxels of the MetaImage at `path` are in; itself where they follow.
+    """Paths of the files that hold the voxels of the MetaImage at `path`, in order; `path` itself if it holds them.
 
-    A file whose name differs from the header's in case or encoding is taken for the one meant; one that is missing is
-    among the paths. Raises `InputError` where a name leads out of the header's folder, or where it means no files.
+    A file whose name differs from the header's only in case or encoding is taken. Missing files are among the paths.
+    Raises `InputError` if a name leads out of the header's folder, or if the header names no files.
     """
     return [file_called(file.parent, file.name) or file for file in named_files(path)]
 
 
 def named_files(path):
-    """As `data_files`, by the very names in the header."""
+    """As `data_files`, with the names exactly as in the header."""
     path, named = Path(path), metaimage_fields(path).get("ElementDataFile", "LOCAL")
     if named.upper() == "LOCAL":
         return [path]
@@ -85,7 +85,7 @@ def _beside(path, name):
     """Path of a header's data file; `InputError` where it is the header itself or leads out of its folder."""
     folder = os.path.abspath(path.parent)
     data_path = os.path.normpath(os.path.join(folder, name))
-    # A link in the folder is followed: whoever owns the folder made it, and not who wrote the header.
+    # A link in the folder is followed: the folder's owner made it, not the author of the header.
     refused = "\0" in name or not data_path.startswith(os.path.join(folder, ""))
     if refused or (os.path.exists(data_path) and os.path.samefile(data_path, path)):
         raise InputError(

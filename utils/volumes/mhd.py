@@ -25,13 +25,13 @@ _PIXEL_TYPES = {f"{bits}-bit signed integer": f"int{bits}" for bits in (8, 16, 3
 _PIXEL_TYPES |= {f"{bits}-bit unsigned integer": f"uint{bits}" for bits in (8, 16, 32, 64)}
 _PIXEL_TYPES |= {"32-bit float": "float32", "64-bit float": "float64"}
 
-_SPACING_TOLERANCE = 0.01  # share by which a scan's and its labels' may differ, as some programs round what they write
+_SPACING_TOLERANCE = 0.01  # share by which a scan's and its labels' spacing may differ: some programs round it
 _NIFTI_DEFAULT = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)  # NIfTI's identity counts to the right and the front
 
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """What a volume's header says, before any voxel is read."""
+    """What a volume's header says. No voxel has been read."""
 
     shape: tuple  # (slices, rows, columns)
     spacing_mm: tuple  # (x, y, z)
@@ -40,18 +40,18 @@ class VolumeHeader:
 
     @property
     def size_text(self):
-        """Columns, rows and slices for the eye."""
+        """Columns, rows and slices as text for messages."""
         slices, rows, columns = self.shape
         return f"{columns} x {rows} x {slices} voxels"
 
     @property
     def spacing_text(self):
-        """The spacing for the eye."""
+        """The spacing as text for messages."""
         return f"{_for_the_eye(self.spacing_mm, ' x ')} mm"
 
     @property
     def placement_text(self):
-        """Direction, as MetaImage has it in TransformMatrix, and origin for the eye."""
+        """Direction (as in MetaImage's TransformMatrix) and origin, as text for messages."""
         matrix, origin = _transform_matrix(self.placement), _for_the_eye(self.placement.origin_mm)
         return f"direction {_for_the_eye(matrix)} and origin {origin} mm"
 
@@ -59,7 +59,7 @@ class VolumeHeader:
 def write_volume(path, voxels, spacing_mm, placement=NOT_STATED):
     """Write `voxels` (slices, rows, columns; uint8, uint16 or float32) as uncompressed MetaImage.
 
-    `path` ends in ``.mhd``; the voxels go into the ``.raw`` beside it, which is complete before the header appears.
+    `path` ends in ``.mhd``. The voxels go into the ``.raw`` of the same name, which is complete before the header.
     `spacing_mm` is (x, y, z) = (column, row, slice) spacing in mm; `placement` says where the grid lies.
     """
     if voxels.ndim != 3 or voxels.dtype.name not in _ELEMENT_TYPES:
@@ -71,9 +71,9 @@ def write_volume(path, voxels, spacing_mm, placement=NOT_STATED):
 
 @contextlib.contextmanager
 def volume_writer(path, shape, dtype, spacing_mm, placement=NOT_STATED):
-    """``with volume_writer(...) as write_slice``: what `write_volume` writes, slice by slice.
+    """``with volume_writer(...) as write_slice``: as `write_volume`, but slice by slice.
 
-    `shape` is (slices, rows, columns); each slice (rows, columns) is given once, in order.
+    `shape` is (slices, rows, columns). Call ``write_slice`` once for each slice (rows, columns), in order.
     """
     path, little_endian = Path(path), np.dtype(dtype).newbyteorder("<")
     slices, rows, columns = shape
@@ -95,8 +95,8 @@ def volume_writer(path, shape, dtype, spacing_mm, placement=NOT_STATED):
 def read_volume(path):
     """Voxels (slices, rows, columns) and spacing (x, y, z) in mm of a volume in any format that SimpleITK reads.
 
-    A 2-D image is one slice; its slice spacing, which it does not state, is given as 1 mm. Raises `InputError` for a
-    missing, truncated or unreadable file, and for anything but grey values in two or three dimensions.
+    A 2-D image is one slice. It states no slice spacing, so 1 mm is returned for it. Raises `InputError` for a missing,
+    truncated or unreadable file, and for anything other than grey values in two or three dimensions.
     """
     import SimpleITK  # here, because preprocessed volumes are read on machines without it
 
@@ -120,7 +120,7 @@ def read_volume_onto(path, onto):
 def reordering_onto(path, onto):
     """The `utils.volumes.geometry.Reordering` that brings the volume at `path` onto the grid of the one at `onto`.
 
-    Reads headers alone. Raises `InputError` where size, spacing or place in the world are others, and as `read_header`.
+    Reads only headers. Raises `InputError` if size, spacing or place in the world differ, and as `read_header` does.
     """
     header, target = read_header(path), read_header(onto)
     reordering = find_reordering(header, target)
@@ -165,7 +165,7 @@ def read_header(path):
     placement = _placement(path, reader.GetDirection(), reader.GetOrigin())
     if len(size) == 2:
         size, spacing_mm = (*size, 1), (*spacing_mm, 1.0)
-    if set(size[3:]) == {1}:  # volumes over time, of which there is one
+    if set(size[3:]) == {1}:  # a series of volumes over time that holds one volume
         size, spacing_mm = size[:3], spacing_mm[:3]
     if len(size) != 3:
         raise InputError(f"{path}: {len(size)} dimensions, expected 3 (columns, rows, slices)")
@@ -173,7 +173,7 @@ def read_header(path):
 
 
 def _placement(path, direction, origin_mm):
-    """The `Placement` that a file states, in two dimensions or more, of which the first three count."""
+    """The `Placement` that a file states in two or more dimensions. Only the first three count."""
     axes = min(len(origin_mm), 3)
     matrix, origin = np.eye(3), np.zeros(3)
     matrix[:axes, :axes] = np.reshape(direction, (len(origin_mm), len(origin_mm)))[:axes, :axes]
@@ -199,8 +199,13 @@ def _for_the_eye(numbers, separator=" "):
 def _name_for_simpleitk(path):
     """``with _name_for_simpleitk(path) as name``: text under which SimpleITK opens the file at `path`.
 
-    A name that is not UTF-8 ends the process, it knows formats by small letters alone, and takes a data file with % in
-    its name for a pattern. Such a file is linked under another name, with the data files that its header names.
+    SimpleITK cannot open these files by their own names:
+
+    - A name that is not UTF-8 crashes the process.
+    - SimpleITK recognises a format only by a suffix in small letters.
+    - SimpleITK takes a data file with % in its name for a pattern.
+
+    Such a file and its data files are linked under other names in a temporary folder.
     """
     suffix = suffix_of(path)
     apart = suffix in _METAIMAGE and not is_local(path)
@@ -227,7 +232,7 @@ def _name_for_simpleitk(path):
 
 
 class VoxelFile:
-    """Voxels (slices, rows, columns) in a file, of which a slice is read whenever it is asked for."""
+    """Voxels (slices, rows, columns) in a file. A slice is read each time it is indexed."""
 
     def __init__(self, path, shape, dtype):
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
@@ -255,8 +260,10 @@ class VoxelFile:
 
 
 def open_voxels(path):
-    """As `read_volume`, but the voxels as a `VoxelFile`; None where they do not lie in a file of their own as 8 or 16
-    bits: compressed, in the header's file, of another byte order or type.
+    """As `read_volume`, but the voxels are a `VoxelFile`.
+
+    Returns None where the voxels cannot be read slice by slice: they are compressed, follow the header in its file, or
+    have another byte order or type than 8 or 16 bits.
     """
     header = read_header(path)
     check_data_file(path, header)
@@ -277,7 +284,7 @@ def open_voxels(path):
 def open_volume(path):
     """Read-only `numpy.memmap` (slices, rows, columns) and spacing (x, y, z) in mm of a volume by `write_volume`.
 
-    Reads the header alone; a slice comes from disk when it is indexed. Raises `InputError` for a missing file, another
+    Reads only the header; a slice is read from disk when it is indexed. Raises `InputError` for a missing file, another
     kind of MetaImage, or a ``.raw`` whose size does not fit the header.
     """
     path = Path(path)
@@ -309,13 +316,13 @@ def voxel_digest(voxels):
 
 
 def volume_files(path):
-    """The files that the volume at `path` consists of: the header and, where it names them, its data files."""
+    """The files that the volume at `path` consists of: itself and, if it is a MetaImage header, its data files."""
     path = Path(path)
     return list(dict.fromkeys([path, *data_files(path)])) if suffix_of(path) in _METAIMAGE else [path]
 
 
 def _unreadable(path, error):
     reason = str(error).strip().splitlines()[-1].strip()
-    if "Bad direction" in str(error):  # its last line is a row of the matrix
+    if "Bad direction" in str(error):  # the last line of this message is a row of the matrix, not a reason
         reason = "the axes of its direction are not three"
     return InputError(f"{path}: cannot be read as an image ({reason}); copy or export it again")

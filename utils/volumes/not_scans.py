@@ -1,4 +1,4 @@
-"""What lies beside scans and is none: masks, labels, images of the fundus, reports, thumbnails, second channels."""
+"""Files next to scans that are no scans: masks, labels, fundus images, reports, thumbnails, second channels."""
 
 import functools
 import itertools
@@ -19,7 +19,7 @@ _LABELS = (
     "annotation annotations gt groundtruth reference references outline outlines contour contours prediction "
     "predictions pred probability probabilities uncertainty"
 )
-_KINDS = {  # what a word in a file's or folder's name says that the file is
+_KINDS = {  # what a file is, by a word in its name or its folder's
     "labels or a mask by its name": _LABELS,
     "a drawing over a scan by its name": "overlay overlays heatmap",
     "an image of the fundus by its name": "fundus slo cslo enface localizer localiser infrared faf",
@@ -28,12 +28,12 @@ _KINDS = {  # what a word in a file's or folder's name says that the file is
     "angiography by its name": "octa angio angiography",
 }
 _WORDS = {word: kind for kind, words in _KINDS.items() for word in words.split()}
-_LONG_WORD = 5  # letters, from which on a word may be the end of another: octmasks
+_LONG_WORD = 5  # letters; a word of this length or more also counts at the end of another, as in octmasks
 _CHANNEL = re.compile(r"(?<![a-z])(?:ch|chan|channel)[ _-]?(\d+)(?!\d)", re.IGNORECASE)
 _MOST_CHANNELS = 4  # of a scan; more are numbered cases
 _MOST_LABELS = 8  # values in a mask or label volume; a scan has dozens
-_FEWEST_ALIKE = 3  # pictures that show what a B-scan's size is
-_ODD_SHARE = 0.1  # of pictures, that may be of another size
+_FEWEST_ALIKE = 3  # pictures of one size; fewer do not show which size the B-scans have
+_ODD_SHARE = 0.1  # largest share of the pictures that may have another size
 _GREY_TOLERANCE = 8  # grey values by which the channels of a grey picture may differ, after JPEG
 
 
@@ -46,11 +46,10 @@ class LeftOut:
 
 
 def beside_scans(paths, in_folder=None, by_name=True):
-    """{path: why} of those image files of one folder, pictures and volumes, that are no scans, but beside some.
+    """{path: why} of the image files (pictures and volumes) of one folder that are no scans.
 
-    They are known by words in names and the numbers of channels, where `by_name` says so, and by content, where a file
-    holds a few values alone and is named as another with more. `in_folder` is what the folder's name says that its
-    files are, see `kind_of_folder`.
+    With `by_name`, words and channel numbers in the names tell. The content always tells: a file that holds only a few
+    values, and is named after a file with more, holds labels. `in_folder` is the `kind_of_folder` of the folder's name.
     """
     left = {}
     if by_name:
@@ -61,7 +60,7 @@ def beside_scans(paths, in_folder=None, by_name=True):
 
 
 def kind_by_name(name):
-    """What a word in a file's `name` says that it is; None where none does."""
+    """What a file is by a word in its `name` (a text of `_KINDS`); None if no word tells."""
     parts = _words_in(name)
     for part in [*parts, *(first + second for first, second in itertools.pairwise(parts))]:
         for word, kind in _WORDS.items():
@@ -71,30 +70,30 @@ def kind_by_name(name):
 
 
 def kind_of_folder(name):
-    """What a folder's `name`, all of it or its last word, says that its files are; None where neither does."""
+    """What a folder's files are by its whole `name` or its last word (a text of `_KINDS`); None if neither tells."""
     parts = _words_in(name)
     return _WORDS.get("".join(parts)) or (_WORDS.get(parts[-1]) if parts else None)
 
 
 def _words_in(name):
-    """The words of a name in small letters, told apart by what is no letter, or by capitals."""
+    """The words of a name in lower case, split where there is no letter and before capitals."""
     parts = re.findall(r"[^\W\d_]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", as_text(name)))
     return [part.lower() for part in parts]
 
 
 def with_scan_beside(paths):
-    """Those of the image files `paths` that a word in their name calls something beside another of them.
+    """{path: kind} of the image files `paths` that are named after another of them, plus a word of `_KINDS`.
 
-    {path: kind}; b1_mask.png is, where b1.png is there.
+    Example: b1_mask.png, if b1.png is there.
     """
     kinds, before = {path: kind_by_name(_stem(path)) for path in paths}, _named_before(paths)
     return {path: kind for path, kind in kinds.items() if kind and any(kinds[other] is None for other in before[path])}
 
 
 def labels_of_others(paths):
-    """{path: why} of the image files `paths` that hold a few values alone and are named as another that holds more.
+    """{path: why} of the image files `paths` that hold only a few values and are named after a file with more.
 
-    Such names go on after the other's, or have the same numbers: b1_drusen.png and a1.png beside b1.png.
+    Such a name continues the other's, or has the same numbers. Examples for b1.png: b1_drusen.png and a1.png.
     """
     holds_few, with_numbers = functools.cache(holds_few_values), defaultdict(set)
     numbers = {path: tuple(re.findall(r"\d+", same_name(_stem(path)))) for path in paths}
@@ -109,7 +108,7 @@ def labels_of_others(paths):
 
 
 def holds_few_values(path):
-    """Whether the pixels of a picture or volume have no more values than labels do; False where it cannot be read."""
+    """Whether a picture or volume has no more different values than labels have. False if it cannot be read."""
     from PIL import Image, ImageSequence
 
     try:
@@ -125,13 +124,13 @@ def holds_few_values(path):
                 return False
     except InputError:
         return False
-    except Exception:  # Pillow's parsers raise whatever a damaged file leads to
-        return False  # whoever reads it says what is wrong
+    except Exception:  # Pillow's parsers raise exceptions of any kind for damaged files
+        return False  # its reader reports what is wrong
     return True
 
 
 def pictures_of_others(paths):
-    """{path: why} of the pictures among `paths` called as a scan of another format: scan.jpg beside scan.vol."""
+    """{path: why} of the pictures that have the name of a scan in another format. Example: scan.jpg with scan.vol."""
     scans = {same_name(_stem(path)): path for path in paths if suffix_of(path) in (*VOLUMES, *VENDORS_OWN, *DICOM)}
     return {
         path: f"a picture of {as_text(scans[same_name(_stem(path))].name)} by its name"
@@ -141,7 +140,7 @@ def pictures_of_others(paths):
 
 
 def _second_channels(paths):
-    """{path: why} of files named as another but for a larger number of a channel: scan_ch2.tif beside scan_ch1.tif."""
+    """{path: why} of files that are further channels of another. Example: scan_ch2.tif, with scan_ch1.tif."""
     of_scan = defaultdict(list)
     for path in paths:
         stem = as_text(_stem(path))
@@ -159,10 +158,12 @@ def _second_channels(paths):
 
 
 def odd_pictures(paths):
-    """{path: why} of the pictures that are no B-scans beside those that are: a photograph, an image of the fundus.
+    """{path: why} of the pictures that differ from the B-scans beside them, such as a photograph or a fundus image.
 
-    They are in colour and named otherwise than those in grey; or few, and of another size, and named otherwise or the
-    first or last.
+    Such pictures are
+
+    - in colour, with names of another pattern than those in grey;
+    - or few and of another size, with names of another pattern, or the first or the last.
     """
     facts = {path: _size_and_colour(path) for path in paths}
     pattern = {path: re.sub(r"\d+", "#", same_name(_stem(path))) for path in paths}
@@ -187,7 +188,7 @@ def odd_pictures(paths):
 
 
 def _size_and_colour(path):
-    """((columns, rows), whether it is in colour) of a picture; None where it cannot be read."""
+    """((columns, rows), whether it is in colour) of a picture; None if it cannot be read."""
     from PIL import Image
 
     try:
@@ -201,7 +202,7 @@ def _size_and_colour(path):
 
 
 def _named_before(paths):
-    """{path: set of the others that have its name, or whose name it goes on after}: b1.png, of b1_drusen.png."""
+    """{path: set of the others with its name, or with the beginning of its name}: b1.png for b1_drusen.png."""
     stems, of_stem = {path: same_name(_stem(path)) for path in paths}, defaultdict(set)
     for path, stem in stems.items():
         of_stem[stem].add(path)

@@ -1,4 +1,4 @@
-"""Pictures: PNG, JPEG, BMP and TIFF, of one page or many. They state no spacing that could be trusted."""
+"""Pictures: PNG, JPEG, BMP and TIFF, of one page or many. Their spacing cannot be trusted and is not read."""
 
 import logging
 import re
@@ -12,17 +12,17 @@ from utils.volumes.grey_values import grey_channel
 
 TIFF = (".tif", ".tiff")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
-_LARGEST_RATIO = 2000  # of the pixels' bytes to the file's; more is a header that lies
+_LARGEST_RATIO = 2000  # of the pixels' bytes to the file's; with more, the header is wrong
 _LEAST_ROWS = 256  # of a screen export
 _BAND = 6  # columns on each side of an edge that are compared
-_PLAIN = ("L", "LA", "RGB", "RGBA", "I", "F")  # of Pillow's modes; others become RGB
+_PLAIN = ("L", "LA", "RGB", "RGBA", "I", "F")  # Pillow's modes that are kept; others become RGB
 
 
 def read_pictures(paths):
-    """`Content` of pictures that hold a B-scan or several each, in their order.
+    """`Content` of pictures that hold one or more B-scans each, in order.
 
-    A fundus image at the left of the B-scans is cut off. Raises `InputError`, which names the file, for one that is
-    damaged, in colour, or of another size than those before it.
+    A fundus image at the left of the B-scans is cut off. Raises `InputError`, which names the file, if one is damaged,
+    in colour, or of another size than those before it.
     """
     stacks, inverted, notes = [], set(), []
     for path in paths:
@@ -32,7 +32,7 @@ def read_pictures(paths):
             raise
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except Exception as error:  # the parsers raise whatever a damaged file leads to
+        except Exception as error:  # the parsers raise exceptions of any kind for damaged files
             raise InputError(f"{path}: not a readable picture ({error})") from error
         stacks.append(of_path)
         inverted.add(is_inverted)
@@ -49,7 +49,7 @@ def read_pictures(paths):
 
 
 def _check_alike(path, first, other):
-    """Raise `InputError` where two stacks (slices, rows, columns) cannot be parts of one scan."""
+    """Raise `InputError` if two stacks (slices, rows, columns) cannot be parts of one scan."""
     if first.shape[1:] != other.shape[1:] or first.dtype != other.dtype:
         sizes = " and ".join(f"{one.shape[2]} x {one.shape[1]} {one.dtype}" for one in (first, other))
         raise InputError(f"{path}: {sizes} pixels in one scan, expected B-scans of one size; name them one by one")
@@ -73,14 +73,14 @@ def _read_picture(path):
 
 
 def _is_png_of_16_bit_channels(path):
-    """Whether a file is a PNG with several channels of 16 bits, of which Pillow keeps 8."""
+    """Whether a file is a PNG with several channels of 16 bits. Pillow would reduce them to 8 bits."""
     with open(path, "rb") as file:
         head = file.read(26)
     return head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:25] == b"\x10" and head[25:26] in (b"\2", b"\4", b"\6")
 
 
 def _grey_page(page, path):
-    """A page of Pillow's as (rows, columns); `InputError` where it is in colour."""
+    """A page of Pillow's as (rows, columns). Raises `InputError` if it is in colour."""
     if page.mode not in _PLAIN and not page.mode.startswith("I;16"):
         page = page.convert("RGB")  # from a palette, or another colour space
     pixels = np.asarray(page)
@@ -89,24 +89,24 @@ def _grey_page(page, path):
 
 # ---- TIFF ----------------------------------------------------------------------------------------------------------
 def count_pages(path):
-    """The B-scans in a TIFF file, however they are stored; 1 where it is damaged, of which its reader tells."""
+    """The number of B-scans in a TIFF file. 1 if it is damaged; its reader then reports why."""
     import tifffile
 
     _silence_tifffile()
     try:
         with tifffile.TiffFile(path) as tiff:
             return sum(int(np.prod(_stack_shape(series))) for series in _scan_series(tiff))
-    except Exception:  # tifffile raises whatever a damaged file leads to
+    except Exception:  # tifffile raises exceptions of any kind for damaged files
         return 1
 
 
 def _silence_tifffile():
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is checked here, or raised
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its warnings are checked or raised here
 
 
 def _scan_series(tiff):
-    """The file's series without the smaller copies that it may hold of its pages."""
-    len(tiff.pages)  # ends a list of pages that leads back to an earlier one, in which tifffile would go on for ever
+    """The file's series, without smaller copies of its pages."""
+    len(tiff.pages)  # ends a list of pages that leads back to an earlier page, where tifffile would never end
     return [series for series in tiff.series if not series.keyframe.is_reduced] or list(tiff.series)
 
 
@@ -141,7 +141,7 @@ def _read_tiff(path):
 
 
 def _check_complete(tiff, path):
-    """Raise `InputError` where ImageJ's description states more images than there are: the file was cut off."""
+    """Raise `InputError` if ImageJ's description states more images than there are: the file was cut off."""
     stated = int((tiff.imagej_metadata or {}).get("images", 1))
     if stated > (held := sum(int(np.prod(_stack_shape(series))) for series in tiff.series)):
         raise InputError(f"{path}: {stated} images stated, {held} found; copy or export it again")
@@ -176,7 +176,7 @@ def _series_pixels(series, path):
 
 
 def _pillow_pixels(series, path):
-    """As `_series_pixels`, for compressions and colours that tifffile does not know by itself: a page is a B-scan."""
+    """As `_series_pixels`, by Pillow: for compressions and colours that tifffile cannot decode. A page is a B-scan."""
     from PIL import Image
     from tifffile import PHOTOMETRIC
 
@@ -197,7 +197,7 @@ def _pillow_pixels(series, path):
 
 
 def _first_channel(pixels, series):
-    """(pixels (slices, rows, columns), notes): of several channels of a stack, the first."""
+    """(pixels (slices, rows, columns), notes). Of several channels the first is taken."""
     axes = re.sub("[YXS]", "", series.axes)
     lengths = dict(zip(axes, pixels.shape, strict=False))
     notes = []
@@ -209,11 +209,11 @@ def _first_channel(pixels, series):
 
 # ---- Screen exports ------------------------------------------------------------------------------------------------
 def fundus_columns(voxels):
-    """How many columns at the left of B-scans (slices, rows, columns) hold a fundus image; 0 where none does.
+    """Number of columns at the left of B-scans (slices, rows, columns) that hold a fundus image; 0 without one.
 
-    Heidelberg's screen exports show a square fundus image at the left of the B-scan. Between the two is a straight edge
-    from the first row to the last, and the fundus image is about as bright in every row, which no B-scan is. On 277
-    real B-scans the edge came to at most 23 grey values.
+    Heidelberg's screen exports show a square fundus image at the left of the B-scan. A straight edge from the first row
+    to the last separates the two. The fundus image is about equally bright in all rows; a B-scan is not. In 277 real
+    B-scans without a fundus image no edge exceeded 23 grey values.
     """
     slices, rows, columns = voxels.shape
     if rows < _LEAST_ROWS or columns < 1.6 * rows or voxels.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""The scans among the files of one folder, and why the others are none."""
+"""The scans among the files of one folder, and why the other files are no scans."""
 
 import os
 from dataclasses import dataclass, replace
@@ -17,12 +17,12 @@ _KNOWN_SUFFIXES = (*VOLUMES, *PICTURES, *VENDORS_OWN, *DICOM)
 
 @dataclass(frozen=True)
 class ScanFiles:
-    """Where a scan is."""
+    """A scan's name and files."""
 
     name: str  # text without folders
     paths: tuple  # one file, or several with a slice each, as text
-    folder_names: tuple  # from the nearest on, in which a vendor may be named
-    part: int | None = None  # which of the scans in these files; None where they hold no other
+    folder_names: tuple  # the scan's name and its folders', nearest first; they may name the vendor
+    part: int | None = None  # which of the scans in these files; None if they hold one scan
 
     @property
     def path(self):
@@ -31,9 +31,9 @@ class ScanFiles:
 
 
 def scans_in(folder, names, kind, by_name):
-    """(scans, left out) of the files called `names` in one folder; data files of volumes are among what is left out.
+    """(scans, left out) of the files called `names` in one folder. Data files of volumes are among those left out.
 
-    `kind` is what the folder's name says that its files are; `by_name` whether names say what is no scan.
+    `kind` is what the folder's name says about its files. With `by_name`, names may rule out a scan.
     """
     left, paths = {}, []
     for path in (folder / name for name in names):
@@ -52,7 +52,7 @@ def scans_in(folder, names, kind, by_name):
     exports = [path for path in paths if suffix_of(path) == ".xml" and _is_heidelbergs(path)]
     scans = [scan_files([path], name=folder.name if len(exports) == 1 else None) for path in exports]
     used = set(exports)
-    for path in exports:  # the pictures that it names belong to it
+    for path in exports:  # the pictures that an export names belong to it
         text = path.read_bytes().lower()
         used |= {other for other in paths if suffix_of(other) in PICTURES and os.fsencode(other.name).lower() in text}
     images = [path for path in paths if suffix_of(path) in (*VOLUMES, *PICTURES) and path not in used]
@@ -63,7 +63,7 @@ def scans_in(folder, names, kind, by_name):
     files += [path for path in paths if suffix_of(path) in VENDORS_OWN and suffix_of(path) != ".xml"]
     pictures = [path for path in images if suffix_of(path) in PICTURES]
     stacks = [path for path in pictures if suffix_of(path) in TIFF and count_pages(path) > 1]
-    inside = []  # what files hold besides scans
+    inside = []  # parts of files that are no scans
     for path in [*files, *stacks]:
         in_file, left_in_file = scans_of_file(path)
         scans, inside = scans + in_file, inside + left_in_file
@@ -86,7 +86,7 @@ def scans_in(folder, names, kind, by_name):
 
 
 def scans_of_file(path):
-    """(scans, left out) of a file by itself; scans are numbered where it holds several."""
+    """(scans, left out) of a single file. If it holds several scans, they are numbered."""
     found, left = scans_in_file(path)
     scans = [scan_files(paths, part=part) for paths, part in found]
     if len(scans) > 1:
@@ -95,17 +95,17 @@ def scans_of_file(path):
 
 
 def scan_files(paths, name=None, part=None):
-    """`ScanFiles` of `paths`, called `name`: None for the first file's name, or its folder's where that is oct.mhd.
+    """`ScanFiles` of `paths`. `part` tells which of the scans in these files it is.
 
-    `part` tells which of the scans in these files it is.
+    The scan is called `name`. With None it gets the first file's name, or its folder's name if the file is oct.mhd.
     """
     first = Path(paths[0])
     folder = first.parent
     if name is None:
         is_case = same_name(first.name) == "oct.mhd"
-        suffix = suffix_of(first) if suffix_of(first) in _KNOWN_SUFFIXES else ""  # a DICOM UID's last part is none
+        suffix = suffix_of(first) if suffix_of(first) in _KNOWN_SUFFIXES else ""  # a DICOM UID has none
         name = folder.name if is_case else first.name[: len(first.name) - len(suffix)]
-    name = as_text(name).replace("%", "_")  # in a data file's name other programs take it for a pattern
+    name = as_text(name).replace("%", "_")  # in a data file's name other programs take % for a pattern
     above = map(as_text, (folder.name, folder.parent.name, folder.parent.parent.name))
     return ScanFiles(name, tuple(map(str, paths)), (name, *above), part)
 

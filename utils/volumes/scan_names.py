@@ -9,10 +9,10 @@ from utils.volumes.vendors import vendor_in
 
 
 def told_apart(scans, vendor=None):
-    """The `scans`, a list of `ScanFiles`, with names of which no two of a vendor are the same, whatever their case.
+    """The `scans` (a list of `ScanFiles`), renamed so that no two of a vendor share a name, in upper or lower case.
 
-    Those that share a name get that of the nearest folder that differs before it; in one folder their suffix after
-    it; else a number. `vendor` is all the scans' vendor, None what their files' and folders' names say.
+    Scans that share a name get the name of the nearest folder that differs as a prefix; in one folder their suffix;
+    else a number. `vendor` is the vendor of all scans; None means the one in each scan's files' and folders' names.
     """
     for way in (_with_folder, _with_folder, _with_folder, _with_suffix, _with_number):
         groups = defaultdict(list)

@@ -34,23 +34,23 @@ class Scan:
     spacing_mm: tuple  # (x, y, z)
     laterality: str | None  # "OD" (right) or "OS" (left)
     scan_date: str | None  # YYYY-MM-DD
-    notes: tuple  # what was assumed, a sentence each
-    placement: Placement = NOT_STATED  # as far as the file states it
+    notes: tuple  # assumptions, a sentence each
+    placement: Placement = NOT_STATED
 
 
 # ---- Finding -------------------------------------------------------------------------------------------------------
 def find_scans(inputs, leave_out=None):
-    """The scans alone of `search_scans`."""
+    """Only the scans of `search_scans`."""
     return search_scans(inputs, leave_out)[0]
 
 
 def search_scans(inputs, leave_out=None):
     """(scans, left out), lists of `ScanFiles` and `LeftOut`, of `inputs`: files, folders and patterns with ``*``.
 
-    In a folder, and each below, these are: every volume file, every DICOM series, and all pictures together, in the
-    order of the numbers in their names. A scan called oct.mhd is named after its folder. Every other file is left out,
-    see `utils.volumes.not_scans`; what is so by its name alone is taken where nothing else is there. The folder
-    `leave_out` is not searched. Raises `InputError` with a line for each of `inputs` that stands for no scan.
+    A folder and each folder below it hold these scans: every volume file, every DICOM series, and all pictures together
+    in the order of the numbers in their names. A scan called oct.mhd is named after its folder. Other files are left
+    out (see `utils.volumes.not_scans`). Files that only their names rule out are taken if there is nothing else. The
+    folder `leave_out` is not searched. Raises `InputError` with a line for each of `inputs` that holds no scan.
     """
     scans, left_out, files, complaints = [], [], [], []
     for given in map(str, inputs):
@@ -87,7 +87,7 @@ def search_scans(inputs, leave_out=None):
 
 
 def _without_masks(files):
-    """(scans, left out) of files that are named one by one: masks are left out where their scan is named, too."""
+    """(files, left out) of files that are named one by one. A mask is left out if its scan is named too."""
     by_folder = defaultdict(list)
     for path in files:
         if suffix_of(path) in (*VOLUMES, *PICTURES):
@@ -105,7 +105,7 @@ def _scans_below(top, leave_out):
         scans, left_out, walked = [], [], set()
         errors = []
         for folder, below, names in os.walk(top, followlinks=True, onerror=errors.append):
-            if os.path.realpath(folder) in walked:  # a link to a folder above would be followed for ever
+            if os.path.realpath(folder) in walked:  # a link to a folder above would never end
                 below.clear()
                 continue
             walked.add(os.path.realpath(folder))
@@ -130,10 +130,10 @@ def _scans_below(top, leave_out):
 
 
 def _data_files(header):
-    """The data files that a MetaImage's header names; none where it is no MetaImage, or none that is read."""
+    """The data files that a MetaImage's header names; none if it is no MetaImage or cannot be read."""
     try:
         return [path for path in volume_files(header) if str(path) != header]
-    except InputError:  # whoever reads it says what is wrong
+    except InputError:  # its reader reports what is wrong
         return []
 
 
@@ -142,19 +142,19 @@ def _is_known(path):
 
 
 def _named(left_out):
-    """The first files that were left out, for the end of a message."""
+    """The first three files that were left out, for the end of a message."""
     first = ", ".join(f"{os.path.basename(one.path)} ({one.why})" for one in left_out[:3])
     return f"; left out: {first}" + f" and {len(left_out) - 3} more" * (len(left_out) > 3) if left_out else ""
 
 
 # ---- Reading -------------------------------------------------------------------------------------------------------
 def read_scan(files, vendor=None, spacing_mm=None):
-    """The `Scan` in `files`, a `ScanFiles`; `vendor` and `spacing_mm` (x, y, z) are what the user says, None nothing.
+    """The `Scan` in `files`, a `ScanFiles`. The user may give `vendor` and `spacing_mm` (x, y, z).
 
-    The vendor is what the user says, else what the file tells, else the one in the names of file and folders, else the
-    one whose exports have this size and spacing. A spacing that the file does not state, or that no OCT scan has, is
-    that vendor's usual one. Raises `InputError` where the vendor is not known, the scan cannot be read, or its axes are
-    clearly in another order than columns, rows, slices and no spacing is said.
+    The vendor is the first of these that is known: the user's, the file's, the one in the names of file and folders,
+    the one whose exports have this size and spacing. A spacing that the file does not state, or that no OCT scan has,
+    is replaced by the vendor's usual one. Raises `InputError` if the vendor is unknown, if the scan cannot be read, or
+    if its axes are clearly not in the order columns, rows, slices and the user gives no spacing.
     """
     content = read_content(files.paths, files.part)
     in_volume = suffix_of(files.paths[0]) in VOLUMES

@@ -1,4 +1,4 @@
-"""Which spacing an OCT scan can have, which one a file's is believed to be, and what stands in where it states none."""
+"""The spacing of scans: which values are plausible, which ones of a file to believe, and defaults for missing ones."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from utils.volumes.vendors import VENDORS
 PLAUSIBLE_SPACING_MM = {"x": (0.0005, 0.045), "y": (0.0005, 0.01), "z": (0.0005, 2.0)}
 _USUAL_SIZE_MM = (6.0, 2.0, 6.0)  # of a scan: columns, depth, slices
 _ORDERS = tuple(itertools.permutations(range(3)))[1:]  # in which x, y and z may come by mistake
-_DEFAULT = 1.0  # what programs write that know of no spacing
+_DEFAULT = 1.0  # mm; programs that know no spacing write this
 
 
 def is_plausible(spacing_mm):
@@ -22,10 +22,11 @@ def is_plausible(spacing_mm):
 
 
 def believed_spacing_mm(spacing_mm, shape):
-    """`spacing_mm` (x, y, z) of a volume of `shape` (slices, rows, columns) with None where it is not believed.
+    """`spacing_mm` (x, y, z) of a volume of `shape` (slices, rows, columns), with None for values not to believe:
 
-    That is what a file does not state (None), what no OCT scan has, all three where they are plausible in another
-    order, and 1 mm between slices where there is one slice or the other two are not believed either: a default.
+    - values that the file does not state (None), or that no OCT scan has;
+    - all three values if they are plausible in another order;
+    - 1 mm between slices, a common default, if there is one slice or another value is not believed.
     """
     if _is_in_another_order(spacing_mm):
         return None, None, None
@@ -36,7 +37,7 @@ def believed_spacing_mm(spacing_mm, shape):
 
 
 def spacing_to_use(stated_mm, vendor, shape):
-    """(spacing (x, y, z) in mm, notes): what is believed of `stated_mm`, else what the vendor's scans usually have."""
+    """(spacing (x, y, z) in mm, notes): values of `stated_mm` that are believed, else the vendor's usual ones."""
     believed = believed_spacing_mm(stated_mm, shape)
     if None not in believed:
         return believed, []
@@ -51,7 +52,7 @@ def spacing_to_use(stated_mm, vendor, shape):
 def usual_spacing_mm(vendor, shape):
     """(x, y, z) in mm of the vendor's usual scan, for a volume of `shape` (slices, rows, columns).
 
-    Cirrus and Topcon cover the same depth and width however many pixels show them; a Spectralis pixel has one size.
+    Cirrus and Topcon scans cover a fixed depth and width, with any number of pixels. Spectralis pixels have one size.
     """
     known = VENDORS[vendor]
     _, rows, columns = shape
@@ -64,14 +65,14 @@ def usual_spacing_mm(vendor, shape):
 def has_swapped_axes(shape, spacing_mm):
     """Whether a volume of `shape` (slices, rows, columns) is clearly stored with its axes in another order.
 
-    Its spacing (x, y, z) tells, which is plausible in that order alone and gives a scan's size with it; where a file
-    states none, slices as many as a vendor's columns or rows, and as few columns or rows as it has slices.
+    - With a spacing (x, y, z): it is plausible only in another order, and gives a more usual scan size in that order.
+    - Without one: in another order the numbers of columns, rows and slices are those of a vendor.
     """
     sizes = shape[::-1]
     if _is_in_another_order(spacing_mm):
         order = next(order for order in _ORDERS if is_plausible(_in(order, spacing_mm)))
         ordered, swapped = _in(order, spacing_mm), _in(order, sizes)
-        # As strange: a B-scan has more columns than rows.
+        # If both are equally strange: a B-scan has more columns than rows.
         return (_strangeness(swapped, ordered), -swapped[0]) < (_strangeness(sizes, ordered), -sizes[0])
     if any(value is not None and value != _DEFAULT for value in spacing_mm):
         return False
@@ -87,7 +88,7 @@ def _in(order, values):
 
 
 def _plausible(spacing_mm):
-    """`spacing_mm` (x, y, z) with None where no OCT scan has it."""
+    """`spacing_mm` (x, y, z) with None for values that no OCT scan has."""
     limits = PLAUSIBLE_SPACING_MM.values()
     return tuple(
         value if value is not None and low <= value <= high else None
@@ -96,11 +97,11 @@ def _plausible(spacing_mm):
 
 
 def _is_in_another_order(spacing_mm):
-    """Whether a spacing is plausible once x, y and z change places, and not as it is."""
+    """Whether a spacing is not plausible as it is, but is once x, y and z change places."""
     return not is_plausible(spacing_mm) and any(is_plausible(_in(order, spacing_mm)) for order in _ORDERS)
 
 
 def _strangeness(sizes, spacing_mm):
-    """How far a volume's size in mm is from the usual: the sum of the three factors' logarithms, to 0.1."""
+    """How far a volume's size in mm is from the usual one: the sum of three ratios' absolute logarithms, to 0.1."""
     lengths = (max(size, 1) * spacing for size, spacing in zip(sizes, spacing_mm, strict=True))
     return round(sum(abs(math.log(length / usual)) for length, usual in zip(lengths, _USUAL_SIZE_MM, strict=True)), 1)

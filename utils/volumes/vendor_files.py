@@ -8,21 +8,21 @@ from utils.errors import InputError
 from utils.volumes.content import Content, iso_date
 
 VENDORS_OWN = {".vol": "Spectralis", ".e2e": "Spectralis", ".xml": "Spectralis", ".fda": "Topcon"}
-_NO_VOLUMES = {2: "a circular B-scan", 5: "a radial scan"}  # patterns that eyepy makes no volume of
+_NO_VOLUMES = {2: "a circular B-scan", 5: "a radial scan"}  # scan patterns that are no volumes to eyepy
 
 
 def scans_in_e2e(path):
     """(parts, left_out) of an .e2e file.
 
-    `parts` are the numbers, from 0, of the series that hold a volume; [None] where the file cannot be searched, so that
-    who reads it is told why. `left_out` lists (path and series, reason) for the other series with B-scans.
+    `parts` are the numbers, from 0, of the series that hold a volume. If the file cannot be searched it is [None]; the
+    reader then reports why. `left_out` lists (path and series, reason) for the other series with B-scans.
     """
     try:
         from eyepy.io import HeE2eReader
 
         with HeE2eReader(path) as reader:
             patterns = [_pattern(series) for series in reader.series]
-    except Exception:  # a damaged file, or no eyepy: whoever reads the file says so
+    except Exception:  # a damaged file, or eyepy is missing: the reader reports it
         return [None], []
     parts = [number for number, pattern in enumerate(patterns) if pattern is not None and pattern not in _NO_VOLUMES]
     left_out = [
@@ -34,21 +34,21 @@ def scans_in_e2e(path):
 
 
 def _pattern(series):
-    """The scan pattern of an .e2e file's series; None where it holds no B-scans."""
+    """The scan pattern of an .e2e file's series; None if it holds no B-scans."""
     b_scans = series.get_bscan_meta()
     return b_scans[0]["scan_pattern"] if b_scans else None
 
 
 def read_vendors_own(path, suffix, part=None):
-    """`Content` of a vendor's file; of an .e2e file the series number `part`, or the first volume where that is None.
+    """`Content` of a vendor's file. `part` is the number of an .e2e file's series; None takes the first volume.
 
-    Raises `InputError` where the file is damaged or eyepy is not installed.
+    Raises `InputError` if the file is damaged or eyepy is not installed.
     """
     try:
         import eyepy.io
     except ImportError as error:
         raise InputError(f"{path}: reading {suffix} files needs the package eyepy; pip install eyepy") from error
-    logging.getLogger("eyepy").setLevel(logging.ERROR)  # it warns of layers that are of no concern here
+    logging.getLogger("eyepy").setLevel(logging.ERROR)  # it warns about layers, which are not used here
     readers = {
         ".vol": eyepy.io.import_heyex_vol,
         ".e2e": eyepy.io.import_heyex_e2e,
@@ -64,7 +64,7 @@ def read_vendors_own(path, suffix, part=None):
         voxels = np.asarray(volume.data)
     except ImportError as error:
         raise InputError(f"{path}: {str(error).strip().splitlines()[-1]}") from error
-    except Exception as error:  # eyepy's parsers raise whatever a damaged file leads to
+    except Exception as error:  # eyepy's parsers raise exceptions of any kind for damaged files
         reason = str(error).strip().splitlines() or [type(error).__name__]
         of = "" if part is None else f", series {part + 1} of the file"
         raise InputError(f"{path}: cannot be read as {suffix}{of} ({reason[0]})") from error

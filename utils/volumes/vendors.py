@@ -1,11 +1,11 @@
-"""The vendors: how their scans are exported, and whose a scan is."""
+"""The vendors: how their scans are exported, and which vendor a scan is from."""
 
 from dataclasses import dataclass
 
 from utils.errors import InputError
 from utils.volumes.mhd import read_header
 
-_SPACING_TOLERANCE = 0.03  # share by which a spacing may differ from a vendor's and still be its own
+_SPACING_TOLERANCE = 0.03  # share by which a scan's spacing may differ from the vendor's
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ VENDORS = {
 
 
 def vendor_in(names):
-    """The vendor that the first of `names` to hold exactly one vendor's name holds; None where none does."""
+    """The vendor in the first of `names` that contains exactly one vendor's name; None if no name does."""
     for name in names:
         held = [vendor for vendor in VENDORS if vendor.lower() in name.lower()]
         if len(held) == 1:
@@ -41,7 +41,7 @@ def vendor_by_size(oct_path):
     """The vendor whose exports have the element type, size and spacing of a volume file, else None."""
     try:
         header = read_header(oct_path)
-    except InputError:  # whoever needs more than the vendor reads it again and says so
+    except InputError:  # the step that reads the voxels reports this fault
         return None
     _, rows, columns = header.shape
     spacing_x_mm, spacing_y_mm, _ = header.spacing_mm
@@ -60,7 +60,7 @@ def vendor_by_size(oct_path):
 
 
 def why_vendor_unknown(header):
-    """What of a scan with this `VolumeHeader` failed to tell its vendor."""
+    """Why the vendor of a scan with this `VolumeHeader` is unknown, as text for a message."""
     _, rows, columns = header.shape
     spacing_x_mm, spacing_y_mm, _ = header.spacing_mm
     return (

@@ -1,15 +1,13 @@
-"""What `benchmarks.faults` judges by, and a few of its disturbances."""
+"""The judges of `benchmarks.faults`, a death at every change to a folder, and a few of its disturbances."""
 
 import itertools
 import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_python
 from PIL import Image
 
 from benchmarks.states import difference, incomplete
@@ -65,7 +63,7 @@ def test_times_may_differ_and_results_may_not(folder, tmp_path):
     (other / "log.csv").write_text("epoch,loss,seconds\n1,0.500001,9.5\n")
     progress = json.loads((other / "last-0001-0000000.json").read_text())
     (other / "last-0001-0000000.json").write_text(json.dumps({**progress, "seconds": 9.5}))
-    for suffix in (".json", ".npz"):  # the state before, which the clock chooses
+    for suffix in (".json", ".npz"):  # the checkpoint before, which the clock chooses
         shutil.copy(other / f"last-0001-0000000{suffix}", other / f"last-0000-0000003{suffix}")
     assert difference(folder, other) is None
     (other / "log.csv").write_text("epoch,loss,seconds\n1,0.501,3.5\n")
@@ -159,7 +157,5 @@ def test_whenever_a_process_dies_no_file_under_a_final_name_is_incomplete(rewrit
 )
 def test_a_disturbed_script_ends_as_one_that_was_not(script, fault, seed):
     options = ("--script", script, "--fault", fault, "--kills", 1, "--times", 1, "--seed", seed)
-    command = [sys.executable, "-m", "benchmarks.faults", *map(str, options)]
-    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.endswith("all survived: same results as undisturbed\n")
+    stdout, _ = run_python("-m", "benchmarks.faults", *options)
+    assert stdout.endswith("all survived: same results as undisturbed\n")
