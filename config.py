@@ -51,8 +51,8 @@ PATCH_BORDER = 42  # pixels; a patch counts as holding a fluid only if the fluid
 DROP_HEALTHY = 0.75  # share of patches without fluid that is dropped, since most of the retina is healthy
 
 # ---- Network -------------------------------------------------------------------------------------------------------
-MODEL = "tennakoon"  # the paper's U-Net, or segmentation_models' by "architecture/backbone", e.g. "Unet/resnet34"
-ENCODER_WEIGHTS = None  # file of pretrained weights for such a backbone; None: random ones
+MODEL = "tennakoon"  # the paper's U-Net, "Unet/efficientnetlite0", or segmentation_models', e.g. "Unet/resnet34"
+ENCODER_WEIGHTS = None  # "imagenet", or a file of pretrained weights for such a backbone; None: random ones
 INIT_WEIGHTS = None  # best.keras to start from, of the same network, e.g. "weights/phantom.keras"; None: random ones
 BASE_FILTERS = 64  # filters of the first level, doubled at each; 16 trains about ten times faster on a CPU
 REGULARIZER_WEIGHT = 1e-4  # L2 penalty on convolution kernels
