@@ -79,6 +79,20 @@ def test_stitched_tiles_equal_the_whole_slice():
     np.testing.assert_allclose(tiled[55:-55, 55:-55], untiled[9:-9, 9:-9], atol=1e-4)
 
 
+def test_a_network_that_halves_five_times_sees_all_tiles_as_the_whole_slice():
+    pooling = [keras.layers.AveragePooling2D(32), keras.layers.UpSampling2D(32), keras.layers.Conv2D(4, 1)]
+    model = keras.Sequential([keras.Input((None, None, 3)), *pooling])
+    volume = np.random.default_rng(1).integers(1, 256, (1, 330, 420)).astype(np.uint8)
+    region = np.zeros((330, 420), bool)
+    region[41:330, 9:400] = True
+    tiled, whole = (
+        next(predict_probabilities(model, volume, 128.0, 128.0, find_region=lambda slice_: region, **options))
+        for options in ({"tile_pixels": 192 * 192, "step": 32}, {"tile_pixels": 10**6, "step": 32})
+    )
+    assert len(plan_tiles(region, 192 * 192, 32)) > 10
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+
+
 def test_borders_are_predicted_and_invalid_pixels_are_not():
     """Known mistake: predicted borders left empty because the valid crop was padded with background."""
     volume = np.full((1, 256, 136), 250, np.uint8)
