@@ -71,9 +71,10 @@ PATCH_BORDER = 42
 DROP_HEALTHY = 0.75
 
 # ---- Network -------------------------------------------------------------------------------------------------------
-# "tennakoon" is the paper's U-Net. Others are segmentation_models' by "architecture/backbone", such as "Unet/resnet34".
+# "tennakoon" is the paper's U-Net, "Unet/efficientnetlite0" a U-Net on a small pretrained encoder. Others are
+# segmentation_models' by "architecture/backbone", such as "Unet/resnet34".
 MODEL = "tennakoon"
-# A file of pretrained weights for such a backbone. None: random ones.
+# "imagenet", or a file of pretrained weights for such a backbone. None: random ones.
 ENCODER_WEIGHTS = None
 # A best.keras of the same network to start from, such as "weights/phantom.keras". None: random weights.
 INIT_WEIGHTS = None

@@ -25,7 +25,7 @@ import config
 from utils.errors import run_script
 from utils.exported_model import check_input, export_epoch, read_best, set_weights
 from utils.keras_setup import failures_named, set_up_keras
-from utils.networks import create_inference_network, create_network
+from utils.networks import check_encoder_weights, create_inference_network, create_network
 from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.prepared import all_seen, check_unseen
 from utils.segmentation.appearance import training_appearance
@@ -52,6 +52,7 @@ PANELS |= {"F-score on patches": ["f_irf", "f_srf", "f_ped"]}
 def main(argv):
     config.load(argv)
     config.validate()
+    check_encoder_weights(config.MODEL, config.ENCODER_WEIGHTS)
     data = read_training_data(**config.training_data_settings())
     if config.INIT_WEIGHTS:
         data.description["earlier"] = check_starting_weights(data.rows["val"])

@@ -10,7 +10,8 @@ PROJECT = Path(__file__).parents[1]
 # From the bottom. A name with a folder stands for all modules in it.
 LAYERS = [
     {"errors", "files", "names", "settings", "labels", "parallel", "compiled", "html", "plots"},  # the ground
-    {"loss_functions", "model", "base", "losses", "metrics", "networks", "exported_model", "keras_setup"},
+    {"loss_functions", "model", "base", "losses", "metrics", "torch_weights", "efficientnet_lite", "networks"}
+    | {"exported_model", "keras_setup"},
     {"volumes"},
     {"preparation", "phantom"},  # phantoms stand on volumes alone
     {"prepared", "patch_settings", "augmentation", "custom_nuts", "patch_stream", "patch_preview", "data_prepare"},

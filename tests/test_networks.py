@@ -8,7 +8,9 @@ from utils.errors import InputError
 from utils.networks import (
     BACKBONES,
     FIXED_SIZE,
+    LITE_UNET,
     SIZE_STEPS,
+    check_encoder_weights,
     check_network,
     create_inference_network,
     create_network,
@@ -28,6 +30,9 @@ SETTINGS |= {"n_classes": 4, "dtype_policy": "float32", "seed": 5}
         (("Unet/densenet121", (256, 128)), "must be"),
         (("PSPNet/resnet34", (256, 128)), "patches are 256 x 128 pixels, must be multiples of 48, e.g. 240 x 144"),
         (("FPN/vgg16", (200, 128)), "must be multiples of 32, e.g. 192 x 128"),
+        (("Unet/efficientnetlite0", (200, 128)), "must be multiples of 32, e.g. 192 x 128"),
+        (("Unet/efficientnetlite1", (256, 128)), "did you mean 'Unet/efficientnetlite0'"),
+        (("Linknet/efficientnetlite0", (256, 128)), "did you mean"),
     ],
 )
 def test_what_cannot_work_is_refused_at_the_start(arguments, message):
@@ -37,23 +42,26 @@ def test_what_cannot_work_is_refused_at_the_start(arguments, message):
     assert error.value.messages[0].startswith(f"config.MODEL = {arguments[0]!r}: ")
 
 
-def test_presence_heads_and_missing_weights_are_refused(tmp_path):
-    missing = tmp_path / "weights.h5"
-    with pytest.raises(InputError) as error:
-        check_network("Unet/vgg16", (256, 128), train_classes=True, encoder_weights=str(missing))
-    assert [message.split(" = ")[0] for message in error.value.messages] == [
-        "config.TRAIN_CLASSES",
-        "config.ENCODER_WEIGHTS",
-    ]
-    with pytest.raises(InputError, match="takes none"):
-        check_network("tennakoon", (256, 128), encoder_weights=str(missing))
+@pytest.mark.parametrize("name", ["Unet/vgg16", LITE_UNET])
+def test_presence_heads_and_missing_weights_are_refused(name, tmp_path):
+    missing = str(tmp_path / "weights.h5")
+    with pytest.raises(InputError, match=r"config\.TRAIN_CLASSES = True: only 'tennakoon' has these heads"):
+        check_network(name, (256, 128), train_classes=True)
+    check_network(name, (256, 128), encoder_weights=missing)  # a prediction can do without it
+    with pytest.raises(InputError, match=r"config\.ENCODER_WEIGHTS = '.*weights\.h5': no such file"):
+        check_encoder_weights(name, missing)
+    for weights in (missing, "imagenet"):
+        with pytest.raises(InputError, match="the network 'tennakoon' takes none"):
+            check_network("tennakoon", (256, 128), encoder_weights=weights)
 
 
 def test_what_works_is_accepted():
     check_network("tennakoon", (256, 128), train_classes=True)
     for architecture, step in SIZE_STEPS.items():
         for backbone in BACKBONES:
-            check_network(f"{architecture}/{backbone}", (4 * step, 2 * step))
+            check_network(f"{architecture}/{backbone}", (4 * step, 2 * step), encoder_weights="imagenet")
+    check_network(LITE_UNET, (192, 256), encoder_weights="imagenet")
+    check_encoder_weights("Unet/vgg16", "imagenet")  # they are downloaded later
     assert [tile_step(name) for name in ("tennakoon", "Unet/vgg16", "PSPNet/vgg16")] == [8, 32, 48]
 
 
@@ -123,3 +131,24 @@ def test_pretrained_weights_reach_the_encoder_and_those_of_another_are_refused(t
         np.testing.assert_array_equal(network.get_layer(name).get_weights()[0], expected)
     with pytest.raises(InputError, match=r"backbone\.weights\.h5: not a weights file of vgg16"):
         create_network("Unet/vgg16", encoder_weights=weights, **SETTINGS)
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line_and_bugs_stay_bugs(monkeypatch):
+    class Builder:
+        raised = Exception("URL fetch failure on https://host/resnet18.h5: None -- Name or service not known")
+
+        @classmethod
+        def Unet(cls, *arguments, **options):
+            assert options["encoder_weights"] == "imagenet"
+            raise cls.raised
+
+    monkeypatch.setattr("utils.base.import_segmentation_models", lambda: Builder)
+    with pytest.raises(InputError) as error:
+        create_network("Unet/resnet18", **SETTINGS, encoder_weights="imagenet")
+    (message,) = error.value.messages
+    assert message.startswith(
+        "config.ENCODER_WEIGHTS = 'imagenet': the weights of resnet18 could not be downloaded (URL"
+    )
+    Builder.raised = ValueError("a bug")
+    with pytest.raises(ValueError, match="a bug"):
+        create_network("Unet/resnet18", **SETTINGS, encoder_weights="imagenet")

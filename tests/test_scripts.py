@@ -18,6 +18,7 @@ import pytest
 import SimpleITK
 from helpers import PROJECT, run_python
 from PIL import Image
+from test_efficientnet_lite import random_weights, write_weights
 
 from utils.tasks import overrides
 from utils.volumes.mhd import read_volume, write_volume
@@ -352,6 +353,24 @@ def test_the_strong_recipe_runs_through_and_continues_to_the_bit(prepared, tmp_p
     case = settings["DATA_ROOT"] / "RETOUCH-TrainingSet-Spectralis" / "TRAIN002"
     run("test.py", case, "--output", tmp_path / "segmented", "--recipe", "strong", **settings)
     assert (tmp_path / "segmented" / "Spectralis_TRAIN002.mhd").exists()
+
+
+@pytest.mark.slow
+def test_the_lite_encoder_is_trained_fine_tuned_and_segments_without_its_weights_file(prepared, tmp_path):
+    weights = write_weights(tmp_path / "random.pth", random_weights())
+    settings = {**prepared, "MODEL": "Unet/efficientnetlite0", "RUN_NAME": "lite", "EPOCH": 1, "BATCH_SIZE": 2}
+    settings |= {"PATCH_SIZE_H": 128, "PATCH_SIZE_W": 128, "ENCODER_WEIGHTS": weights, "ADAM_LR": 1e-6}
+    run("model_training.py", **settings)
+    best = settings["OUTPUT_ROOT"] / "runs" / "lite" / "segmentation" / "best.keras"
+    kernel = keras.models.load_model(best, compile=False).get_layer("conv_stem").get_weights()[0]
+    np.testing.assert_allclose(kernel, random_weights()["_conv_stem.weight"].transpose(2, 3, 1, 0), atol=1e-4)
+    weights.unlink()
+    run("adversarial_training.py", **settings)
+    case = settings["DATA_ROOT"] / "RETOUCH-TrainingSet-Spectralis" / "TRAIN002"
+    run("test.py", case, "--output", tmp_path / "out", **settings)
+    assert (tmp_path / "out" / "Spectralis_TRAIN002.mhd").exists()
+    _, stderr = run("model_training.py", **{**settings, "RUN_NAME": "again"}, expected=2)
+    assert stderr.startswith("model_training.py: error: config.ENCODER_WEIGHTS = ")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from stand_in import brightness_model
 from model import create_unet_model
 from utils.segmentation.tiling import (
     CONTEXT,
+    FAR_CONTEXT,
     Tile,
     labels_from_probabilities,
     plan_tiles,
@@ -21,17 +22,18 @@ from utils.segmentation.tiling import (
 @pytest.mark.parametrize("step", [8, 32])
 @pytest.mark.parametrize("tile_pixels", [1, 30_000, 80_000, 10**9])
 @pytest.mark.parametrize("box", [(0, 496, 0, 512), (203, 417, 9, 400), (100, 101, 7, 8), (3, 500, 130, 4000)])
-def test_tiles_cover_the_region_once_from_multiples_of_8(box, tile_pixels, step):
+def test_tiles_cover_the_region_once_from_multiples_of_the_step(box, tile_pixels, step):
     top, bottom, left, right = box
     region = np.zeros((520, 4096), bool)
     region[top:bottom, left:right] = True
     covered = np.zeros((1100, 4800), int)
     tiles = plan_tiles(region, tile_pixels, step)
+    context = {8: CONTEXT, 32: FAR_CONTEXT}[step]
     for tile in tiles:
         covered[tile.row : tile.row + tile.rows, tile.column : tile.column + tile.columns] += 1
-        assert tile.row % 8 == tile.column % 8 == 0
-        assert (tile.rows + 2 * CONTEXT) % step == (tile.columns + 2 * CONTEXT) % step == 0
-        pixels = (tile.rows + 2 * CONTEXT) * (tile.columns + 2 * CONTEXT)
+        assert (tile.row - context) % step == (tile.column - context) % step == 0  # where the network's input begins
+        assert (tile.rows + 2 * context) % step == (tile.columns + 2 * context) % step == 0
+        pixels = (tile.rows + 2 * context) * (tile.columns + 2 * context)
         assert pixels <= tile_pixels or tile_pixels == 1
     assert covered.max() == 1
     assert covered[:520, :4096][region].all()
@@ -75,6 +77,20 @@ def test_stitched_tiles_equal_the_whole_slice():
         assert np.abs(np.diff(whole, axis=axis)).max(axis=-1).mean() > 0.1
     np.testing.assert_allclose(tiled, whole, atol=1e-4)
     np.testing.assert_allclose(tiled[55:-55, 55:-55], untiled[9:-9, 9:-9], atol=1e-4)
+
+
+def test_a_network_that_halves_five_times_sees_all_tiles_as_the_whole_slice():
+    pooling = [keras.layers.AveragePooling2D(32), keras.layers.UpSampling2D(32), keras.layers.Conv2D(4, 1)]
+    model = keras.Sequential([keras.Input((None, None, 3)), *pooling])
+    volume = np.random.default_rng(1).integers(1, 256, (1, 330, 420)).astype(np.uint8)
+    region = np.zeros((330, 420), bool)
+    region[41:330, 9:400] = True
+    tiled, whole = (
+        next(predict_probabilities(model, volume, 128.0, 128.0, find_region=lambda slice_: region, **options))
+        for options in ({"tile_pixels": 192 * 192, "step": 32}, {"tile_pixels": 10**6, "step": 32})
+    )
+    assert len(plan_tiles(region, 192 * 192, 32)) > 10
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
 
 
 def test_borders_are_predicted_and_invalid_pixels_are_not():

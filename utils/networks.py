@@ -1,6 +1,7 @@
-"""segmentation_models' networks beside the U-Net of model.py: checked before Keras is there, seeded, standard layers.
+"""The networks beside the U-Net of model.py: checked before Keras is there, seeded, of standard layers.
 
-A network is named "architecture/backbone", such as "Unet/resnet34". Its output has the size of its input.
+Each is named "architecture/backbone", such as "Unet/resnet34", and its output has the size of its input. All are
+segmentation_models', but for `LITE_UNET`, which is ours.
 """
 
 import contextlib
@@ -9,8 +10,11 @@ import random
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.torch_weights import find_efficientnet_lite_weights
 
 OUR_NETWORK = "tennakoon"  # model.create_unet_model
+LITE_UNET = "Unet/efficientnetlite0"  # utils.efficientnet_lite
+IMAGENET = "imagenet"  # as ENCODER_WEIGHTS: those of the backbone's authors
 
 # Pixels of which height and width must be multiples: what the encoder divides by, and for PSPNet the six cells of its
 # finest pooling, of 8 pixels each.
@@ -31,14 +35,15 @@ BACKBONES = (
 def check_network(name, patch_shape, *, train_classes=False, encoder_weights=None):
     """Raise `InputError` with a line for each reason why the network cannot be built or trained on such patches.
 
-    `patch_shape` is (rows, columns) in pixels; `encoder_weights` a file or None. Keras is not imported.
+    `patch_shape` is (rows, columns) in pixels; `encoder_weights` "imagenet", a file or None, which
+    `check_encoder_weights` looks for. Keras is not imported.
     """
     if name == OUR_NETWORK:
         if encoder_weights is not None:
             raise InputError(f"config.ENCODER_WEIGHTS = {encoder_weights!r}: the network {name!r} takes none; set None")
         return
     architecture, _, backbone = name.partition("/")
-    if architecture not in SIZE_STEPS or backbone not in BACKBONES:
+    if name != LITE_UNET and (architecture not in SIZE_STEPS or backbone not in BACKBONES):
         raise InputError(f"config.MODEL = {name!r}: must be {_expected_name(name)}")
     complaints = []
     step = SIZE_STEPS[architecture]
@@ -50,23 +55,38 @@ def check_network(name, patch_shape, *, train_classes=False, encoder_weights=Non
         )
     if train_classes:
         complaints.append(f"config.TRAIN_CLASSES = True: only {OUR_NETWORK!r} has these heads, {name!r} has none")
-    if encoder_weights is not None and not Path(encoder_weights).is_file():
-        complaints.append(
-            f"config.ENCODER_WEIGHTS = {encoder_weights!r}: no such file; name one that you have, or None"
-        )
     if complaints:
         raise InputError(*complaints)
 
 
+def check_encoder_weights(name, encoder_weights):
+    """Raise `InputError` where the weights that the encoder of the network `name` is to start from are not there.
+
+    Only a training that starts needs them. `encoder_weights` is as in `check_network`. Those of "imagenet" are an
+    installed package's for `LITE_UNET`; for the others they are downloaded when the network is created.
+    """
+    if encoder_weights == IMAGENET:
+        if name == LITE_UNET:
+            find_efficientnet_lite_weights()
+    elif encoder_weights is not None and not Path(encoder_weights).is_file():
+        raise InputError(
+            f"config.ENCODER_WEIGHTS = {encoder_weights!r}: no such file; name one that you have, {IMAGENET!r} or None"
+        )
+
+
 def _expected_name(name):
     """In words what a network's name is, with the one closest to `name`."""
-    allowed = [OUR_NETWORK, *(f"{architecture}/{backbone}" for architecture in SIZE_STEPS for backbone in BACKBONES)]
+    allowed = [
+        OUR_NETWORK,
+        LITE_UNET,
+        *(f"{architecture}/{backbone}" for architecture in SIZE_STEPS for backbone in BACKBONES),
+    ]
     lower_case = {known.lower(): known for known in allowed}
     closest = difflib.get_close_matches(name.lower(), lower_case, n=1, cutoff=0.5)
     nearest = f"; did you mean {lower_case[closest[0]]!r}?" if closest else ""
     return (
         f"{OUR_NETWORK!r} or an architecture ({', '.join(SIZE_STEPS)}) and a backbone ({', '.join(BACKBONES)}), such "
-        f"as 'Unet/resnet34'{nearest}"
+        f"as 'Unet/resnet34', or {LITE_UNET!r}{nearest}"
     )
 
 
@@ -87,6 +107,11 @@ def create_network(name, *, encoder_weights=None, rearranged_output=True, **sett
 
         return create_unet_model(**settings, rearranged_output=rearranged_output)
     settings = {key: settings[key] for key in settings if key not in ("base_filters", "train_classes", "padding")}
+    if name == LITE_UNET:
+        from utils.efficientnet_lite import create_efficientnet_lite_unet
+
+        path = find_efficientnet_lite_weights() if encoder_weights == IMAGENET else encoder_weights
+        return create_efficientnet_lite_unet(**settings, encoder_weights=path)
     return _segmentation_models_network(name, encoder_weights, **settings)
 
 
@@ -111,8 +136,9 @@ def _segmentation_models_network(
     carry an L2 penalty, batch norms the momentum given (MobileNetV2's own, 0.999, would lag thousands of steps behind),
     and `seed` and `dtype_policy` are as in `model.create_unet_model`.
 
-    `encoder_weights` is a file of weights for the backbone without its top, as `load_weights` takes it; None: random
-    ones. Raises `InputError` where the file does not fit. Nothing is ever downloaded.
+    `encoder_weights` is a file of weights for the backbone without its top, as `load_weights` takes it; "imagenet":
+    those that the backbone's authors publish, which are downloaded once; None: random ones. Raises `InputError` where
+    the file does not fit or cannot be downloaded.
     """
     import keras
 
@@ -155,10 +181,15 @@ def _build(architecture, backbone, input_shape, n_classes, encoder_weights):
         return builder(
             backbone, input_shape=input_shape, classes=n_classes, activation="softmax", encoder_weights=weights
         )
-    except (ValueError, OSError) as error:
-        if weights is None:
-            raise
+    except Exception as error:
         reason = str(error).strip().partition("\n")[0]
+        if weights == IMAGENET and type(error) is Exception:  # what Keras raises where a download fails
+            raise InputError(
+                f"config.ENCODER_WEIGHTS = {IMAGENET!r}: the weights of {backbone} could not be downloaded ({reason}); "
+                "connect to the internet, name a file, or set None"
+            ) from error
+        if weights in (None, IMAGENET) or not isinstance(error, ValueError | OSError):
+            raise
         raise InputError(f"{weights}: not a weights file of {backbone} without its top ({reason})") from error
 
 

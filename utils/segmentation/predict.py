@@ -10,7 +10,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.exported_model import PredictionSettings, read_best
 from utils.files import code_digest, digest
-from utils.networks import OUR_NETWORK, as_list, create_network, tile_step
+from utils.networks import LITE_UNET, OUR_NETWORK, as_list, create_network, tile_step
 from utils.parallel import ahead
 from utils.preparation.preprocessing import (
     PREPROCESSING_CODE,
@@ -26,6 +26,7 @@ from utils.segmentation.tiling import TILE_PIXELS, labels_from_probabilities, pr
 MEMORY_GB = 0.8  # of intermediate results, by default
 # Of a tile, for each of `BASE_FILTERS` in our network, and whatever their number; measured on TensorFlow.
 _BYTES_PER_PIXEL = {"float32": (22, 520), "mixed_bfloat16": (12, 420), "mixed_float16": (12, 420)}
+_LITE_BYTES_PER_PIXEL = 800  # of `LITE_UNET`, under any policy; 640 were measured on TensorFlow
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ def load_network(path, *, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=
             "slices and 4 classes: background, IRF, SRF, PED"
         )
     tile_pixels, model = TILE_PIXELS, exported
+    if settings.network == LITE_UNET:
+        tile_pixels = int(memory_gb * 1e9 / _LITE_BYTES_PER_PIXEL)
     if settings.network == OUR_NETWORK or dtype_policy != "float32":
         base_filters = exported.get_weights()[0].shape[-1]
         model = create_network(  # the same weights, in another precision, with the cheaper form of the output layer
