@@ -18,8 +18,8 @@ def open_page(page, width, folder, script="() => null"):
     """Open the HTML text `page` at `width` pixels; returns (what `script` returns, complaints).
 
     `script` is the text of a JavaScript function of the page's window, run when it has loaded, that may be async.
-    Complaints are lines of the console, but for advice about reading pixels, which only tests do, and "overflow" where
-    the page scrolls sideways.
+    Complaints are the console's lines, and "overflow" if the page scrolls sideways. Advice about reading pixels is left
+    out, because only tests read pixels.
     """
     wrapper = folder / f"wrapper{width}.html"
     wrapper.write_text(

@@ -181,7 +181,7 @@ def test_one_pass_back_through_the_discriminator_serves_both(limit):
     before = arrays(variables)
     statistics = arrays(unet.non_trainable_variables)
     with tensorflow.GradientTape(persistent=True) as tape:
-        logits = tensorflow.math.log(unet(images, training=True))  # but for a constant, which softmax ignores
+        logits = tensorflow.math.log(unet(images, training=True))  # up to a constant, which softmax ignores
         probabilities = tensorflow.nn.softmax(logits)
         on_generated = discriminator([crop, straight_through_one_hot(probabilities)])
         segmentation, penalty = SEGMENTATION_LOSS(masks, probabilities), sum(unet.losses)
@@ -214,7 +214,7 @@ def test_one_pass_back_through_the_discriminator_serves_both(limit):
 @pytest.mark.skipif(ON_JAX, reason="the tape is TensorFlow's; the backends are compared below")
 @pytest.mark.parametrize("logit", [-16.0, 0.0])
 def test_the_generator_hears_a_sure_discriminator_in_float16_too(logit):
-    """What the discriminator's loss passes back at a logit of -16 is 1e-7 of what the generator has to hear."""
+    """At a logit of -16 the gradient of the discriminator's loss is 1e-7 of the generator's gradient."""
     import tensorflow
 
     images, masks = batch()
@@ -248,7 +248,7 @@ def test_a_discriminator_in_float16_is_refused():
 
 # ---- In balance ----------------------------------------------------------------------------------------------------
 def test_in_the_warm_up_only_the_discriminator_learns(adversarial_alone):
-    """Weights, optimizer and batch statistics of the U-Net stay; its dropout goes on."""
+    """Weights, optimizer and batch statistics of the U-Net stay; its dropout continues."""
     step = adversarial_alone(taken_steps=0)
     weights, slots = arrays(step.generator.weights), arrays(step.generator_optimizer.variables)
     discriminator = arrays(step.discriminator.trainable_variables)
@@ -296,7 +296,7 @@ def test_a_discriminator_that_is_far_ahead_pauses(adversarial_alone):
 
 # ---- What is reported ----------------------------------------------------------------------------------------------
 def test_measures_of_a_discriminator_that_takes_every_mask_for_a_readers(adversarial_alone):
-    """A logit of 2 whatever the mask: log(1 + e^2) = 2.126928 is the loss of saying 0, 0.126928 that of saying 1."""
+    """A logit of 2 for every mask: log(1 + e^2) = 2.126928 is the loss of saying 0, 0.126928 that of saying 1."""
     step = adversarial_alone()
     kernel, bias = step.discriminator.get_layer("logit").variables
     kernel.assign(np.zeros(kernel.shape))

@@ -61,7 +61,7 @@ def test_a_damaged_state_falls_back_to_the_one_before_and_says_so(tmp_path, caps
     assert (progress["epoch"], path.name) == (1, "last-0001-0000000.npz")
     printed = capsys.readouterr().out
     assert "last-0002-0000000.npz: missing or damaged; resuming from last-0001-0000000" in printed
-    save(tmp_path, 1, 9)  # the run goes on from there, and what was damaged goes
+    save(tmp_path, 1, 9)  # the run resumes from there, and the damaged checkpoint is removed
     assert {name[:17] for name in names(tmp_path)} == {"last-0001-0000000", "last-0001-0000009"}
 
 

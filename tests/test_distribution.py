@@ -117,7 +117,7 @@ def test_two_hosts_hold_equal_weights_and_train_as_one(prepared, alone, tmp_path
     for first, second in zip(arrays(tmp_path / "0.npz"), arrays(tmp_path / "1.npz"), strict=True):
         np.testing.assert_array_equal(first, second)
     log = pd.read_csv(folder_of(settings) / "log.csv")
-    # The same patches but for the odd one out of each block, so nearly the same batches.
+    # The same patches, except at most one of each block, so nearly the same batches.
     np.testing.assert_allclose(log.loss, alone.loss, atol=0.1)
     np.testing.assert_allclose(log.val_loss, alone.val_loss, atol=0.02)
 

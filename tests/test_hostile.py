@@ -1,5 +1,6 @@
-"""Files that lie, from whoever made them: refused in one sentence or read for what they are; no crash, no hang, no
-gigabytes, nothing outside their folder.
+"""Damaged and malicious files. Each is refused in one sentence or read correctly.
+
+There is no crash, no hang, no use of gigabytes, and no access outside the file's folder.
 
 Every file is read in a process of its own kind: its memory is limited and a timer runs.
 """

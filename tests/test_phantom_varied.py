@@ -124,7 +124,7 @@ def test_subretinal_fluid_fills_pockets(seed):
     floor_mm[0, 180:220] = 0.3
     case.knobs = Always(seed, "pockets")
     heights_mm = case._subretinal_fluid(floor_mm)[0]
-    assert (heights_mm[[179, 220]] > 0.28).all()  # at the foot of a wall, whatever the slope
+    assert (heights_mm[[179, 220]] > 0.28).all()  # at the foot of a wall, for every slope
 
 
 def test_a_body_goes_on_in_the_next_slice():

@@ -82,5 +82,5 @@ def test_a_comparison_shows_the_scan_then_each_source_with_its_own_fluid(tmp_pat
         rows, columns = places_of(tmp_path / "comparison.png", mixed).T
         assert len(rows) > 1000
         assert ((columns * 3).astype(int) == third).all()
-        assert ((columns * 3 - third < 0.52) == left).all()
-        assert ((rows < 0.5) == above).all()
+        assert ((columns * 3 - third < 0.5) == left).all()
+        assert ((rows < 0.48) == above).all()

@@ -23,7 +23,7 @@ def contents(folder):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_to_the_same_files(tmp_path):
+def test_killed_at_any_moment_it_resumes_to_the_same_files(tmp_path):
     for number, (vendor, name) in enumerate(itertools.product(VENDORS, "abcd")):
         write_raw_case(tmp_path / "data", vendor, name, seed=number)
     prepare(tmp_path / "data", tmp_path / "whole", "WORKERS=2")
@@ -90,7 +90,7 @@ def test_only_what_a_change_concerns_is_done_again(tmp_path, prepare_here, capsy
     assert changed() == sorted([f"{vendor}_a.raw" for vendor in VENDORS])
     assert "3 to do: not prepared yet" in capsys.readouterr().out
     assert changed() == []
-    assert changed("PATCH_SIZE_H=208", "PATCH_SIZE_W=136") == []  # whoever reads a small B-scan pads it
+    assert changed("PATCH_SIZE_H=208", "PATCH_SIZE_W=136") == []  # training and prediction pad small B-scans
     write_raw_case(tmp_path / "data", "Cirrus", "a", seed=9)
     assert changed() == ["Cirrus_a.raw"]
     assert "1 to do: source files changed" in capsys.readouterr().out

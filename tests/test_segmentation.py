@@ -33,7 +33,7 @@ def loaded(model):
 
 
 def always_irf():
-    """A network that says IRF whatever it sees."""
+    """A network that says IRF for every image."""
     model = brightness_model()
     model.layers[-1].set_weights([np.zeros((1, 1, 3, 4), np.float32), np.array([0, 9, 0, 0], np.float32)])
     return model

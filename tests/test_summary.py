@@ -93,7 +93,7 @@ def test_a_patient_is_drawn_with_all_cases():
     assert np.isnan(resampled_means(values[[0, 2]], ["b", "b"], seed=0)).all()
 
 
-def coverage(as_patients, studies=400, patients=40, seed=0):
+def coverage(as_patients, studies=200, patients=40, seed=0):
     """Share of simulated studies whose interval holds the true mean 0. Each patient has two eyes, of whose values 0.9
     of the variance is the patient's."""
     rng, held = np.random.default_rng(seed), 0
