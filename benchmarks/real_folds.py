@@ -73,42 +73,38 @@ def patients_with(cases):
 def draw_folds(held):
     """{patient: "0" to "4" or `UNTOUCHED`} of the patients in `held`, {patient: names of what the scans hold}.
 
-    A fifth is untouched, with at least `UNTOUCHED_SRF` patients with SRF: of the seeds from 0 on, the first that gives
-    so many is taken.
+    A fifth is untouched. Raises `InputError` where fewer than `UNTOUCHED_SRF` of these have SRF.
     """
-    if sum("SRF" in names for names in held.values()) < UNTOUCHED_SRF:
-        raise InputError(f"fewer than {UNTOUCHED_SRF} patients with SRF in these folders; name others")
-    for seed in itertools.count():
-        parts = _split(held, held, seed, test_fraction=0.2)
-        untouched = [patient for patient, part in parts.items() if part == "test"]
-        if sum("SRF" in held[patient] for patient in untouched) >= UNTOUCHED_SRF:
-            break
+    untouched = _drawn(held, held, test_fraction=0.2)
+    if sum("SRF" in held[patient] for patient in untouched) < UNTOUCHED_SRF:
+        raise InputError(
+            f"a fifth of the patients holds fewer than {UNTOUCHED_SRF} with SRF; add scans of such patients"
+        )
     folds = dict.fromkeys(untouched, UNTOUCHED)
     others = [patient for patient in held if patient not in folds]
     for fold in range(N_FOLDS):
-        parts = _split(others, held, seed, folds=N_FOLDS, fold=fold)
-        folds |= {patient: str(fold) for patient, part in parts.items() if part == "test"}
+        folds |= dict.fromkeys(_drawn(others, held, folds=N_FOLDS, fold=fold), str(fold))
     return folds
 
 
-def validation_patients(patients, held, seed=0):
+def validation_patients(patients, held):
     """A fifth of `patients`, with its share of what they hold, on whom the epochs of a fold's training are chosen."""
-    return [patient for patient, part in _split(patients, held, seed, test_fraction=0.2).items() if part == "test"]
+    return _drawn(patients, held, test_fraction=0.2)
 
 
-def _split(patients, held, seed, test_fraction=0.2, folds=None, fold=0):
-    """`split_patients` of patients instead of cases, as {patient: part}."""
+def _drawn(patients, held, test_fraction=0.2, folds=None, fold=0):
+    """The `patients` whom `split_patients` makes test."""
     parts = split_patients(
         [("", patient) for patient in patients],
         pattern=r"^(.*)$",
         test_fraction=test_fraction,
         validation_fraction=0.2,
-        seed=seed,
+        seed=0,
         fluids={("", patient): held[patient] for patient in patients},
         folds=folds,
         fold=fold,
     )
-    return {patient: part for (_, patient), part in parts.items()}
+    return [patient for (_, patient), part in parts.items() if part == "test"]
 
 
 def read_folds(path=FOLDS_CSV):
