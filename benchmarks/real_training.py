@@ -42,10 +42,10 @@ def prepare_folds(of_fold, output, settings):
     are a recipe's, as a dictionary. Returns {fold: the settings with both roots}.
     """
     for case in (case for cases in of_fold.values() for case in cases):
-        link = output / "data" / case.vendor / case.name
+        link = output / "data" / (case.vendor or "") / case.name
         link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.is_symlink():
-            link.symlink_to(case.folder.resolve(), target_is_directory=True)
+        link.unlink(missing_ok=True)  # the scans may have moved
+        link.symlink_to(case.folder.resolve(), target_is_directory=True)
     held = patients_with([case for cases in of_fold.values() for case in cases])
     roots = {"DATA_ROOT": output / "data", "PATIENT_PATTERN": PATIENTS}
     of_folds = {fold: {**settings, **roots, "OUTPUT_ROOT": output / f"fold_{fold}"} for fold in of_fold}
@@ -91,9 +91,10 @@ def train_fold(name, settings, budget):
     folder = settings["OUTPUT_ROOT"] / "runs" / name / "segmentation"
     spent_json, printed = folder.parent / "cpu_seconds.json", folder.parent / "printed.txt"
     with locked(folder.parent):
-        spent = read_json(spent_json) if spent_json.exists() else {"cpu_seconds": 0.0, "finished": False}
-        if spent["cpu_seconds"] < budget and not spent["finished"]:
-            code = train_until(spent, spent_json, budget, [sys.executable, "model_training.py", *overrides(settings)])
+        command = [sys.executable, "model_training.py", *overrides(settings)]
+        spent = read_json(spent_json) if spent_json.exists() else {"cpu_seconds": 0.0, "finished": None}
+        if spent["cpu_seconds"] < budget and spent["finished"] != command[1:]:
+            code = train_until(spent, spent_json, budget, command)
             if code not in (0, 128 + signal.SIGTERM):
                 last = printed.read_text("utf-8", "replace").rstrip().rpartition("\n")[2]
                 raise InputError(f"{printed}: model_training.py ended with exit code {code}: {last}")
@@ -106,7 +107,8 @@ def train_fold(name, settings, budget):
 def train_until(spent, spent_json, budget, command):
     """Run `command` until it ends or ``spent["cpu_seconds"]`` reaches `budget`; returns its exit code.
 
-    `spent` is brought up to date, and kept in the file `spent_json`, where a call that is killed leaves it.
+    `spent` is brought up to date, and kept in the file `spent_json`, where a call that is killed leaves it. Its
+    "finished" is the command that came to its own end, without the interpreter; None before.
     """
     before, of_children = spent["cpu_seconds"], children_seconds()
     with open(spent_json.with_name("printed.txt"), "ab") as printed:
@@ -120,7 +122,7 @@ def train_until(spent, spent_json, budget, command):
     finally:
         process.terminate()
         code = process.wait()
-        spent |= {"cpu_seconds": before + children_seconds() - of_children, "finished": code == 0}
+        spent |= {"cpu_seconds": before + children_seconds() - of_children, "finished": None if code else command[1:]}
         write_json(spent_json, spent)
     return code
 

@@ -10,7 +10,8 @@ judged by all folds, which it must not have seen. The same command goes on where
 
 Prints the table: the columns of `benchmarks.real_measures` over the B-scans of all folds together, and pooled Dice of
 the same B-scans made unlike (`benchmarks.real_unlike`). Writes OUT/NAME.csv, the pixels of every B-scan, and
-OUT/NAME.worst.png, the worst twelve. --untouched judges by the patients in no fold instead: once a model is final.
+OUT/NAME.worst.png, the worst twelve. --untouched judges by the patients in no fold instead, a recipe's five
+networks each by all of them: once a model is final.
 """
 
 import argparse
