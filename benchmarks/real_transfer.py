@@ -1,144 +1,122 @@
-"""A model's scores on real B-scans that it was not trained on. Two thirds of the patients may be used for tuning.
+"""The protocol by which models and recipes are judged on real B-scans, in one table.
 
-    python -m benchmarks.real_transfer MODEL DIR [--part visible|untouched|all] [--worst worst.png]
+    python -m benchmarks.real_transfer --folds DIR [DIR ...] --output OUT [--model NAME FILE]...
+        [--recipe NAME SETTING=VALUE ...]... [--cpu-seconds 400] [--no-unlike] [--mirrored] [--untouched]
 
-DIR holds cases in RETOUCH layout with outlines of IRF and SRF. PED is not outlined there: pixels that the model calls
-PED are left out of the scores of IRF and SRF, and counted. The checksum of a patient's name decides the part, so that
-the untouched third is the same for everybody. Intervals are 95 % bootstrap intervals over patients.
+Each DIR holds single B-scans in RETOUCH layout with outlines of IRF and SRF. `real_folds.csv` deals their patients into
+five folds, and a fifth of them into none. A recipe is model_training.py with these settings: it is trained five times
+for the same CPU seconds, each time without one fold, which then judges it (`benchmarks.real_training`). A model is
+judged by all folds, which it must not have seen. The same command goes on where it was interrupted.
+
+Prints the table: the columns of `benchmarks.real_measures` over the B-scans of all folds together, and pooled Dice of
+the same B-scans made unlike (`benchmarks.real_unlike`). Writes OUT/NAME.csv, the pixels of every B-scan, and
+OUT/NAME.worst.png, the worst twelve. --untouched judges by the patients in no fold instead, a recipe's five
+networks each by all of them: once a model is final.
 """
 
 import argparse
-import re
-import sys
-import time
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from utils.evaluation.detection import area_under_roc
-from utils.evaluation.statistics import interval
-from utils.labels import FLUIDS
-from utils.plots import save_comparison
-from utils.preparation.cases import find_cases
-from utils.preparation.preprocessing import to_8_bit
-from utils.volumes.mhd import read_volume
+from benchmarks.real_folds import UNTOUCHED, cases_of_folds, find_real_cases, read_folds
+from benchmarks.real_measures import COLUMNS, cells, counts_text, pooled_dice
+from benchmarks.real_scoring import Judged, save_worst
+from benchmarks.real_training import prepare_folds, train_fold
+from benchmarks.real_unlike import WAYS
+from utils.errors import InputError, run_script
+from utils.files import write_csv
 
 OUTLINED = ("IRF", "SRF")
-PATIENTS = r"^[A-Z]+-(\d+)"  # the patient in a case's name, as PATIENT_PATTERN
-WORST = 12
-N_RESAMPLES = 1000
 
 
-def main():
+def main(argv):
+    arguments = parse(argv)
+    of_fold = cases_of_folds(find_real_cases(arguments.folds), read_folds())
+    untouched = of_fold.pop(UNTOUCHED)
+    ways = [] if arguments.no_unlike else list(WAYS)
+    lines, counts = [], []
+    for name, cost, models in contenders(arguments, of_fold):
+        judged = [
+            Judged(model, untouched if arguments.untouched else cases, arguments.output / "scores", arguments.mirrored)
+            for model, cases in models
+        ]
+        rows = pd.concat([of_model.scores() for of_model in judged])
+        unlike = {way: pd.concat([of_model.scores(way) for of_model in judged]) for way in ways}
+        by_fluid = fluid_lines(rows, unlike)
+        if arguments.untouched:
+            counts.append(f"SRF, {name}: {counts_text(rows[rows['fluid'] == 'SRF'])}")
+            del by_fluid["SRF"]  # a ratio of so few patients would say more than is known
+        else:
+            write_csv(arguments.output / f"{name}.csv", rows)
+            save_worst(arguments.output / f"{name}.worst.png", rows[rows["fluid"].isin(OUTLINED)], judged)
+        lines += [f"| {name} | {cost} | {line} |" for line in by_fluid.values()]
+    print(heading(ways), *lines, sep="\n")
+    print(*counts, sep="\n")
+
+
+def parse(argv):
+    """The arguments, with --model as (name, path) pairs and --recipe as (name, {setting: text}) pairs."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("model", type=Path, help="best.keras, with its best.json beside it")
-    parser.add_argument("data", type=Path, help="folder of the cases")
-    parser.add_argument("--part", choices=("visible", "untouched", "all"), default="visible")
-    parser.add_argument("--worst", type=Path, help="write a picture of the worst twelve B-scans")
-    parser.add_argument("--csv", type=Path, help="write a row for each B-scan and fluid")
-    parser.add_argument("--patients", default=PATIENTS, help="the patient in a case's name, as PATIENT_PATTERN")
+    parser.add_argument("--folds", type=Path, nargs="+", required=True, metavar="DIR", help="folders of the cases")
+    parser.add_argument("--output", type=Path, required=True, help="folder of trainings, scores and pictures")
+    parser.add_argument("--model", nargs=2, action="append", default=[], metavar=("NAME", "FILE"), help="a best.keras")
+    parser.add_argument("--recipe", nargs="+", action="append", default=[], metavar=("NAME", "SETTING=VALUE"))
+    parser.add_argument("--cpu-seconds", type=float, default=400.0, help="of each fold's training")
+    parser.add_argument("--no-unlike", action="store_true", help="leave the scans made unlike out")
     parser.add_argument("--mirrored", action="store_true", help="average with the mirrored B-scans")
-    arguments = parser.parse_args()
+    parser.add_argument("--untouched", action="store_true", help="judge by the patients in no fold instead")
+    arguments = parser.parse_args(argv)
+    recipes = []
+    for name, *settings in arguments.recipe:
+        if malformed := [setting for setting in settings if "=" not in setting]:
+            raise InputError(f"--recipe {name}: {malformed[0]}: expected SETTING=VALUE")
+        recipes.append((name, dict(setting.split("=", 1) for setting in settings)))
+    arguments.recipe = recipes
+    names = [name for name, _ in (*arguments.model, *recipes)]
+    if len(set(names)) < len(names):
+        raise InputError(f"--model, --recipe: the names {', '.join(names)} are not all different; rename one")
+    return arguments
 
-    from utils.keras_setup import set_up_keras
-    from utils.segmentation.predict import load_network
 
-    set_up_keras(0, deterministic=False)
-    network = load_network(arguments.model, mirrored=arguments.mirrored)
-    rows, pictures, started = [], {}, time.monotonic()
-    for case in find_cases(arguments.data):
-        patient = re.match(arguments.patients, case.name).group(1)
-        if arguments.part in (part_of(patient), "all"):
-            of_case = list(score_case(network, case, patient))
-            pictures |= {row["b_scan"]: row.pop("picture") for row in of_case if "picture" in row}
-            rows += of_case
-    table = pd.DataFrame(rows)
-    if arguments.csv:
-        table.to_csv(arguments.csv, index=False)
-    n_b_scans, n_patients = table["b_scan"].nunique(), table["patient"].nunique()
-    print(f"{arguments.model}, {arguments.part}: {n_b_scans} B-scans of {n_patients} patients, ", end="")
-    print(f"{(time.monotonic() - started) / n_b_scans:.2f} s each\n")
-    print("| fluid | B-scans with it | pooled Dice | Dice, mean of those | AUC | false pixels without any fluid |")
-    print("|---|---|---|---|---|---|")
+def contenders(arguments, of_fold):
+    """Yield the name of each model and recipe, what its training took, and [(model file, cases out of its folds)]."""
+    for name, model in arguments.model:
+        yield name, "–", [(model, [case for cases in of_fold.values() for case in cases])]
+    for name, settings in arguments.recipe:
+        trained = {
+            fold: train_fold(name, of_this, arguments.cpu_seconds)
+            for fold, of_this in prepare_folds(of_fold, arguments.output, settings).items()
+        }
+        seconds, steps = (np.mean([getattr(of, what) for of in trained.values()]) for what in ("cpu_seconds", "steps"))
+        models = [(of.model, of_fold[fold]) for fold, of in trained.items()]
+        yield name, f"{seconds:.0f}, {steps:.0f} steps", models
+
+
+def heading(ways):
+    """The first two lines of the table."""
+    names = ["network", "CPU seconds a fold", "fluid", "B-scans with it", *COLUMNS]
+    names += [*ways, "mean of these"] if ways else []
+    return f"| {' | '.join(names)} |\n{'|---' * len(names)}|"
+
+
+def fluid_lines(rows, unlike):
+    """{fluid: its part of a line}: the measures of `rows`, and pooled Dice of `unlike`, {way: rows}."""
+    lines = {}
     for fluid in OUTLINED:
-        of_fluid = table[table["fluid"] == fluid]
-        cells = [with_interval(measure, of_fluid) for measure in (pooled_dice, mean_dice, auc, false_pixels)]
-        print(f"| {fluid} | {(of_fluid['true'] > 0).sum()} | {' | '.join(cells)} |")
-    ped = table[table["fluid"] == "PED"]
-    print(
-        f"\nPED, not outlined: {ped['predicted'].mean():.0f} pixels a B-scan, in {(ped['predicted'] > 0).sum()} B-scans"
-    )
-    if arguments.worst:
-        wrong = table[table["fluid"].isin(OUTLINED)].groupby("b_scan")[["predicted", "true", "overlap"]].sum()
-        wrong = (wrong["predicted"] + wrong["true"] - 2 * wrong["overlap"]).sort_values(ascending=False)
-        save_comparison(arguments.worst, [pictures[name] for name in wrong.index[:WORST]])
+        of_fluid = rows[rows["fluid"] == fluid]
+        texts = [fluid, str((of_fluid["true"] > 0).sum()), *cells(of_fluid)]
+        dice = [dice_of(of_way[of_way["fluid"] == fluid]) for of_way in unlike.values()]
+        texts += [f"{value:.3f}" for value in ([*dice, np.mean(dice)] if dice else [])]
+        lines[fluid] = " | ".join(texts)
+    return lines
 
 
-def part_of(patient):
-    """The part that a patient belongs to: "untouched" for a third of them, else "visible"."""
-    return "untouched" if zlib.crc32(patient.encode()) % 3 == 0 else "visible"
-
-
-def score_case(network, case, patient):
-    """Yield a row for each B-scan of a case and fluid; the first of a B-scan holds its "picture"."""
-    from utils.segmentation.predict import segmented_slices
-    from utils.segmentation.tiling import labels_from_probabilities
-
-    voxels, spacing_mm = read_volume(case.oct_path)
-    reference, _ = read_volume(case.reference_path)
-    slices = segmented_slices(network, voxels, spacing_mm, case.vendor)
-    for index, (probabilities, presence) in enumerate(slices):
-        labels = labels_from_probabilities(probabilities, network.settings.threshold)
-        b_scan = f"{case.name} {index}"
-        known = labels != FLUIDS["PED"]
-        for (fluid, code), score in zip(FLUIDS.items(), presence, strict=True):
-            counted = known if fluid in OUTLINED else np.ones_like(known)
-            predicted, true = (labels == code) & counted, (reference[index] == code) & counted
-            row = {"b_scan": b_scan, "patient": patient, "fluid": fluid, "score": score}
-            row |= {"predicted": predicted.sum(), "true": true.sum(), "overlap": (predicted & true).sum()}
-            row["without_fluid"] = not reference[index].any()
-            if code == 1:
-                row["picture"] = (b_scan, to_8_bit(voxels[index]), reference[index], labels)
-            yield row
-
-
-# ---- Measures of a fluid's rows -------------------------------------------------------------------------------------
-def pooled_dice(rows):
-    total = rows["predicted"].sum() + rows["true"].sum()
-    return 2 * rows["overlap"].sum() / total if total else np.nan
-
-
-def mean_dice(rows):
-    present = rows[rows["true"] > 0]
-    return (2 * present["overlap"] / (present["predicted"] + present["true"])).mean()
-
-
-def auc(rows):
-    present = rows["true"] > 0
-    return area_under_roc(rows.loc[present, "score"], rows.loc[~present, "score"])
-
-
-def false_pixels(rows):
-    """A B-scan that holds neither fluid."""
-    return rows.loc[rows["without_fluid"], "predicted"].mean()
-
-
-def with_interval(measure, rows):
-    """Value and 95 % interval, resampling patients, as text."""
-    rng = np.random.default_rng(0)
-    by_patient = [group for _, group in rows.groupby("patient")]
-    values = []
-    for _ in range(N_RESAMPLES):
-        drawn = rng.integers(len(by_patient), size=len(by_patient))
-        values.append(measure(pd.concat([by_patient[index] for index in drawn])))
-    low, high = interval(np.array(values)[~np.isnan(values)])
-    digits = 0 if measure is false_pixels else 3
-    return f"{measure(rows):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+def dice_of(rows):
+    """Pooled Dice as a number."""
+    return float(pooled_dice(rows, np.ones((1, len(rows)), int))[0])
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -70,6 +70,7 @@ def test_a_folder_of_everything(tmp_path):
     top = tmp_path / "all"
     write_volume(top / "oct.mhd", VOXELS, SPACING_MM)
     write_volume(top / "reference.mhd", MASK, SPACING_MM)
+    write_volume(top / "other.mhd", MASK, SPACING_MM)
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(VOXELS), str(top / "left.MHD".lower()), True)
     (top / "left.mhd").rename(top / "LEFT.MHD")
     write_volume(top / "LEFT_irf.mhd", MASK // 255, SPACING_MM)
@@ -102,6 +103,7 @@ def test_a_folder_of_everything(tmp_path):
     few = "labels or a mask: it holds at most 8 values"
     assert left_out == {
         "reference.mhd": "a scan's reference",
+        "other.mhd": "outlines of a scan's other findings",
         "LEFT_irf.mhd": few,
         **{f"b{number}_x.png": few for number in range(4)},
         "slo.jpg": "an image of the fundus by its name",
@@ -122,9 +124,11 @@ def test_a_folder_of_everything(tmp_path):
 def test_oct_mhd_hides_no_other_scan(tmp_path):
     write_volume(tmp_path / "P1" / "oct.mhd", VOXELS, SPACING_MM)
     write_volume(tmp_path / "P2" / "scan.mhd", VOXELS, SPACING_MM)
+    write_volume(tmp_path / "P4" / "other.mhd", VOXELS, SPACING_MM)  # outlines of findings only beside an oct.mhd
     write_volume(tmp_path / "P3" / "OCT.mhd", VOXELS, SPACING_MM)
     (tmp_path / "P3" / "OCT.mhd").rename(tmp_path / "P3" / "OCT.MHD")
-    assert found(tmp_path) == ({"P1": ["oct.mhd"], "scan": ["scan.mhd"], "P3": ["OCT.MHD"]}, {})
+    scans = {"P1": ["oct.mhd"], "scan": ["scan.mhd"], "P3": ["OCT.MHD"], "other": ["other.mhd"]}
+    assert found(tmp_path) == (scans, {})
 
 
 def test_where_all_is_named_like_masks_it_is_taken(tmp_path):

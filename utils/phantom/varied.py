@@ -21,7 +21,7 @@ def generate_varied(slices=1, seed=0):
     """One varied case: voxels (slices, rows, columns; uint8), reference (likewise, labels 0-3) and spacing in mm.
 
     The spacing is (x, y, z). y is always Spectralis' nominal one. The drawn one differs from it by a factor of up to
-    three, as in exports that were rescaled. `seed` is an int or a sequence of ints; equal seeds give equal cases.
+    three, as if the picture had been rescaled. `seed` is an int or a sequence of ints; equal seeds give equal cases.
     Raises ValueError for less than one slice.
     """
     if slices < 1:

@@ -9,7 +9,7 @@ from utils.names import as_text, file_called, same_name, suffix_of
 from utils.volumes.mhd import VOLUMES
 from utils.volumes.vendors import vendor_by_size, vendor_in
 
-_NAMES = {"oct.mhd", "reference.mhd"}  # of a case's files, in upper or lower case
+_NAMES = {"oct.mhd", "reference.mhd", "other.mhd"}  # of a case's files, in upper or lower case
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def find_cases(data_root):
 
 
 def volumes_of_no_case(data_root):
-    """Paths of the volume files below `data_root` that are no case's scan or reference. No step reads them."""
+    """Paths of the volume files below `data_root` that belong to no case. No step reads them."""
     return [
         folder / name
         for folder, names in _folders_below(data_root)

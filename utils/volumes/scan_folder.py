@@ -47,6 +47,8 @@ def scans_in(folder, names, kind, by_name):
             left[path] = "labels that test.py wrote"
         elif suffix_of(path) in VOLUMES and _is_reference(path):
             left[path] = "a scan's reference"
+        elif same_name(path.name) == "other.mhd" and any(same_name(name) == "oct.mhd" for name in names):
+            left[path] = "outlines of a scan's other findings"
         else:
             paths.append(path)
     exports = [path for path in paths if suffix_of(path) == ".xml" and _is_heidelbergs(path)]

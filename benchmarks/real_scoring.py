@@ -1,0 +1,99 @@
+"""Real B-scans segmented and their pixels counted, as exported or made unlike; what has been counted is kept."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from benchmarks.real_folds import PATIENTS, kind_of_eye
+from benchmarks.real_unlike import BScan, make_unlike
+from utils.errors import InputError
+from utils.exported_model import read_best
+from utils.files import code_digest, digest, write_csv
+from utils.labels import FLUIDS
+from utils.plots import save_comparison
+from utils.preparation.prepare_case import source_files
+from utils.preparation.preprocessing import to_8_bit
+from utils.preparation.splits import patient_of
+from utils.prepared import all_seen, patient_digest
+from utils.segmentation.predict import load_network, prediction_digest, segmented_slices
+from utils.segmentation.tiling import labels_from_probabilities
+from utils.volumes.mhd import read_volume
+
+WORST = 12
+CODE = ("benchmarks.real_folds", "benchmarks.real_scoring", "benchmarks.real_unlike", "utils.phantom.retouch_like")
+
+
+class Judged:
+    """A model and the cases that it is judged by, none of which it has seen.
+
+    Scores are kept in the folder `kept`. Raises `InputError` where a case's patient is among those that the model has
+    been trained on, or has chosen its epoch by.
+    """
+
+    def __init__(self, model, cases, kept, mirrored=False):
+        self.model, self.cases, self.kept, self.mirrored = Path(model), cases, Path(kept), mirrored
+        self.details, self._network = read_best(model), None
+        seen = set(all_seen(self.details.get("data", {}))["patients"])
+        known = {patient_digest(patient_of(case.name, PATIENTS)) for case in cases} & seen
+        if known:
+            raise InputError(f"{model}: has been trained on {len(known)} of the patients that it is to be judged by")
+
+    def scores(self, way=None):
+        """The rows of `count_pixels` of all cases; of B-scans made unlike in this `way`, unless it is None."""
+        what = [prediction_digest(self.details), code_digest(*CODE), self.mirrored, way]
+        what += [[case.name, source_files(case)] for case in self.cases]
+        path = self.kept / f"{digest(json.dumps(what).encode())}.csv"
+        if not path.exists():
+            bar = tqdm(self.cases, desc=f"{self.model.parent}, {way or 'as exported'}", leave=False)
+            rows = [row for case in bar for row in count_pixels(case, *self._labelled(case, way))]
+            write_csv(path, pd.DataFrame(rows))
+        return pd.read_csv(path, keep_default_na=False)
+
+    def _labelled(self, case, way=None):
+        """The `BScan` of a case, the network's labels (rows, columns) and its `presence_scores`."""
+        b_scan = read_b_scan(case) if way is None else make_unlike(read_b_scan(case), case.name, way)
+        self._network = self._network or load_network(self.model, mirrored=self.mirrored)
+        ((probabilities, presence),) = segmented_slices(
+            self._network, b_scan.grey[np.newaxis], b_scan.spacing_mm, b_scan.vendor
+        )
+        return b_scan, labels_from_probabilities(probabilities[..., :4], self._network.settings.threshold), presence
+
+    def pictures(self, names):
+        """What `save_comparison` draws of the cases that have one of these `names`, as {name: a tuple}."""
+        pictures = {}
+        for case in (case for case in self.cases if case.name in names):
+            b_scan, labels, _ = self._labelled(case)
+            pictures[case.name] = case.name, b_scan.grey, b_scan.reference, labels
+        return pictures
+
+
+def read_b_scan(case):
+    """The `BScan` of a case; raises `InputError` where it has several."""
+    voxels, spacing_mm = read_volume(case.oct_path)
+    reference, _ = read_volume(case.reference_path)
+    if len(voxels) != 1 or reference.shape != voxels.shape:
+        raise InputError(f"{case.folder}: scan {voxels.shape} and reference {reference.shape}, expected 1 B-scan each")
+    return BScan(np.ascontiguousarray(to_8_bit(voxels[0])), reference[0], spacing_mm, case.vendor)
+
+
+def count_pixels(case, b_scan, labels, presence):
+    """Yield a row for each fluid, as `benchmarks.real_measures` takes them.
+
+    PED is outlined nowhere: where a network says PED, it says that there is neither IRF nor SRF.
+    """
+    names = {"b_scan": case.name, "patient": patient_of(case.name, PATIENTS), "eye": kind_of_eye(case.name)}
+    for (fluid, label), score in zip(FLUIDS.items(), presence, strict=True):
+        predicted, true = labels == label, b_scan.reference == label
+        counts = {"true": true.sum(), "predicted": predicted.sum(), "overlap": (predicted & true).sum()}
+        yield {**names, "fluid": fluid, "score": score, **counts}
+
+
+def save_worst(path, rows, judged):
+    """Draw the B-scans with most pixels of outlined fluids labelled wrongly; `judged` are the `Judged` of `rows`."""
+    wrong = rows.assign(wrong=rows["true"] + rows["predicted"] - 2 * rows["overlap"]).groupby("b_scan")["wrong"].sum()
+    names = wrong.sort_values(ascending=False, kind="stable").index[:WORST]
+    pictures = {name: picture for of_model in judged for name, picture in of_model.pictures(set(names)).items()}
+    save_comparison(path, [pictures[name] for name in names])

@@ -1,0 +1,139 @@
+"""A recipe trained once for each fold by the project's own scripts, each time for the same seconds of the processor.
+
+Below the output folder, data/ links to the folds' cases, and fold_K/ is the OUTPUT_ROOT in which fold K is held out.
+"""
+
+import contextlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+from benchmarks.real_folds import PATIENTS, patients_with, validation_patients
+from benchmarks.scripts import run
+from utils.errors import InputError
+from utils.files import locked, read_json, write_json
+from utils.preparation.splits import patient_of
+from utils.tasks import overrides
+
+LOOK_SECONDS = 0.5  # between looks at how much of the processor a training has taken
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training has left."""
+
+    model: Path  # best.keras
+    cpu_seconds: float
+    steps: int  # of whole epochs
+    epochs: int
+
+
+def prepare_folds(of_fold, output, settings):
+    """Link the cases of the folds, write the split of each fold and prepare its data; goes on where it stopped.
+
+    `of_fold` is {fold: cases} of `benchmarks.real_folds.cases_of_folds`, without the untouched patients; `settings`
+    are a recipe's, as a dictionary. Returns {fold: the settings with both roots}.
+    """
+    for case in (case for cases in of_fold.values() for case in cases):
+        link = output / "data" / (case.vendor or "") / case.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)  # the scans may have moved
+        link.symlink_to(case.folder.resolve(), target_is_directory=True)
+    held = patients_with([case for cases in of_fold.values() for case in cases])
+    roots = {"DATA_ROOT": output / "data", "PATIENT_PATTERN": PATIENTS}
+    of_folds = {fold: {**settings, **roots, "OUTPUT_ROOT": output / f"fold_{fold}"} for fold in of_fold}
+    for fold, of_this in of_folds.items():
+        write_split(of_this["OUTPUT_ROOT"], split_of(fold, of_fold, held))
+        run("prepare_data.py", **of_this)
+    return of_folds
+
+
+def split_of(fold, of_fold, held):
+    """{part: cases} in which `fold` is held out, and a fifth of the other folds' patients chooses the epoch."""
+    others = [case for other, cases in of_fold.items() if other != fold for case in cases]
+    patients = [patient_of(case.name, PATIENTS) for case in others]
+    validating = set(validation_patients(sorted(set(patients)), held))
+    parts = {"train": [], "val": [], "test": of_fold[fold]}
+    for case, patient in zip(others, patients, strict=True):
+        parts["val" if patient in validating else "train"].append(case)
+    return parts
+
+
+def write_split(output, parts):
+    """Write the CSVs of {part: cases} that prepare_data.py keeps; raises `InputError` where others are there."""
+    for part, cases in parts.items():
+        path = output / f"{part}_data.csv"
+        names = sorted(case.name for case in cases)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows = [{"vendor": case.vendor, "image_name": case.name} for case in cases]
+            pd.DataFrame(rows).to_csv(path, index=False)
+        elif names != sorted(set(pd.read_csv(path, dtype=str, keep_default_na=False)["image_name"])):
+            raise InputError(f"{path}: is of other folds or cases; name another --output")
+
+
+def train_fold(name, settings, budget):
+    """Train the recipe `name` with `settings`, of `prepare_folds`, for `budget` seconds of the processor.
+
+    These are user and system time of model_training.py with all that it does and starts: importing, validation, worker
+    processes. Once they are spent it is stopped by SIGTERM, and its best whole epoch counts. What an earlier call has
+    spent counts, too: with a larger budget the training goes on. Returns `Trained`; raises `InputError` where the
+    training fails or ends no epoch.
+    """
+    settings = {**settings, "RUN_NAME": name}
+    folder = settings["OUTPUT_ROOT"] / "runs" / name / "segmentation"
+    spent_json, printed = folder.parent / "cpu_seconds.json", folder.parent / "printed.txt"
+    with locked(folder.parent):
+        command = [sys.executable, "model_training.py", *overrides(settings)]
+        spent = read_json(spent_json) if spent_json.exists() else {"cpu_seconds": 0.0, "finished": None}
+        if spent["cpu_seconds"] < budget and spent["finished"] != command[1:]:
+            code = train_until(spent, spent_json, budget, command)
+            if code not in (0, 128 + signal.SIGTERM):
+                last = printed.read_text("utf-8", "replace").rstrip().rpartition("\n")[2]
+                raise InputError(f"{printed}: model_training.py ended with exit code {code}: {last}")
+    if not (folder / "best.json").exists():
+        raise InputError(f"{folder}: no epoch has ended in {budget:g} CPU seconds; lower STEPS_PER_EPOCH")
+    log = pd.read_csv(folder / "log.csv")
+    return Trained(folder / "best.keras", spent["cpu_seconds"], int(log["steps"].sum()), len(log))
+
+
+def train_until(spent, spent_json, budget, command):
+    """Run `command` until it ends or ``spent["cpu_seconds"]`` reaches `budget`; returns its exit code.
+
+    `spent` is brought up to date, and kept in the file `spent_json`, where a call that is killed leaves it. Its
+    "finished" is the command that came to its own end, without the interpreter; None before.
+    """
+    before, of_children = spent["cpu_seconds"], children_seconds()
+    with open(spent_json.with_name("printed.txt"), "ab") as printed:
+        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)
+    try:
+        while process.poll() is None and spent["cpu_seconds"] < budget:
+            time.sleep(LOOK_SECONDS)
+            with contextlib.suppress(psutil.NoSuchProcess):  # a process that ends meanwhile
+                spent["cpu_seconds"] = before + seconds_taken(psutil.Process(process.pid))
+                write_json(spent_json, spent)
+    finally:
+        process.terminate()
+        code = process.wait()
+        spent |= {"cpu_seconds": before + children_seconds() - of_children, "finished": None if code else command[1:]}
+        write_json(spent_json, spent)
+    return code
+
+
+def seconds_taken(process):
+    """User and system seconds of a running process and of its children, those that have ended included."""
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return sum(of.user + of.system + of.children_user + of.children_system for of in times)
+
+
+def children_seconds():
+    """User and system seconds of this process's children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
