@@ -9,11 +9,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from stand_in import DETAILS
 from test_torch_weights import Storage, tensor, write
 
 from utils.efficientnet_lite import encoder_variables, set_encoder_weights
 from utils.errors import InputError
+from utils.exported_model import export_best
 from utils.networks import LITE_UNET, create_inference_network, create_network, tile_step
+from utils.segmentation.predict import load_network
 from utils.torch_weights import find_efficientnet_lite_weights
 
 SETTINGS = {"input_shape": (64, 96, 3), "regularizer_weight": 1e-4, "base_filters": 2, "train_classes": False}
@@ -212,6 +215,18 @@ def test_an_exported_network_loads_without_this_code_and_computes_the_same(tmp_p
     np.testing.assert_allclose(np.load(tmp_path / "p.npy"), network.predict_on_batch(image()), atol=1e-6)
 
 
+def test_a_loaded_network_computes_in_any_precision_in_as_large_tiles_as_memory_allows(tmp_path):
+    network = create_inference_network(LITE_UNET, **SETTINGS)
+    export_best(tmp_path, network, {**DETAILS, "network": LITE_UNET})
+    expected = network.predict_on_batch(image())
+    for policy, tolerance in (("float32", 1e-7), ("mixed_bfloat16", 0.03)):
+        loaded = load_network(tmp_path / "best.keras", dtype_policy=policy, memory_gb=0.4)
+        assert loaded.tile_pixels == 500_000  # 0.4e9 / 800
+        probabilities = loaded.model.predict_on_batch(image())
+        assert probabilities.dtype == np.float32
+        assert np.abs(probabilities - expected).mean() < tolerance
+
+
 @pytest.mark.slow
 def test_jax_computes_the_same(tmp_path):
     network = create_inference_network(LITE_UNET, **SETTINGS)
@@ -224,7 +239,7 @@ def test_jax_computes_the_same(tmp_path):
         "numpy.save(sys.argv[1] + '/p.npy', m.predict_on_batch(numpy.load(sys.argv[1] + '/image.npy')))"
     )
     project = Path(__file__).parents[1]
-    for policy, tolerance in (("float32", 1e-4), ("mixed_bfloat16", 0.2)):
+    for policy, tolerance in (("float32", 1e-5), ("mixed_bfloat16", 0.03)):
         command = [sys.executable, "-c", code, str(tmp_path), policy]
         subprocess.run(command, cwd=project, check=True, timeout=300, env={**os.environ, "KERAS_BACKEND": "jax"})
-        np.testing.assert_allclose(np.load(tmp_path / "p.npy"), network.predict_on_batch(image()), atol=tolerance)
+        assert np.abs(np.load(tmp_path / "p.npy") - network.predict_on_batch(image())).mean() < tolerance
