@@ -1,7 +1,7 @@
 """The networks beside the U-Net of model.py: checked before Keras is there, seeded, of standard layers.
 
 Each is named "architecture/backbone", such as "Unet/resnet34", and its output has the size of its input. All are
-segmentation_models', but for `LITE_UNET`, which is ours.
+segmentation_models', except for `LITE_UNET`, which is ours.
 """
 
 import contextlib
