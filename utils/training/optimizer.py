@@ -32,6 +32,7 @@ def copy_weights(network, optimizer, inference):
     keeper = getattr(optimizer, "inner_optimizer", optimizer)
     if keeper.use_ema and int(keeper.iterations) > 0:
         keeper.average_into(inference.trainable_variables)
+        inference.set_weights(inference.get_weights())  # on JAX they would share arrays, which `evaluate` deletes
 
 
 def _cosine(settings):
