@@ -1,4 +1,4 @@
-"""A recipe trained once for each fold by the project's own scripts, each time for the same seconds of the processor.
+"""A recipe trained once for each fold by the project's own scripts, each time for the same CPU seconds.
 
 Below the output folder, data/ links to the folds' cases, and fold_K/ is the OUTPUT_ROOT in which fold K is held out.
 """
@@ -22,7 +22,7 @@ from utils.files import locked, read_json, write_json
 from utils.preparation.splits import patient_of
 from utils.tasks import overrides
 
-LOOK_SECONDS = 0.5  # between looks at how much of the processor a training has taken
+LOOK_SECONDS = 0.5  # between looks at how many CPU seconds a training has taken
 
 
 @dataclass(frozen=True)
