@@ -80,7 +80,7 @@ def write_split(output, parts):
 
 
 def train_fold(name, settings, budget):
-    """Train the recipe `name` with `settings`, of `prepare_folds`, for `budget` seconds of the processor.
+    """Train the recipe `name` with `settings`, of `prepare_folds`, for `budget` CPU seconds.
 
     These are user and system time of model_training.py with all that it does and starts: importing, validation, worker
     processes. Once they are spent it is stopped by SIGTERM, and its best whole epoch counts. What an earlier call has
