@@ -39,7 +39,7 @@ def test_a_fine_tuned_model_is_taken_only_where_it_was_made_from_todays_segmenta
     export_best(fine_tuned, Exported("fine-tuned"), {})  # by an earlier version
     path, why = best_model(*folders)
     assert path == fine_tuned / "best.keras"
-    assert "it may be old" in why
+    assert "it may be out of date" in why
     (trained / "best.json").unlink()
     assert "no model in" in best_model(*folders)[1]
 

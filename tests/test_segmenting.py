@@ -197,7 +197,7 @@ def test_the_summary_tells_the_model_of_each_scan_and_that_they_are_several(mode
     assert table.threshold.to_dict() == {"first": 0.5, "second": 0.25}
     page = (output / "index.html").read_text()
     for text in (page, stdout):
-        assert "These scans are of 2 model(s) and 2 threshold(s)" in text
+        assert "These scans were segmented with 2 model(s) and 2 threshold(s)" in text
     assert f"segmentation step, epoch 7, {read_best(other)['sha256'][:8]}" in page
 
 
