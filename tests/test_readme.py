@@ -239,7 +239,7 @@ def test_the_demo_with_small_settings(copy, monkeypatch, capfd):
         monkeypatch.setattr(tasks, name, {**getattr(tasks, name), **small})
     tasks.demo(sys.executable)
     printed = capfd.readouterr().out
-    assert "2 filters; batches of 4 patches" in printed
+    assert "- 2 filters\n- batches of 4 patches\n" in printed
     for path in re.findall(r"^  (demo\S+)   ", printed, re.M):
         assert (copy / path).exists()
     run(copy, ".venv/bin/python -m utils.tools.results demo/output/runs/demo --picture plots/demo_comparison.jpg")
