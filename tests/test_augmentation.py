@@ -94,6 +94,13 @@ def test_labels_and_what_is_invalid_come_from_the_nearest_pixel():
     assert larger[0, 5:, 1].tolist() == [90] * 3
 
 
+def test_a_dark_valid_pixel_beside_invalid_ones_stays_valid():
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:, 2:] = 1  # halfway to 0 it would be rounded to 0
+    larger, _ = resized(image, np.zeros((4, 4), np.uint8), (16, 16))
+    assert (larger[0, :, 1] > 0).tolist() == [False] * 8 + [True] * 8
+
+
 @pytest.mark.parametrize("angle_degrees", [0.0, 10.0])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_scaled_patch_shows_a_wider_window_about_the_same_middle(tmp_path, monkeypatch, mirrored, angle_degrees):

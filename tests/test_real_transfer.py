@@ -143,7 +143,7 @@ def test_intervals_are_over_patients():
     same = pd.concat([table().assign(patient=name) for name in "abc"])
     for name, (measure, _) in COLUMNS.items():
         value, low, high = measure(same)
-        assert (low, high) == pytest.approx((value, value)), name  # whoever is drawn, it is the same
+        assert (low, high) == pytest.approx((value, value)), name  # the same for every draw of patients
     # Of two patients, one perfect and one missed, a quarter of the samples holds the one or the other alone.
     rows = pd.DataFrame({"patient": ["a", "b"], "true": [10, 10], "predicted": [10, 0], "overlap": [10, 0]})
     value, low, high = COLUMNS["pooled Dice"][0](rows)
