@@ -402,9 +402,14 @@ def load(argv, parser=None):
     another type than the one in this file.
     """
     arguments = parse(argv, parser or argparse.ArgumentParser())
-    recipe = {} if arguments.recipe is None else read_recipe(_RECIPES, arguments.recipe, values(), _OPTIONAL)
-    globals().update(recipe | read_overrides(arguments.overrides, values(), _OPTIONAL))
+    of_recipe = {} if arguments.recipe is None else recipe(arguments.recipe)
+    globals().update(of_recipe | read_overrides(arguments.overrides, values(), _OPTIONAL))
     return arguments
+
+
+def recipe(name):
+    """The settings in recipes/NAME.py as a dictionary; `InputError` where one is unknown, or there is no such file."""
+    return read_recipe(_RECIPES, name, values(), _OPTIONAL)
 
 
 def validate():

@@ -98,6 +98,17 @@ def cells(rows):
     return texts
 
 
+def gain_text(rows, first):
+    """By how much pooled Dice of `rows` exceeds that of `first`, other rows of the same B-scans, with its interval."""
+    first = first.set_index("b_scan").loc[rows["b_scan"]]
+    low, high = interval(_gain(rows, first, times_drawn(rows["patient"], SEED)))
+    return f"{_gain(rows, first, np.ones((1, len(rows)), int))[0]:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def _gain(rows, first, drawn):
+    return pooled_dice(rows, drawn) - pooled_dice(first, drawn)
+
+
 def counts_text(rows):
     """In words in how many B-scans a fluid is found: what few patients allow to say."""
     present, found, predicted = rows["true"] > 0, rows["overlap"] > 0, rows["predicted"] > 0

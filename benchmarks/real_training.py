@@ -35,11 +35,11 @@ class Trained:
     epochs: int
 
 
-def prepare_folds(of_fold, output, settings):
-    """Link the cases of the folds, write the split of each fold and prepare its data; goes on where it stopped.
+def prepare_folds(of_fold, held_out, output, settings):
+    """Link the cases, write the split of each fold `held_out` and prepare its data; goes on where it stopped.
 
-    `of_fold` is {fold: cases} of `benchmarks.real_folds.cases_of_folds`, without the untouched patients; `settings`
-    are a recipe's, as a dictionary. Returns {fold: the settings with both roots}.
+    `of_fold` is {fold: cases} of `benchmarks.real_folds.cases_of_folds`, without the untouched patients; `held_out` are
+    some of its keys; `settings` are a recipe's, as a dictionary. Returns {fold held out: the settings with both roots}.
     """
     for case in (case for cases in of_fold.values() for case in cases):
         link = output / "data" / (case.vendor or "") / case.name
@@ -48,7 +48,7 @@ def prepare_folds(of_fold, output, settings):
         link.symlink_to(case.folder.resolve(), target_is_directory=True)
     held = patients_with([case for cases in of_fold.values() for case in cases])
     roots = {"DATA_ROOT": output / "data", "PATIENT_PATTERN": PATIENTS}
-    of_folds = {fold: {**settings, **roots, "OUTPUT_ROOT": output / f"fold_{fold}"} for fold in of_fold}
+    of_folds = {fold: {**settings, **roots, "OUTPUT_ROOT": output / f"fold_{fold}"} for fold in held_out}
     for fold, of_this in of_folds.items():
         write_split(of_this["OUTPUT_ROOT"], split_of(fold, of_fold, held))
         run("prepare_data.py", **of_this)

@@ -1,17 +1,19 @@
 """The protocol by which models and recipes are judged on real B-scans, in one table.
 
     python -m benchmarks.real_transfer --folds DIR [DIR ...] --output OUT [--model NAME FILE]...
-        [--recipe NAME SETTING=VALUE ...]... [--cpu-seconds 400] [--no-unlike] [--mirrored] [--untouched]
+        [--recipe NAME [RECIPE] [SETTING=VALUE ...]]... [--cpu-seconds 400] [--only FOLD ...] [--no-unlike] [--mirrored]
+        [--untouched]
 
 Each DIR holds single B-scans in RETOUCH layout with outlines of IRF and SRF. `real_folds.csv` deals their patients into
-five folds, and a fifth of them into none. A recipe is model_training.py with these settings: it is trained five times
-for the same CPU seconds, each time without one fold, which then judges it (`benchmarks.real_training`). A model is
-judged by all folds, which it must not have seen. The same command goes on where it was interrupted.
+five folds, and a fifth of them into none. A recipe is model_training.py with the settings of recipes/RECIPE.py, if
+named, and those given. It is trained five times for the same CPU seconds, each time without one fold, which then judges
+it (`benchmarks.real_training`). A model is judged by all folds, which it must not have seen. --only trains and judges
+some folds alone, to choose what all are worth. The same command goes on where it was interrupted.
 
-Prints the table: the columns of `benchmarks.real_measures` over the B-scans of all folds together, and pooled Dice of
-the same B-scans made unlike (`benchmarks.real_unlike`). Writes OUT/NAME.csv, the pixels of every B-scan, and
-OUT/NAME.worst.png, the worst twelve. --untouched judges by the patients in no fold instead, a recipe's five
-networks each by all of them: once a model is final.
+Prints the table: the columns of `benchmarks.real_measures` over the B-scans of all folds together, by how much pooled
+Dice exceeds the first line's, and pooled Dice of the same B-scans made unlike (`benchmarks.real_unlike`). Writes
+OUT/NAME.csv, the pixels of every B-scan, and OUT/NAME.worst.png, the worst twelve. --untouched judges by the patients
+in no fold instead, a recipe's five networks each by all of them: once a model is final.
 """
 
 import argparse
@@ -20,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+import config
 from benchmarks.real_folds import UNTOUCHED, cases_of_folds, find_real_cases, read_folds
-from benchmarks.real_measures import COLUMNS, cells, counts_text, pooled_dice
+from benchmarks.real_measures import COLUMNS, cells, counts_text, gain_text, pooled_dice
 from benchmarks.real_scoring import Judged, save_worst
 from benchmarks.real_training import prepare_folds, train_fold
 from benchmarks.real_unlike import WAYS
@@ -35,16 +38,20 @@ def main(argv):
     arguments = parse(argv)
     of_fold = cases_of_folds(find_real_cases(arguments.folds), read_folds())
     untouched = of_fold.pop(UNTOUCHED)
+    held_out = arguments.only or list(of_fold)
+    if unknown := set(held_out) - set(of_fold):
+        raise InputError(f"--only {' '.join(sorted(unknown))}: expected some of the folds {', '.join(of_fold)}")
     ways = [] if arguments.no_unlike else list(WAYS)
-    lines, counts = [], []
-    for name, cost, models in contenders(arguments, of_fold):
+    lines, counts, first = [], [], None
+    for name, cost, models in contenders(arguments, of_fold, held_out):
         judged = [
             Judged(model, untouched if arguments.untouched else cases, arguments.output / "scores", arguments.mirrored)
             for model, cases in models
         ]
         rows = pd.concat([of_model.scores() for of_model in judged])
         unlike = {way: pd.concat([of_model.scores(way) for of_model in judged]) for way in ways}
-        by_fluid = fluid_lines(rows, unlike)
+        first = rows if first is None else first
+        by_fluid = fluid_lines(rows, first, unlike)
         if arguments.untouched:
             counts.append(f"SRF, {name}: {counts_text(rows[rows['fluid'] == 'SRF'])}")
             del by_fluid["SRF"]  # a ratio of so few patients would say more than is known
@@ -64,15 +71,17 @@ def parse(argv):
     parser.add_argument("--model", nargs=2, action="append", default=[], metavar=("NAME", "FILE"), help="a best.keras")
     parser.add_argument("--recipe", nargs="+", action="append", default=[], metavar=("NAME", "SETTING=VALUE"))
     parser.add_argument("--cpu-seconds", type=float, default=400.0, help="of each fold's training")
+    parser.add_argument("--only", nargs="+", metavar="FOLD", help="these folds alone")
     parser.add_argument("--no-unlike", action="store_true", help="leave the scans made unlike out")
     parser.add_argument("--mirrored", action="store_true", help="average with the mirrored B-scans")
     parser.add_argument("--untouched", action="store_true", help="judge by the patients in no fold instead")
     arguments = parser.parse_args(argv)
     recipes = []
     for name, *settings in arguments.recipe:
+        of_file = config.recipe(settings.pop(0)) if settings and "=" not in settings[0] else {}
         if malformed := [setting for setting in settings if "=" not in setting]:
             raise InputError(f"--recipe {name}: {malformed[0]}: expected SETTING=VALUE")
-        recipes.append((name, dict(setting.split("=", 1) for setting in settings)))
+        recipes.append((name, of_file | dict(setting.split("=", 1) for setting in settings)))
     arguments.recipe = recipes
     names = [name for name, _ in (*arguments.model, *recipes)]
     if len(set(names)) < len(names):
@@ -80,14 +89,14 @@ def parse(argv):
     return arguments
 
 
-def contenders(arguments, of_fold):
+def contenders(arguments, of_fold, held_out):
     """Yield the name of each model and recipe, what its training took, and [(model file, cases out of its folds)]."""
     for name, model in arguments.model:
-        yield name, "–", [(model, [case for cases in of_fold.values() for case in cases])]
+        yield name, "–", [(model, [case for fold in held_out for case in of_fold[fold]])]
     for name, settings in arguments.recipe:
         trained = {
             fold: train_fold(name, of_this, arguments.cpu_seconds)
-            for fold, of_this in prepare_folds(of_fold, arguments.output, settings).items()
+            for fold, of_this in prepare_folds(of_fold, held_out, arguments.output, settings).items()
         }
         seconds, steps = (np.mean([getattr(of, what) for of in trained.values()]) for what in ("cpu_seconds", "steps"))
         models = [(of.model, of_fold[fold]) for fold, of in trained.items()]
@@ -96,17 +105,18 @@ def contenders(arguments, of_fold):
 
 def heading(ways):
     """The first two lines of the table."""
-    names = ["network", "CPU seconds a fold", "fluid", "B-scans with it", *COLUMNS]
+    names = ["network", "CPU seconds a fold", "fluid", "B-scans with it", *COLUMNS, "Dice, less the first line's"]
     names += [*ways, "mean of these"] if ways else []
     return f"| {' | '.join(names)} |\n{'|---' * len(names)}|"
 
 
-def fluid_lines(rows, unlike):
-    """{fluid: its part of a line}: the measures of `rows`, and pooled Dice of `unlike`, {way: rows}."""
+def fluid_lines(rows, first, unlike):
+    """{fluid: its part of a line}: measures of `rows`, gain over `first` (rows), pooled Dice of `unlike` ({way: rows})."""
     lines = {}
     for fluid in OUTLINED:
         of_fluid = rows[rows["fluid"] == fluid]
         texts = [fluid, str((of_fluid["true"] > 0).sum()), *cells(of_fluid)]
+        texts.append("–" if rows is first else gain_text(of_fluid, first[first["fluid"] == fluid]))
         dice = [dice_of(of_way[of_way["fluid"] == fluid]) for of_way in unlike.values()]
         texts += [f"{value:.3f}" for value in ([*dice, np.mean(dice)] if dice else [])]
         lines[fluid] = " | ".join(texts)

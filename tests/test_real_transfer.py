@@ -18,7 +18,7 @@ from benchmarks.real_folds import (
     kind_of_eye,
     patients_with,
 )
-from benchmarks.real_measures import COLUMNS, counts_text
+from benchmarks.real_measures import COLUMNS, counts_text, gain_text
 from benchmarks.real_scoring import Judged, count_pixels, read_b_scan, save_worst
 from benchmarks.real_training import split_of, train_until, write_split
 from benchmarks.real_unlike import WAYS, BScan, make_unlike
@@ -150,6 +150,12 @@ def test_intervals_are_over_patients():
     assert (value, low, high) == pytest.approx((2 / 3, 0, 1))
 
 
+def test_gains_are_paired():
+    rows = pd.concat([table().assign(patient=name, b_scan=f"{name}{number}") for number, name in enumerate("abc")])
+    rows["b_scan"] += rows.groupby("b_scan").cumcount().astype(str)
+    assert gain_text(rows, rows.assign(overlap=0).iloc[::-1]) == "+0.227 (+0.227 to +0.227)"
+
+
 def test_counts_of_few_patients():
     assert counts_text(table()) == (
         "found in 1 of 2 B-scans that hold it, predicted in 2 of 3 that do not; "
@@ -249,7 +255,7 @@ def test_a_recipe_is_trained_judged_and_not_trained_again(tmp_path, monkeypatch,
     real_transfer.main(command)
     printed = capsys.readouterr().out
     header, _, irf, srf = printed.strip().splitlines()
-    assert header.endswith("| noise | blur | gamma | resampled | cropped | as Topcon | mean of these |")
+    assert header.endswith("first line's | noise | blur | gamma | resampled | cropped | as Topcon | mean of these |")
     assert [line.split(" | ")[:1] + line.split(" | ")[2:4] for line in (irf, srf)] == [
         ["| tiny", "IRF", "6"],
         ["| tiny", "SRF", "6"],
@@ -284,6 +290,8 @@ def test_a_recipe_is_trained_judged_and_not_trained_again(tmp_path, monkeypatch,
 def test_what_is_wrong_with_the_arguments_is_said(tmp_path):
     common = ["--folds", "real", "--output", str(tmp_path)]
     with pytest.raises(InputError, match="--recipe a: EPOCH: expected SETTING=VALUE"):
+        real_transfer.main([*common, "--recipe", "a", "pretrained", "EPOCH"])
+    with pytest.raises(InputError, match="no such file .*EPOCH.py"):
         real_transfer.main([*common, "--recipe", "a", "EPOCH"])
     with pytest.raises(InputError, match="names a, a are not all different"):
         real_transfer.main([*common, "--recipe", "a", "--model", "a", "best.keras"])
