@@ -72,7 +72,10 @@ def test_equal_seeds_give_equal_cases_and_others_do_not(slices):
     assert len(voxels) == slices
     assert voxels.dtype == reference.dtype == np.uint8
     assert reference.max() <= 3
-    assert spacing_mm[1] == 0.003872
+    assert all(
+        RANGES[f"{name}_mm"].low <= value <= RANGES[f"{name}_mm"].high
+        for name, value in zip(("column", "row", "slice"), spacing_mm, strict=True)
+    )
     other, _, _ = generate_varied(slices, (5, 2))
     assert other.shape != voxels.shape or (other != voxels).mean() > 0.5
 
@@ -176,12 +179,12 @@ def test_every_range_and_share_is_used(monkeypatch):
 def test_cases_of_one_to_three_slices_are_written_as_spectralis(tmp_path):
     write_varied(tmp_path, 4, seed=6)
     folder = tmp_path / "RETOUCH-TrainingSet-Spectralis"
-    assert sorted(path.name for path in folder.iterdir()) == ["TRAIN001", "TRAIN002", "TRAIN003", "TRAIN004"]
-    volumes = [read_volume(folder / f"TRAIN00{number}" / "oct.mhd")[0] for number in (1, 2, 3, 4)]
+    assert sorted(path.name for path in folder.iterdir()) == ["VARIED0001", "VARIED0002", "VARIED0003", "VARIED0004"]
+    volumes = [read_volume(folder / f"VARIED000{number}" / "oct.mhd")[0] for number in (1, 2, 3, 4)]
     assert [len(volume) for volume in volumes] == [1, 2, 3, 1]
     rows, columns = MIRRORED_MARGIN
     for name, expected in zip(("oct", "reference"), generate_varied(2, (6, 1)), strict=False):
-        written, _ = read_volume(folder / "TRAIN002" / f"{name}.mhd")
+        written, _ = read_volume(folder / "VARIED0002" / f"{name}.mhd")
         scan = written[:, rows:, columns:-columns]
         np.testing.assert_array_equal(scan, expected)
         np.testing.assert_array_equal(written[:, :rows, columns:-columns], scan[:, rows - 1 :: -1])

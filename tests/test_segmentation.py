@@ -261,6 +261,7 @@ def test_the_range_of_the_training_scans_is_kept(tmp_path):
     np.testing.assert_allclose(known["grey_values"], mean, atol=1e-6)
     farthest = np.abs(np.cumsum(shares[2][0] - mean)).sum()
     assert known["largest_distance"] == pytest.approx(farthest, rel=1e-3)
+    assert known["spacing_x_z_mm"] == [[0.0117, None], [0.0117, None]]  # single B-scans lie nowhere from one another
 
 
 def test_a_scan_unlike_the_training_data_is_told():
@@ -279,5 +280,10 @@ def test_a_scan_unlike_the_training_data_is_told():
     assert "grey values are 20 levels away" in warning
     (warning,) = unlike_training(training, "Spectralis", (0.03, 0.0039, 0.12), appearance_of(voxels))
     assert "spacing x is 0.03 mm, in training 0.011 to 0.012 mm" in warning
+    (warning,) = unlike_training(training, "Spectralis", (0.0117, 0.0039, 0.5), appearance_of(voxels))
+    assert "spacing z is 0.5 mm, in training 0.1 to 0.13 mm" in warning
+    assert unlike_training(training, "Spectralis", (0.0117, 0.0039, 0.5), appearance_of(voxels[:1])) == []
+    training["Spectralis"]["spacing_x_z_mm"] = [[0.011, None], [0.012, None]]
+    assert unlike_training(training, "Spectralis", (0.0117, 0.0039, 0.5), appearance_of(voxels)) == []
     warnings = unlike_training(training, "Spectralis", spacing_mm, appearance_of(np.full_like(voxels, 60)))
     assert "retina not found" in warnings[-1]

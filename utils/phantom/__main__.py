@@ -44,7 +44,8 @@ def write_varied(output, cases, slices=None, seed=0, progress=False):
     """
     slices = slices or VARIED_SLICES
     volumes = (_with_margin(*generate_varied(1 + number % slices, (seed, number))) for number in range(cases))
-    _write_cases(output, [("Spectralis", f"TRAIN{number + 1:03d}") for number in range(cases)], volumes, progress)
+    # Names of their own, so that nobody's patient is taken for one of them.
+    _write_cases(output, [("Spectralis", f"VARIED{number + 1:04d}") for number in range(cases)], volumes, progress)
 
 
 def _with_margin(voxels, reference, spacing_mm):

@@ -27,7 +27,7 @@ class Range:
 RANGES = {
     # ---- The image's grid
     "column_mm": Range(0.0055, 0.0180, "high-resolution to fast and wide scans; exports at other widths"),
-    "row_mm": Range(0.0030, 0.0125, "so that a network copes with rescaled pictures; known exports are not", True),
+    "row_mm": Range(0.0026, 0.0039, "Topcon's finer one to Spectralis'"),
     "columns": Range(400, 640, "usually 512; also crops and half-scans"),
     "slice_mm": Range(0.03, 0.13, "from Cirrus to Spectralis"),
     "above_mm": Range(0.01, 1.0, "vitreous above the retina: tight crops to long scans", log=True),

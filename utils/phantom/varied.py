@@ -13,16 +13,14 @@ from utils.phantom.varied_drawing import VariedDrawing
 from utils.phantom.varied_eye import VariedEye
 from utils.phantom.varied_scanner import VariedScanner
 
-DECLARED_ROW_MM = 0.003872  # row spacing in the header; the true one differs
 LEAST_PIXELS = 25  # a smaller body of fluid in a B-scan gets no label, because no reader would outline it
 
 
 def generate_varied(slices=1, seed=0):
     """One varied case: voxels (slices, rows, columns; uint8), reference (likewise, labels 0-3) and spacing in mm.
 
-    The spacing is (x, y, z). y is always Spectralis' nominal one. The drawn one differs from it by a factor of up to
-    three, as if the picture had been rescaled. `seed` is an int or a sequence of ints; equal seeds give equal cases.
-    Raises ValueError for less than one slice.
+    The spacing is (x, y, z). `seed` is an int or a sequence of ints; equal seeds give equal cases. Raises ValueError
+    for less than one slice.
     """
     if slices < 1:
         raise ValueError(f"expected at least one slice, got {slices}")
@@ -42,7 +40,7 @@ def generate_varied(slices=1, seed=0):
         reference[:, hidden] = 0
     for labels in reference:
         _leave_out_specks(labels)
-    return voxels, reference, (round(spacing_mm[0], 6), DECLARED_ROW_MM, round(spacing_mm[2], 6))
+    return voxels, reference, tuple(round(value, 6) for value in spacing_mm)
 
 
 def _leave_out_specks(labels):

@@ -20,7 +20,7 @@ IRF, SRF, PED = FLUIDS.values()
 # (mm, rows) of a detachment. A thinner part, or a whole detachment with a lower peak, would look like the layers
 # around it.
 LEAST_DETACHED, LEAST_PEAK = (0.012, 3), (0.035, 5)
-LEAST_ROWS, MOST_ROWS = 110, 640
+LEAST_ROWS, MOST_ROWS = 110, 900
 
 
 def _with(greys, name, grey, before):

@@ -17,12 +17,13 @@ class Appearance:
     """Collects the grey values and the share of retina of a scan's preprocessed B-scans."""
 
     def __init__(self):
-        self._counts, self._roi_pixels = np.zeros(256, np.int64), 0
+        self._counts, self._roi_pixels, self.n_slices = np.zeros(256, np.int64), 0, 0
 
     def add(self, slice_, region):
         """Add a preprocessed B-scan (rows, columns; uint8, 0 = invalid) and its `prediction_region`."""
         self._counts += np.bincount(slice_.ravel(), minlength=256)
         self._roi_pixels += np.count_nonzero(region)
+        self.n_slices += 1
 
     def values(self):
         """(shares of the grey values 1 to 255, float (255,), share of the region), both of the valid pixels."""
@@ -32,26 +33,27 @@ class Appearance:
 
 def training_appearance(rows, preprocessed_folder):
     """The appearance of the cases in `rows` (`SliceRow`s), for JSON and `unlike_training`: {vendor: {...}}."""
-    cases = sorted({(row.vendor, row.image_name) for row in rows})
+    cases = sorted({(row.vendor, row.image_name, str(row.folder or preprocessed_folder)) for row in rows})
     found = {}
-    for vendor, name in cases:
-        volume, spacing_mm = open_volume(volume_paths(preprocessed_folder, vendor, name)[0])
+    for vendor, name, folder in cases:
+        volume, spacing_mm = open_volume(volume_paths(folder, vendor, name)[0])
         appearance = Appearance()
         for index in np.unique(np.linspace(0, len(volume) - 1, _SLICES).astype(int)):
             slice_ = np.array(volume[index])
             appearance.add(slice_, prediction_region(slice_))  # the same region as for the scans that are compared
-        found.setdefault(vendor, []).append((*appearance.values(), (spacing_mm[0], spacing_mm[2])))
+        z_mm = spacing_mm[2] if len(volume) > 1 else np.nan  # a single B-scan has none
+        found.setdefault(vendor, []).append((*appearance.values(), spacing_mm[0], z_mm))
     return {vendor: _summary(*zip(*of_vendor, strict=True)) for vendor, of_vendor in found.items()}
 
 
-def _summary(grey_values, roi_shares, spacings_mm):
-    mean = np.mean(grey_values, axis=0)
+def _summary(grey_values, roi_shares, x_mm, z_mm):
+    mean, known_z_mm = np.mean(grey_values, axis=0), [value for value in z_mm if not np.isnan(value)]
     return {
         "cases": len(grey_values),
         "grey_values": mean.round(6).tolist(),
         "largest_distance": max(_distance(of_case, mean) for of_case in grey_values),
         "roi_share": [min(roi_shares), max(roi_shares)],
-        "spacing_x_z_mm": [np.min(spacings_mm, axis=0).tolist(), np.max(spacings_mm, axis=0).tolist()],
+        "spacing_x_z_mm": [[limit(x_mm), limit(known_z_mm, default=None)] for limit in (min, max)],
     }
 
 
@@ -79,6 +81,8 @@ def unlike_training(training, vendor, spacing_mm, appearance):
             f"{most:.0%}"
         )
     for axis, value, low, high in zip("xz", spacing_mm[::2], *known["spacing_x_z_mm"], strict=True):
+        if axis == "z" and (low is None or appearance.n_slices == 1):
+            continue
         if not low / _SPACING_MARGIN <= value <= high * _SPACING_MARGIN:
             warnings.append(f"spacing {axis} is {value:g} mm, in training {low:g} to {high:g} mm")
     return warnings
