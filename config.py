@@ -10,7 +10,7 @@ from pathlib import Path
 
 from utils.errors import InputError
 from utils.networks import check_network
-from utils.patch_settings import AugmentationSettings, BatchSettings, PatchSettings
+from utils.patch_settings import AugmentationSettings, BatchSettings, MixedRoot, PatchSettings
 from utils.settings import parse, read_overrides, read_recipe
 from utils.training.rules import OptimizerSettings, TrainingRules
 
@@ -146,6 +146,8 @@ LR_SCHEDULE = "constant"
 WARM_UP_STEPS = 0
 # Validation, export and prediction take a running average of the weights with this momentum, such as 0.99. None: not.
 EMA_MOMENTUM = None
+# Other prepared data sets that training draws from as well, such as synthetic scans: {OUTPUT_ROOT: share of B-scans}.
+MIXED_ROOTS = {}
 # Largest rotation of an augmented B-scan, in degrees.
 ROTATION_DEGREES = 10.0
 # Rotate to either side. False, as in the paper: counter-clockwise only.
@@ -208,6 +210,7 @@ def training_data_settings():
     """Arguments of `utils.training.data.read_training_data`."""
     return {
         "csv_paths": {part: split_csv(part) for part in ("train", "val")},
+        "mixed": mixed_roots(),
         "n_b_scans": VALIDATION_B_SCANS,
         "seed": SEED,
         "monitor": MONITOR,
@@ -240,6 +243,14 @@ def preparation_settings():
     }
 
 
+def mixed_roots():
+    """The `MixedRoot` of each of MIXED_ROOTS."""
+    return tuple(
+        MixedRoot(Path(root) / "train_data.csv", Path(root) / "pre_processed", share)
+        for root, share in MIXED_ROOTS.items()
+    )
+
+
 def batch_settings():
     """Which patches are drawn, and how they become batches, in training, validation and evaluation alike."""
     patches = PatchSettings(
@@ -266,6 +277,7 @@ def batch_settings():
         n_classes=N_CLASSES,
         train_classes=TRAIN_CLASSES,
         workers=WORKERS,
+        mixed=mixed_roots(),
     )
 
 
@@ -369,6 +381,13 @@ _RULES = [
     ("EMA_MOMENTUM", lambda value: 0 < value < 1, "between 0 and 1, or None"),
     ("GREY_AUGMENTATION SCALE_AUGMENTATION", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("ROTATION_DEGREES", lambda value: 0 <= value <= 45, "from 0 to 45"),
+    (
+        "MIXED_ROOTS",
+        lambda value: (
+            all(isinstance(root, str) and 0 < share < 1 for root, share in value.items()) and sum(value.values()) < 1
+        ),
+        "{OUTPUT_ROOT: share, ...} with shares above 0 that leave some for the run's own data",
+    ),
     ("PADDING", lambda value: value in ("valid", "same"), "'valid' or 'same'"),
     ("OPTIMIZER", lambda value: value in ("adam", "adamw"), "'adam' or 'adamw'"),
     ("LR_SCHEDULE", lambda value: value in ("constant", "cosine"), "'constant' or 'cosine'"),

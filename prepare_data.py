@@ -57,7 +57,7 @@ from utils.preparation.prepare_case import (
 from utils.preparation.preprocessing import grey_value_histogram, to_8_bit
 from utils.preparation.reference_histogram import read_reference_histogram, write_reference_histogram
 from utils.preparation.splits import PARTS, split_patients, split_text
-from utils.prepared import SliceRow, record_path, volume_paths
+from utils.prepared import COLUMNS, record_path, volume_paths
 from utils.volumes.mhd import read_volume
 
 LEFT_OUT_LINES = 12  # printed, of volume files that are part of no case
@@ -234,15 +234,15 @@ def create_test_train_set(facts, split):
 
 
 def slice_table(facts):
-    """A DataFrame with the columns of `SliceRow` and a row for each B-scan. Without a reference, labels are ""."""
+    """A DataFrame with the `COLUMNS` of the slice CSV and a row for each B-scan. Without a reference, labels are ""."""
     rows = []
     for case, of_case in facts.items():
         if of_case.label_counts is None:
             held = [[""] * len(FLUIDS)] * of_case.shape[0]
         else:
             held = [[int(counts[label] > 0) for label in FLUIDS.values()] for counts in of_case.label_counts]
-        rows += [SliceRow(case.name, case.vendor, case.root, index, *labels) for index, labels in enumerate(held)]
-    return pandas.DataFrame(rows, columns=SliceRow._fields)
+        rows += [(case.name, case.vendor, case.root, index, *labels) for index, labels in enumerate(held)]
+    return pandas.DataFrame(rows, columns=COLUMNS)
 
 
 def save_checks(facts, findings):

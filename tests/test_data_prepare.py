@@ -1,14 +1,27 @@
+import contextlib
 import hashlib
 import itertools
 import random
 import threading
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import batch_settings, write_prepared_case
 
-from utils.data_prepare import build_batch_train, get_data_iterator, get_iterator_nuts, patch_samples, read_csv_data
+from utils.data_prepare import (
+    build_batch_train,
+    draw_b_scans,
+    get_data_iterator,
+    get_iterator_nuts,
+    mixed_rows,
+    patch_samples,
+    read_csv_data,
+)
 from utils.errors import InputError
+from utils.patch_settings import MixedRoot
 
 HEADER = "image_name,vendor,root,slice,is_IRF,is_SRF,is_PED"
 PATCH = (256, 128)  # B-scans of this size hold exactly one patch, which is the B-scan
@@ -77,9 +90,9 @@ def test_csv_rows_are_read_as_written(tmp_path):
         f"{HEADER},note\nNA,Topcon,data/NA,7,0,1,0,\n007,Cirrus,null,0,1,0,1,x\nBücher,Cirrus,,1,0,0,0,\n\n"
     )
     assert [tuple(row) for row in read_csv_data(path)] == [
-        ("NA", "Topcon", "data/NA", 7, 0, 1, 0),
-        ("007", "Cirrus", "null", 0, 1, 0, 1),
-        ("Bücher", "Cirrus", "", 1, 0, 0, 0),
+        ("NA", "Topcon", "data/NA", 7, 0, 1, 0, None),
+        ("007", "Cirrus", "null", 0, 1, 0, 1, None),
+        ("Bücher", "Cirrus", "", 1, 0, 0, 0, None),
     ]
 
 
@@ -280,6 +293,66 @@ def test_three_epochs_of_batches_are_the_same_for_any_number_of_workers(wide_set
     in_process, one, two = (list(digests(workers)) for workers in (0, 1, 2))
     assert in_process == one == two
     assert len(set(in_process)) == 3
+
+
+# ---- Several draws, several data sets ------------------------------------------------------------------------------
+def test_an_epoch_of_fixed_length_draws_the_b_scans_again(small_set):
+    csv_path, folder = small_set
+    settings = batch_settings(folder, batch_size=3)
+    once = list(get_data_iterator(csv_path, settings, training=True, epoch=0))
+
+    def repeated(first, last):
+        batches = get_data_iterator(csv_path, settings, training=True, epoch=0, first_batch=first, repeated=True)
+        with contextlib.closing(batches):
+            return [image for image, _ in itertools.islice(batches, last - first)]
+
+    length = 4 * len(once)
+    images = repeated(0, length)
+    assert all(np.array_equal(image, known) for image, (known, _) in zip(images, once, strict=False))
+    later = [sorted(map(slice_number, 128 * images[number] + 128)) for number in range(len(once), length)]
+    assert len({tuple(numbers) for numbers in later}) > len(once) // 2  # the draws differ
+    for first in (len(once) - 1, len(once) + 2):  # where an interrupted epoch goes on
+        assert all(map(np.array_equal, repeated(first, length), images[first:]))
+
+
+def test_b_scans_that_give_no_patch_are_not_drawn_for_ever(small_set):
+    csv_path, folder = small_set
+    settings = batch_settings(folder, drop_healthy=1.0, fluid_labels=(7, 8, 9))
+    with pytest.raises(InputError, match="12 B-scans gave 0 patches"):
+        list(get_data_iterator(csv_path, settings, training=True, epoch=0, repeated=True))
+
+
+@pytest.fixture
+def mixed_set(tmp_path):
+    """A root with the small set's case name and other grey values, 5 slices from 201 on."""
+    write_prepared_case(tmp_path, "Topcon", "NA", numbered_slices(201, 5))
+    return MixedRoot(write_slices_csv(tmp_path / "others.csv", [("Topcon", "NA", 5)]), tmp_path, 0.4)
+
+
+@pytest.mark.parametrize("draw", [0, 3])
+def test_other_data_sets_give_their_share_of_the_b_scans(small_set, mixed_set, draw):
+    rows, others = read_csv_data(small_set[0]), mixed_rows(mixed_set)
+    drawn = draw_b_scans(rows, [(others, 0.4), (others[:1], 0.2)], seed=0, epoch=1, draw=draw)
+    assert len(drawn) == 30  # 12 are 40 %
+    counts = Counter(row.slice for row in drawn if row.folder)
+    assert sum(counts.values()) == 18
+    assert min(counts[index] for index in range(1, 5)) == 2  # 12 of 5, drawn in whole rounds
+    assert [row.folder is None for row in drawn] != sorted(row.folder is None for row in drawn)
+    assert drawn == draw_b_scans(rows, [(others, 0.4), (others[:1], 0.2)], seed=0, epoch=1, draw=draw)
+
+
+def test_patches_of_other_data_sets_come_from_their_own_folders_in_training_alone(small_set, mixed_set):
+    for training in (True, False):
+        samples = samples_of(*small_set, training=training, epoch=0, seed=0, mixed=(mixed_set,), drop_healthy=0.0)
+        numbers = [slice_number(image) for image, *_ in samples]
+        assert any(100 < number < 113 for number in numbers)
+        assert any(200 < number < 206 for number in numbers) == training
+
+
+def test_other_data_sets_must_be_whole(small_set, mixed_set):
+    settings = batch_settings(small_set[1], mixed=(replace(mixed_set, preprocessed_folder=Path("elsewhere")),))
+    with pytest.raises(InputError, match=r"elsewhere/oct_imgs/Topcon_NA.mhd: no such file"):
+        get_data_iterator(small_set[0], settings, training=True, epoch=0)
 
 
 # ---- Batches -------------------------------------------------------------------------------------------------------

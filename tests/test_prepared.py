@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from helpers import write_raw_case
+from helpers import arguments, write_raw_case
 
 import adversarial_training
 import config
 import model_training
 from utils.errors import InputError
 from utils.prepared import all_seen, check_unseen, describe_data, patient_digest, read_csv_data, read_records
+from utils.training.data import read_training_data
 from utils.volumes.mhd import write_volume
 from utils.volumes.vendors import VENDORS
 
@@ -146,3 +147,22 @@ def test_a_test_case_is_no_reference_for_grey_values(tmp_path, prepare_here):
     name = read_csv_data(config.split_csv("test"))[0].image_name
     with pytest.raises(InputError, match=f"REFERENCE_CASE = '{name}': is a test case"):
         prepare_here(tmp_path / "data", tmp_path / "output", f"REFERENCE_CASE={name}")
+
+
+def test_what_is_mixed_in_is_recorded_and_holds_nobody_of_the_validation(prepared, tmp_path, prepare_here):
+    own, others = (config.DATA_ROOT, config.OUTPUT_ROOT), tmp_path / "others" / "output"
+    rows, described = rows_of("train", "val"), describe_data(rows_of("train", "val"), **config.preparation_settings())
+    for number in range(4):
+        write_raw_case(tmp_path / "others" / "data", "Spectralis", f"q{number}", seed=70 + number)
+    prepare_here(tmp_path / "others" / "data", others)
+    config.load(arguments(*own, f"MIXED_ROOTS={{'{others}': 0.5}}", "MONITOR=val_loss"))
+    config.validate()
+    data = read_training_data(**config.training_data_settings())
+    mixed = [row for row in data.rows["train"] if row.folder == others / "pre_processed"]
+    assert {row.image_name[0] for row in mixed} == {"q"}
+    assert data.rows == {"train": rows["train"] + mixed, "val": rows["val"]}
+    assert {name: data.description[name] for name in described} == described
+    assert len(data.description["mixed 1"]["cases"]) == len({row.image_name for row in mixed})
+    config.load(arguments(*own, f"MIXED_ROOTS={{'{own[1]}': 0.5}}", "PATIENT_PATTERN=^(p)"))
+    with pytest.raises(InputError, match=r"another case of the patient of .* was used in training"):
+        read_training_data(**config.training_data_settings())

@@ -291,7 +291,7 @@ def test_what_is_wrong_with_the_arguments_is_said(tmp_path):
     common = ["--folds", "real", "--output", str(tmp_path)]
     with pytest.raises(InputError, match="--recipe a: EPOCH: expected SETTING=VALUE"):
         real_transfer.main([*common, "--recipe", "a", "pretrained", "EPOCH"])
-    with pytest.raises(InputError, match="no such file .*EPOCH.py"):
+    with pytest.raises(InputError, match=r"no such file .*EPOCH\.py"):
         real_transfer.main([*common, "--recipe", "a", "EPOCH"])
     with pytest.raises(InputError, match="names a, a are not all different"):
         real_transfer.main([*common, "--recipe", "a", "--model", "a", "best.keras"])

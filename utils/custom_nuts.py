@@ -50,7 +50,7 @@ class ReadOCT(NutFunction):
         self._open_case = functools.lru_cache(open_cases)(_open_case)
 
     def __call__(self, row):
-        volume, masks, rois = self._open_case(self.preprocessed_folder, row.vendor, row.image_name)
+        volume, masks, rois = self._open_case(row.folder or self.preprocessed_folder, row.vendor, row.image_name)
         if not 0 <= row.slice < len(volume):
             raise InputError(
                 f"{volume.filename}: the CSV asks for slice {row.slice}, the volume has slices 0 to {len(volume) - 1}; "
@@ -289,7 +289,7 @@ class CutPatch(NutFunction):
 
     def __call__(self, patch):
         row, shape = patch.row, self.settings.shape
-        volume, masks, _ = self._open_case(self.preprocessed_folder, row.vendor, row.image_name)
+        volume, masks, _ = self._open_case(row.folder or self.preprocessed_folder, row.vendor, row.image_name)
         rows, columns = np.maximum(volume.shape[1:], shape).tolist()
         box = tuple(slice(first, first + size) for first, size in zip((patch.top, patch.left), shape, strict=True))
         rng = None if patch.seed is None else np.random.default_rng(patch.seed)

@@ -10,6 +10,7 @@ draws patches of train_data.csv into OUTPUT_ROOT/patches.png, as training gets t
 import argparse
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,7 @@ from utils.prepared import SliceRow, check_volumes_exist, read_csv_data
 BATCHES_AHEAD = 4  # batches prepared ahead of the training step; one of 16 patches takes 8 MB
 
 
-def patch_samples(rows, settings, *, training, epoch, first_patch=0):
+def patch_samples(rows, settings, *, training, epoch, first_patch=0, repeated=False):
     """Iterator over one epoch's patch samples (image, mask, is_IRF, is_SRF, is_PED) of `rows`, a list of `SliceRow`.
 
     `settings` are `utils.patch_settings.BatchSettings`. image is uint8 (rows, columns, 3) of the patch's size, slices
@@ -37,20 +38,51 @@ def patch_samples(rows, settings, *, training, epoch, first_patch=0):
     - Validation (`training` False) is the same at every epoch, and nothing is augmented. Vendors and patches without
       fluid are thinned out as in training, so that both see the same mixture of patches.
     - The first `first_patch` samples are left out. That costs only the time to decide on them.
+    - In training, the data sets in ``settings.mixed`` give their shares of the B-scans.
+    - `repeated` draws B-scans again and again, without end, unless they give no patch at all.
     """
     epoch = epoch if training else 0
+    mixed = [(mixed_rows(root), root.share) for root in settings.mixed] if training else []
+    plan = PlanPatches(settings, training=training, epoch=epoch)
+    numbers = itertools.count()  # of the epoch's blocks
+
+    def planned():
+        for draw in itertools.count():
+            blocks = draw_b_scans(rows, mixed, settings.seed, epoch, draw) >> Chunk(B_SCANS_PER_BLOCK, list)
+            patches = zip(numbers, blocks, strict=False) >> plan >> Flatten()
+            first = next(patches, None)
+            if first is not None:
+                yield from itertools.chain([first], patches)
+            if first is None or not repeated:
+                return
+
+    return planned() >> Drop(first_patch) >> CutPatch(settings.preprocessed_folder, settings.patches)
+
+
+def draw_b_scans(rows, mixed, seed, epoch, draw):
+    """A list of the B-scans in the epoch's `draw`, counted from 0: `rows`, and `mixed`, (rows, share) of other sets."""
+    b_scans = _stratified(rows, _stream(seed, epoch, STRATIFY, draw))
+    n_own, own_share = len(b_scans), 1 - sum(share for _, share in mixed)
+    for number, (others, share) in enumerate(mixed):
+        rand = _stream(seed, epoch, STRATIFY, draw, 1 + number)
+        b_scans += itertools.islice(_again_and_again(others, rand), round(n_own * share / own_share))
+    return list(b_scans >> Shuffle(max(len(b_scans), len(rows)), _stream(seed, epoch, SHUFFLE_B_SCANS, draw)))
+
+
+def _again_and_again(rows, rand):
+    while True:
+        drawn = _stratified(rows, rand)
+        rand.shuffle(drawn)
+        yield from drawn
+
+
+def _stratified(rows, rand):
+    """All `rows` of the rarest vendor and, in expectation, as many of every other's."""
     vendor = SliceRow._fields.index("vendor")
-    b_scans = (
-        rows
-        >> Stratify(vendor, rows >> CountValues(vendor), rand=_stream(settings.seed, epoch, STRATIFY))
-        >> Shuffle(len(rows), _stream(settings.seed, epoch, SHUFFLE_B_SCANS))
-    )
-    blocks = enumerate(b_scans >> Chunk(B_SCANS_PER_BLOCK, list))
-    patches = blocks >> PlanPatches(settings, training=training, epoch=epoch) >> Flatten() >> Drop(first_patch)
-    return patches >> CutPatch(settings.preprocessed_folder, settings.patches)
+    return list(rows >> Stratify(vendor, rows >> CountValues(vendor), rand=rand))
 
 
-def get_iterator_nuts(rows, settings, *, training, epoch, first_batch=0):
+def get_iterator_nuts(rows, settings, *, training, epoch, first_batch=0, repeated=False):
     """Iterator over one epoch's batches (image, (mask, is_IRF, is_SRF, is_PED)), prepared `BATCHES_AHEAD`.
 
     Reads the scans, masks and ROI masks of `rows` (a list of `SliceRow`) from their folders. Samples and arguments are
@@ -59,22 +91,35 @@ def get_iterator_nuts(rows, settings, *, training, epoch, first_batch=0):
     Raises InputError if a volume is damaged, and at the end of an epoch without a batch.
     """
     batch_size = settings.batch_size
-    samples = patch_samples(rows, settings, training=training, epoch=epoch, first_patch=first_batch * batch_size)
+    samples = patch_samples(
+        rows, settings, training=training, epoch=epoch, first_patch=first_batch * batch_size, repeated=repeated
+    )
     build_batch = build_batch_train(batch_size, settings.slice_mean, settings.slice_sd, settings.n_classes)
     keras_batches = _KerasBatches(settings.preprocessed_folder, len(rows), batch_size if training else 1, first_batch)
     return samples >> build_batch >> keras_batches >> Prefetch(BATCHES_AHEAD)
 
 
-def get_data_iterator(csv_path, settings, *, training, epoch, first_batch=0):
+def get_data_iterator(csv_path, settings, *, training, epoch, first_batch=0, repeated=False):
     """Iterator over one epoch's batches (image, (mask, is_IRF, is_SRF, is_PED)) of the slices in a CSV.
 
     They are stratified by vendor, shuffled, augmented (in training), cut into patches, filtered by invalid pixels and
-    by fluid, and normalised. The other arguments are those of `get_iterator_nuts`. Raises InputError at once if the CSV
-    is unusable or volumes are missing, then as `get_iterator_nuts`.
+    by fluid, and normalised. The other arguments are those of
+    `get_iterator_nuts`. Raises InputError at once if the CSV is unusable or volumes are missing, then as
+    `get_iterator_nuts`.
     """
     rows = read_csv_data(csv_path)
     check_volumes_exist(rows, settings.preprocessed_folder)
-    return get_iterator_nuts(rows, settings, training=training, epoch=epoch, first_batch=first_batch)
+    return get_iterator_nuts(rows, settings, training=training, epoch=epoch, first_batch=first_batch, repeated=repeated)
+
+
+def mixed_rows(root):
+    """The training rows (`SliceRow`) of a `utils.patch_settings.MixedRoot`, which name its folder.
+
+    Raises InputError if its CSV is unusable or volumes are missing.
+    """
+    rows = [row._replace(folder=root.preprocessed_folder) for row in read_csv_data(root.csv_path)]
+    check_volumes_exist(rows, root.preprocessed_folder)
+    return rows
 
 
 def build_batch_train(batch_size, slice_mean, slice_sd, n_classes=4):
@@ -128,9 +173,10 @@ def _KerasBatches(batches, preprocessed_folder, n_b_scans, smallest, n_before):
         )
 
 
-def _stream(seed, epoch, stage):
-    """Random generator of one stage, independent of other stages and epochs."""
-    return random.Random(int(np.random.SeedSequence([seed, epoch, stage]).generate_state(1, np.uint64)[0]))
+def _stream(seed, epoch, stage, draw, *root):
+    """Random generator of one stage of a draw, independent of others; `root` is the number of a mixed data set."""
+    later = (draw, *root) if draw or root else ()
+    return random.Random(int(np.random.SeedSequence([seed, epoch, stage, *later]).generate_state(1, np.uint64)[0]))
 
 
 def main(argv):
@@ -146,7 +192,7 @@ def main(argv):
     patches = {}
     for vendor in sorted({row.vendor for row in rows}):
         of_vendor = [row for row in rows if row.vendor == vendor]
-        epoch = patch_samples(of_vendor, config.batch_settings(), training=True, epoch=0)
+        epoch = patch_samples(of_vendor, replace(config.batch_settings(), mixed=()), training=True, epoch=0)
         patches[vendor] = list(itertools.islice(epoch, PATCHES_A_VENDOR))
     path = Path(config.OUTPUT_ROOT) / "patches.png"
     save_patch_sheet(path, patches)

@@ -29,6 +29,15 @@ class PatchSettings:
 
 
 @dataclass(frozen=True)
+class MixedRoot:
+    """Another prepared data set that training draws from as well."""
+
+    csv_path: Path  # of its training slices
+    preprocessed_folder: Path
+    share: float  # of the B-scans that training draws
+
+
+@dataclass(frozen=True)
 class BatchSettings:
     """How the patches of an epoch become batches. Together with a CSV, `training` and the epoch it determines them."""
 
@@ -41,4 +50,5 @@ class BatchSettings:
     n_classes: int = 4  # of the one-hot masks
     train_classes: bool = False  # whether the network also learns which fluids are in a patch
     workers: int = 0  # processes that decide on patches ahead; 0: this one does, when asked. Batches are the same
+    mixed: tuple = ()  # of `MixedRoot`s
     shard: tuple = (0, 1)  # (index, count): of several hosts' parts of the epoch, which have no patch in common

@@ -13,7 +13,9 @@ from utils.preparation.splits import patient_of
 VOLUME_KINDS = ("oct_imgs", "oct_masks", "roi_masks")  # folders below the preprocessed one, in a sample's order
 MESSAGES = 10  # complaints printed in full; the rest are only counted
 
-SliceRow = namedtuple("SliceRow", "image_name vendor root slice is_IRF is_SRF is_PED")  # the CSV's columns, in order
+COLUMNS = ("image_name", "vendor", "root", "slice", "is_IRF", "is_SRF", "is_PED")  # of the slice CSV, in order
+# A row of it, with the folder of its preprocessed volumes where that is not the run's own.
+SliceRow = namedtuple("SliceRow", (*COLUMNS, "folder"), defaults=(None,))
 
 
 def volume_paths(preprocessed_folder, vendor, image_name):
@@ -40,7 +42,7 @@ def read_csv_data(path):
         with open(path, encoding="utf-8") as file:
             expected_rows = sum(bool(line.strip()) for line in file) - 1
         # Every cell as text and none as missing: pandas reads NA as missing and 007 as 7 otherwise.
-        reader = ReadPandas(str(path), colnames=list(SliceRow._fields), dropnan=False, dtype=str, keep_default_na=False)
+        reader = ReadPandas(str(path), colnames=list(COLUMNS), dropnan=False, dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; run prepare_data.py first") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -48,7 +50,7 @@ def read_csv_data(path):
         raise InputError(f"{path}: not a CSV table in UTF-8 ({reason}); run prepare_data.py again") from error
     if not isinstance(reader.dataframe.index, pd.RangeIndex):  # pandas took the first column for row names
         raise InputError(f"{path}: rows have more values than the header has names; run prepare_data.py again")
-    missing = [name for name in SliceRow._fields if name not in reader.dataframe.columns]
+    missing = [name for name in COLUMNS if name not in reader.dataframe.columns]
     if missing:
         raise InputError(
             f"{path}: lacks the column {', '.join(missing)}; found {', '.join(map(str, reader.dataframe.columns))}"
@@ -64,8 +66,9 @@ def read_csv_data(path):
             f"{path}: read {len(rows)} rows of {expected_rows}, expected all; "
             "look for stray quotes and line breaks, or run prepare_data.py again"
         )
+    rows = [SliceRow(*row) for row in rows]
     _raise_all(f"{path}: row {number}: {fault}" for number, row in enumerate(rows, 1) if (fault := _fault(row)))
-    return [SliceRow(*row[:3], *map(int, row[3:])) for row in rows]
+    return [SliceRow(*row[:3], *map(int, row[3:7])) for row in rows]
 
 
 def _fault(row):
@@ -157,7 +160,7 @@ def describe_data(parts, patient_pattern, **preparation):
     }
     for part, rows in parts.items():
         cases = dict.fromkeys((row.vendor, row.image_name) for row in rows)
-        text = repr([tuple(row) for row in rows])
+        text = repr([tuple(row[: len(COLUMNS)]) for row in rows])
         described[part] = {
             "cases": sorted({records[case]["voxels"] for case in cases}),
             "patients": sorted({patient_digest(patient_of(name, patient_pattern)) for _, name in cases}),

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from utils.prepared import describe_data, read_csv_data
+from utils.data_prepare import mixed_rows
+from utils.prepared import check_unseen, describe_data, read_csv_data
 from utils.training.validation import check_monitor, choose_b_scans
 
 
@@ -10,19 +11,26 @@ from utils.training.validation import check_monitor, choose_b_scans
 class TrainingData:
     """The training and validation cases."""
 
-    rows: dict  # "train" and "val": a list of `SliceRow`
+    rows: dict  # "train" and "val": a list of `SliceRow`; "train" holds those of mixed data sets as well
     b_scans: list  # of validation cases, which every epoch is scored on
     description: dict  # of `describe_data`, for ``best.json``
 
 
-def read_training_data(csv_paths, n_b_scans, seed, monitor, preparation):
-    """The `TrainingData` in `csv_paths`, {"train": path, "val": path}.
+def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation):
+    """The `TrainingData` in `csv_paths`, {"train": path, "val": path}, and `mixed`, `MixedRoot`s.
 
     `n_b_scans`, `seed` and `monitor` choose the B-scans that epochs are scored on; `preparation` are the arguments of
-    `describe_data`. Raises `InputError` where a CSV is unusable, cases were not prepared as these say, or no B-scan
-    holds what is monitored.
+    `describe_data`. Raises `InputError` where a CSV is unusable, cases were not prepared as these say, no B-scan holds
+    what is monitored, or a mixed data set has cases or patients of the validation.
     """
     rows = {part: read_csv_data(path) for part, path in csv_paths.items()}
     b_scans = choose_b_scans(rows["val"], n_b_scans, seed)
     check_monitor(monitor, b_scans, csv_paths["val"])
-    return TrainingData(rows, b_scans, describe_data(rows, **preparation))
+    description = describe_data(rows, **preparation)
+    for number, root in enumerate(mixed, 1):
+        others = mixed_rows(root)
+        of_root = preparation | {"preprocessed_folder": root.preprocessed_folder}
+        description[f"mixed {number}"] = describe_data({"train": others}, **of_root)["train"]
+        check_unseen(csv_paths["val"], rows["val"], description[f"mixed {number}"], **preparation)
+        rows["train"] = rows["train"] + others
+    return TrainingData(rows, b_scans, description)

@@ -20,14 +20,22 @@ def epoch_batches(csv_path, settings, *, training, epoch, steps=None, first_step
     """``with epoch_batches(...) as batches``: one epoch of `get_data_iterator` as Keras takes it.
 
     `settings` are `utils.patch_settings.BatchSettings`. `batches` yields (image, mask), or all four targets where
-    ``settings.train_classes``, from the epoch's batch `first_step` on; `steps` ends the epoch before that batch. What
-    goes wrong in preparing them leaves the block as itself, not as TensorFlow's error about it.
+    ``settings.train_classes``, from the epoch's batch `first_step` on; with `steps` the epoch has so many batches,
+    however often that takes all B-scans. What goes wrong in preparing them leaves the block as itself, not as
+    TensorFlow's error about it.
     """
     errors = []
 
     def for_keras():
         try:
-            batches = get_data_iterator(csv_path, settings, training=training, epoch=epoch, first_batch=first_step)
+            batches = get_data_iterator(
+                csv_path,
+                settings,
+                training=training,
+                epoch=epoch,
+                first_batch=first_step,
+                repeated=steps is not None,
+            )
             for image, targets in itertools.islice(batches, steps and steps - first_step):
                 yield image, targets if settings.train_classes else targets[0]
         except Exception as error:
