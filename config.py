@@ -154,6 +154,10 @@ ROTATION_DEGREES = 10.0
 ROTATE_BOTH_WAYS = False
 # Probability with which each of gamma, contrast, brightness, noise, speckle, blur and resolution of a patch changes.
 GREY_AUGMENTATION = 0.0
+# Probability with which a patch takes the noise and grey values of a patch of NOISE_ROOTS.
+NOISE_TRANSFER = 0.0
+# OUTPUT_ROOTs of prepared scans of other scanners (prepare_data.py --unlabelled will do), in a list.
+NOISE_ROOTS = []
 # Probability with which a patch is stretched or shrunk, rows and columns each by up to SCALE_RANGE.
 SCALE_AUGMENTATION = 0.0
 # Largest share by which SCALE_AUGMENTATION changes rows and columns.
@@ -264,6 +268,8 @@ def batch_settings():
             grey=GREY_AUGMENTATION,
             scale=SCALE_AUGMENTATION,
             scale_range=SCALE_RANGE,
+            noise_transfer=NOISE_TRANSFER,
+            noise_folders=tuple(Path(root) / "pre_processed" for root in NOISE_ROOTS),
         ),
         fluid_labels=(IRF_CODE, SRF_CODE, PED_CODE),
     )
@@ -379,7 +385,7 @@ _RULES = [
     ("WEIGHT_DECAY SCALE_RANGE", lambda value: value >= 0, "at least 0"),
     ("GRADIENT_CLIP", lambda value: value > 0, "above 0, or None for no limit"),
     ("EMA_MOMENTUM", lambda value: 0 < value < 1, "between 0 and 1, or None"),
-    ("GREY_AUGMENTATION SCALE_AUGMENTATION", lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ("GREY_AUGMENTATION SCALE_AUGMENTATION NOISE_TRANSFER", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("ROTATION_DEGREES", lambda value: 0 <= value <= 45, "from 0 to 45"),
     (
         "MIXED_ROOTS",
@@ -388,6 +394,7 @@ _RULES = [
         ),
         "{OUTPUT_ROOT: share, ...} with shares above 0 that leave some for the run's own data",
     ),
+    ("NOISE_ROOTS", lambda value: all(isinstance(root, str) for root in value), "[OUTPUT_ROOT, ...]"),
     ("PADDING", lambda value: value in ("valid", "same"), "'valid' or 'same'"),
     ("OPTIMIZER", lambda value: value in ("adam", "adamw"), "'adam' or 'adamw'"),
     ("LR_SCHEDULE", lambda value: value in ("constant", "cosine"), "'constant' or 'cosine'"),
@@ -460,6 +467,8 @@ def validate():
         complaints.append(f"config.WARM_UP_STEPS = {WARM_UP_STEPS}: must be 0 with LR_SCHEDULE = 'constant'")
     if WEIGHT_DECAY and OPTIMIZER != "adamw":
         complaints.append(f"config.WEIGHT_DECAY = {WEIGHT_DECAY:g}: must be 0 with OPTIMIZER = {OPTIMIZER!r}")
+    if NOISE_TRANSFER and not NOISE_ROOTS:
+        complaints.append(f"config.NOISE_ROOTS = []: must name a root with NOISE_TRANSFER = {NOISE_TRANSFER:g}")
     if HOST >= HOSTS:
         complaints.append(f"config.HOST = {HOST}: must be below HOSTS = {HOSTS}")
     if HOSTS > 1 and COORDINATOR is None:

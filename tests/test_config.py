@@ -134,6 +134,8 @@ def test_the_recipes_in_the_box_are_valid_and_give_a_reason_for_each_value(path)
         (["LR_SCHEDULE=cosine"], "STEPS_PER_EPOCH = None: must be a number with LR_SCHEDULE = 'cosine'"),
         (["LR_SCHEDULE=cosine", "STEPS_PER_EPOCH=5", "SLOW_DOWN_AFTER=1"], "SLOW_DOWN_AFTER = 1: must be None"),
         (["MIXED_ROOTS={'a': 0.6, 'b': 0.4}"], "MIXED_ROOTS = {'a': 0.6, 'b': 0.4}: must be {OUTPUT_ROOT: share, ...}"),
+        (["NOISE_TRANSFER=0.1"], "NOISE_ROOTS = []: must name a root with NOISE_TRANSFER = 0.1"),
+        (["NOISE_ROOTS=[1]"], "NOISE_ROOTS = [1]: must be"),
         (["MIXED_ROOTS={'a': 0}"], "MIXED_ROOTS = {'a': 0}: must be"),
         (["MIXED_ROOTS={'a': 'b'}"], "MIXED_ROOTS = {'a': 'b'}: must be"),
         (["WARM_UP_STEPS=5"], "WARM_UP_STEPS = 5: must be 0 with LR_SCHEDULE = 'constant'"),

@@ -14,7 +14,16 @@ LAYERS = [
     | {"exported_model", "keras_setup"},
     {"volumes"},
     {"preparation", "phantom"},  # phantoms stand on volumes alone
-    {"prepared", "patch_settings", "augmentation", "custom_nuts", "patch_stream", "patch_preview", "data_prepare"},
+    {
+        "prepared",
+        "patch_settings",
+        "augmentation",
+        "noise_transfer",
+        "custom_nuts",
+        "patch_stream",
+        "patch_preview",
+        "data_prepare",
+    },
     {"segmentation"},
     {"training", "evaluation", "importing"},
     {"tools"},

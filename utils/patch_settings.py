@@ -13,6 +13,8 @@ class AugmentationSettings:
     grey: float  # probability of each change of a patch's grey values
     scale: float  # probability that a patch is stretched or shrunk
     scale_range: float  # by up to this share, rows and columns each
+    noise_transfer: float = 0.0  # probability that a patch takes the noise of one from `noise_folders`
+    noise_folders: tuple = ()  # of preprocessed volumes
 
 
 @dataclass(frozen=True)
