@@ -148,6 +148,8 @@ WARM_UP_STEPS = 0
 EMA_MOMENTUM = None
 # Other prepared data sets that training draws from as well, such as synthetic scans: {OUTPUT_ROOT: share of B-scans}.
 MIXED_ROOTS = {}
+# Draws B-scans that hold a rare fluid more often: 0 not, 1 until IRF, SRF, PED and none are equally frequent.
+OVERSAMPLING = 0.0
 # Largest rotation of an augmented B-scan, in degrees.
 ROTATION_DEGREES = 10.0
 # Rotate to either side. False, as in the paper: counter-clockwise only.
@@ -284,6 +286,7 @@ def batch_settings():
         train_classes=TRAIN_CLASSES,
         workers=WORKERS,
         mixed=mixed_roots(),
+        oversampling=OVERSAMPLING,
     )
 
 
@@ -385,7 +388,7 @@ _RULES = [
     ("WEIGHT_DECAY SCALE_RANGE", lambda value: value >= 0, "at least 0"),
     ("GRADIENT_CLIP", lambda value: value > 0, "above 0, or None for no limit"),
     ("EMA_MOMENTUM", lambda value: 0 < value < 1, "between 0 and 1, or None"),
-    ("GREY_AUGMENTATION SCALE_AUGMENTATION NOISE_TRANSFER", lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ("GREY_AUGMENTATION SCALE_AUGMENTATION NOISE_TRANSFER OVERSAMPLING", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("ROTATION_DEGREES", lambda value: 0 <= value <= 45, "from 0 to 45"),
     (
         "MIXED_ROOTS",

@@ -22,6 +22,7 @@ from utils.data_prepare import (
 )
 from utils.errors import InputError
 from utils.patch_settings import MixedRoot
+from utils.prepared import SliceRow
 
 HEADER = "image_name,vendor,root,slice,is_IRF,is_SRF,is_PED"
 PATCH = (256, 128)  # B-scans of this size hold exactly one patch, which is the B-scan
@@ -339,6 +340,23 @@ def test_other_data_sets_give_their_share_of_the_b_scans(small_set, mixed_set, d
     assert min(counts[index] for index in range(1, 5)) == 2  # 12 of 5, drawn in whole rounds
     assert [row.folder is None for row in drawn] != sorted(row.folder is None for row in drawn)
     assert drawn == draw_b_scans(rows, [(others, 0.4), (others[:1], 0.2)], seed=0, epoch=1, draw=draw)
+
+
+def test_rare_fluids_are_drawn_more_often_as_is_asked_for():
+    kinds = [(0, 0, 0)] * 64 + [(1, 0, 0)] * 36 + [(1, 1, 0)] * 4
+    rows = [SliceRow("a", "Topcon", "r", z, *labels) for z, labels in enumerate(kinds)]
+    others = [row._replace(vendor="Cirrus") for row in rows] * 2
+
+    def counts(oversampling, rows=rows):
+        drawn = draw_b_scans(rows, [], 0, 0, 0, oversampling)
+        assert drawn != sorted(drawn, key=lambda row: row.slice)
+        return Counter((row.is_IRF, row.is_SRF) for row in drawn if row.vendor == "Topcon")
+
+    assert counts(0.0) == {(0, 0): 64, (1, 0): 36, (1, 1): 4}
+    assert counts(0.5) == {(0, 0): 52, (1, 0): 39, (1, 1): 13}  # as 8 : 6 : 2
+    assert counts(1.0) == {(0, 0): 35, (1, 0): 35, (1, 1): 34}
+    assert counts(0.5, rows + others) == counts(0.5)  # every vendor by itself
+    assert min(Counter(row.slice for row in draw_b_scans(rows, [], 0, 0, 0, 1.0))[z] for z in range(100, 104)) == 8
 
 
 def test_patches_of_other_data_sets_come_from_their_own_folders_in_training_alone(small_set, mixed_set):

@@ -10,6 +10,7 @@ draws patches of train_data.csv into OUTPUT_ROOT/patches.png, as training gets t
 import argparse
 import itertools
 import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from nutsml import BuildBatch, Stratify
 
 from utils.custom_nuts import CutPatch
 from utils.errors import InputError, run_script
+from utils.labels import FLUIDS
 from utils.patch_stream import B_SCANS_PER_BLOCK, SHUFFLE_B_SCANS, STRATIFY, PlanPatches, Prefetch
 from utils.prepared import SliceRow, check_volumes_exist, read_csv_data
 
@@ -38,7 +40,8 @@ def patch_samples(rows, settings, *, training, epoch, first_patch=0, repeated=Fa
     - Validation (`training` False) is the same at every epoch, and nothing is augmented. Vendors and patches without
       fluid are thinned out as in training, so that both see the same mixture of patches.
     - The first `first_patch` samples are left out. That costs only the time to decide on them.
-    - In training, the data sets in ``settings.mixed`` give their shares of the B-scans.
+    - In training, the data sets in ``settings.mixed`` give their shares of the B-scans, and ``settings.oversampling``
+      draws those that hold a rare fluid more often.
     - `repeated` draws B-scans again and again, without end, unless they give no patch at all.
     """
     epoch = epoch if training else 0
@@ -48,7 +51,8 @@ def patch_samples(rows, settings, *, training, epoch, first_patch=0, repeated=Fa
 
     def planned():
         for draw in itertools.count():
-            blocks = draw_b_scans(rows, mixed, settings.seed, epoch, draw) >> Chunk(B_SCANS_PER_BLOCK, list)
+            b_scans = draw_b_scans(rows, mixed, settings.seed, epoch, draw, settings.oversampling * training)
+            blocks = b_scans >> Chunk(B_SCANS_PER_BLOCK, list)
             patches = zip(numbers, blocks, strict=False) >> plan >> Flatten()
             first = next(patches, None)
             if first is not None:
@@ -59,27 +63,56 @@ def patch_samples(rows, settings, *, training, epoch, first_patch=0, repeated=Fa
     return planned() >> Drop(first_patch) >> CutPatch(settings.preprocessed_folder, settings.patches)
 
 
-def draw_b_scans(rows, mixed, seed, epoch, draw):
+def draw_b_scans(rows, mixed, seed, epoch, draw, oversampling=0.0):
     """A list of the B-scans in the epoch's `draw`, counted from 0: `rows`, and `mixed`, (rows, share) of other sets."""
-    b_scans = _stratified(rows, _stream(seed, epoch, STRATIFY, draw))
+    b_scans = _stratified(rows, _stream(seed, epoch, STRATIFY, draw), oversampling)
     n_own, own_share = len(b_scans), 1 - sum(share for _, share in mixed)
     for number, (others, share) in enumerate(mixed):
         rand = _stream(seed, epoch, STRATIFY, draw, 1 + number)
-        b_scans += itertools.islice(_again_and_again(others, rand), round(n_own * share / own_share))
+        b_scans += itertools.islice(_rounds(others, rand, oversampling), round(n_own * share / own_share))
     return list(b_scans >> Shuffle(max(len(b_scans), len(rows)), _stream(seed, epoch, SHUFFLE_B_SCANS, draw)))
 
 
-def _again_and_again(rows, rand):
+def _rounds(rows, rand, oversampling):
+    """Draws of `rows` one after the other, without end."""
     while True:
-        drawn = _stratified(rows, rand)
-        rand.shuffle(drawn)
-        yield from drawn
+        yield from _shuffled(_stratified(rows, rand, oversampling), rand)
 
 
-def _stratified(rows, rand):
-    """All `rows` of the rarest vendor and, in expectation, as many of every other's."""
+def _stratified(rows, rand, oversampling):
+    """In expectation as many of every vendor's `rows` as the rarest has, all of its own among them.
+
+    `oversampling` instead draws a vendor's as often as n ** (1 - oversampling) for each kind of B-scan, of which there
+    are n: at 0 as they are, at 1 each kind equally often. A kind is the rarest fluid that a B-scan holds, or none.
+    """
     vendor = SliceRow._fields.index("vendor")
-    return list(rows >> Stratify(vendor, rows >> CountValues(vendor), rand=rand))
+    drawn = list(rows >> Stratify(vendor, rows >> CountValues(vendor), rand=rand))
+    if not oversampling:
+        return drawn
+    counts = Counter(row.vendor for row in drawn)
+    return [
+        row
+        for name in sorted(counts)
+        for row in _oversampled([row for row in rows if row.vendor == name], counts[name], rand, oversampling)
+    ]
+
+
+def _oversampled(rows, count, rand, oversampling):
+    """`count` of one vendor's `rows`, as `_stratified` says."""
+    frequency = Counter(fluid for row in rows for fluid in FLUIDS if getattr(row, f"is_{fluid}"))
+    by_kind = {}
+    for row in rows:
+        held = [fluid for fluid in FLUIDS if getattr(row, f"is_{fluid}")]
+        by_kind.setdefault(min(held, key=frequency.get, default="none"), []).append(row)
+    weights = np.array([len(by_kind[kind]) for kind in sorted(by_kind)]) ** (1 - oversampling)
+    ends = np.rint(count * np.cumsum(weights) / weights.sum()).astype(int)
+    for kind, number in zip(sorted(by_kind), np.diff(ends, prepend=0), strict=True):
+        whole, rest = divmod(int(number), len(by_kind[kind]))
+        yield from whole * by_kind[kind] + _shuffled(by_kind[kind], rand)[:rest]
+
+
+def _shuffled(rows, rand):
+    return rand.sample(rows, len(rows))
 
 
 def get_iterator_nuts(rows, settings, *, training, epoch, first_batch=0, repeated=False):

@@ -53,4 +53,5 @@ class BatchSettings:
     train_classes: bool = False  # whether the network also learns which fluids are in a patch
     workers: int = 0  # processes that decide on patches ahead; 0: this one does, when asked. Batches are the same
     mixed: tuple = ()  # of `MixedRoot`s
+    oversampling: float = 0.0  # of B-scans that hold a rare fluid: 0 none, 1 until every kind is equally frequent
     shard: tuple = (0, 1)  # (index, count): of several hosts' parts of the epoch, which have no patch in common
