@@ -135,7 +135,7 @@ def create_step(start):
     from model import create_discriminator
     from utils.training.adversarial import AdversarialStep, discriminator_policy
 
-    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
+    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES, config.CROSS_ENTROPY)
     unet = create_network(**config.network_settings() | {"encoder_weights": None})  # it gets a trained model's
     inference = create_inference_network(**config.network_settings())
     for network in (unet, inference):

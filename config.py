@@ -134,6 +134,9 @@ DASK_SCHEDULER = None
 # ---- Beyond the paper: off here, for recipes -----------------------------------------------------------------------
 # "same" gives an output of the patch's size: every pixel carries a loss. With "valid", as in the paper, 18 % do.
 PADDING = "valid"
+# Cross-entropy beside the Dice loss. "balanced", as in the paper: every class of a patch has the same weight. With
+# "plain" every pixel has, and each fluid has its own Dice: fewer false pixels.
+CROSS_ENTROPY = "balanced"
 # "adamw" is Adam with decoupled weight decay (WEIGHT_DECAY), which leaves out biases and batch normalisation.
 OPTIMIZER = "adam"
 # Weight decay of "adamw", as a share of the learning rate a step.
@@ -399,6 +402,7 @@ _RULES = [
     ),
     ("NOISE_ROOTS", lambda value: all(isinstance(root, str) for root in value), "[OUTPUT_ROOT, ...]"),
     ("PADDING", lambda value: value in ("valid", "same"), "'valid' or 'same'"),
+    ("CROSS_ENTROPY", lambda value: value in ("balanced", "plain"), "'balanced' or 'plain'"),
     ("OPTIMIZER", lambda value: value in ("adam", "adamw"), "'adam' or 'adamw'"),
     ("LR_SCHEDULE", lambda value: value in ("constant", "cosine"), "'constant' or 'cosine'"),
     ("SEED FOLD WORKERS HOST KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),

@@ -155,7 +155,7 @@ def check_model(model_path, details):
 
 def score_patches(network):
     """Loss, IoU and F-score on the patches of the held-out cases, as in training's validation."""
-    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, network.has_heads)
+    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, network.has_heads, config.CROSS_ENTROPY)
     compile_for_scoring(network.model, losses, config.THRESHOLD)
     with epoch_batches(
         config.split_csv("test"),

@@ -53,6 +53,29 @@ def get_combined_cross_entropy_and_dice_loss_function(batch_size, num_classes):
     return combined_loss
 
 
+def get_plain_cross_entropy_and_class_dice_loss_function(num_classes):
+    """Function (y_true, y_pred) -> 0.5 * (mean cross-entropy of the pixels + mean Dice loss of the fluids).
+
+    As in nnU-Net (Isensee et al., Nature Methods 2021): every pixel weighs the same, so that a probability of 0.5 is
+    as often right as wrong, and each fluid has a Dice loss of its own, summed over the batch. Fluids that the batch
+    lacks have none; the cross-entropy pays for calling them.
+    """
+
+    def combined_loss(y_true, y_pred):
+        if num_classes != y_pred.shape[-1]:
+            raise ValueError(f"num_classes is {num_classes}, the prediction has {y_pred.shape[-1]}")
+        y_true, y_pred = crop_and_cast(y_true, y_pred)
+        cross_entropy = ops.mean(ops.sum(-y_true * ops.log(ops.clip(y_pred, _EPSILON, 1.0)), axis=-1))
+        overlap, reference, prediction = (
+            ops.sum(pixels, axis=(0, 1, 2))[1:] for pixels in (y_true * y_pred, y_true, y_pred)
+        )
+        present = ops.cast(reference > 0, "float32")
+        dice_losses = present * (1 - 2 * overlap / (reference + prediction + _EPSILON))
+        return 0.5 * (cross_entropy + ops.sum(dice_losses) / ops.maximum(ops.sum(present), 1.0))
+
+    return combined_loss
+
+
 def generator_loss(d_logits_on_generated):
     """What the segmentation network pays for a discriminator that sees through its masks: -log D(generated).
 

@@ -89,7 +89,7 @@ def train(folder, data, sharing, state):
     """Train on the `TrainingData` from `state` (that of `newest_state`, or None) on; `sharing` says who takes part."""
     set_up_keras(config.SEED, config.DETERMINISTIC)
     shared = sharing.start()
-    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES)
+    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES, config.CROSS_ENTROPY)
     with shared():
         unet = create_network(**config.network_settings())
         optimizer = create_optimizer(config.optimizer_settings(config.EPOCH), config.DTYPE_POLICY)

@@ -17,6 +17,7 @@ from loss_functions import (
     get_balanced_cross_entropy_loss_function,
     get_combined_cross_entropy_and_dice_loss_function,
     get_dice_loss,
+    get_plain_cross_entropy_and_class_dice_loss_function,
     straight_through_one_hot,
 )
 from utils.base import center_crop
@@ -98,6 +99,17 @@ def test_balanced_cross_entropy_names_a_wrong_class_number():
 def test_combined_loss_is_half_the_sum():
     loss = get_combined_cross_entropy_and_dice_loss_function(2, 4)
     assert float(loss(REFERENCE, PREDICTION)) == pytest.approx(0.5 * (BALANCED_CROSS_ENTROPY + DICE_LOSS), abs=1e-6)
+
+
+def test_plain_cross_entropy_and_dice_of_each_fluid_by_hand():
+    loss = get_plain_cross_entropy_and_class_dice_loss_function(4)
+    cross_entropy = -(math.log(0.9) + math.log(0.5) + math.log(0.25) + math.log(0.5) + math.log(0.6)) / 8
+    # class 1: overlap 0.5, predicted 1.0; class 2: overlap 0.25, predicted 1.15; class 3 is absent
+    dice = (1 - 2 * 0.5 / (1 + 1.0) + 1 - 2 * 0.25 / (1 + 1.15)) / 2
+    assert float(loss(REFERENCE, PREDICTION)) == pytest.approx(0.5 * (cross_entropy + dice), abs=1e-6)
+    assert float(loss(REFERENCE[1:], PREDICTION[1:])) == pytest.approx(-0.5 * math.log(0.6) / 4, abs=1e-6)
+    with pytest.raises(ValueError, match="num_classes is 3, the prediction has 4"):
+        get_plain_cross_entropy_and_class_dice_loss_function(3)(REFERENCE, PREDICTION)
 
 
 def test_the_reference_is_cropped_to_the_prediction():

@@ -74,14 +74,20 @@ def keras_batches(batches):
     return dataset.prefetch(1).with_options(options)
 
 
-def segmentation_losses(batch_size, n_classes, train_classes):
-    """The loss of each output of the U-Net, in order: Dice + cross-entropy, and for the presence heads their own."""
+def segmentation_losses(batch_size, n_classes, train_classes, weighting="balanced"):
+    """The loss of each output of the U-Net, in order: Dice + cross-entropy, and for the presence heads their own.
+
+    `weighting` is that of `config.CROSS_ENTROPY`.
+    """
     import keras
 
-    from loss_functions import get_combined_cross_entropy_and_dice_loss_function
+    import loss_functions
 
-    segmentation = mean_over_replicas(get_combined_cross_entropy_and_dice_loss_function(batch_size, n_classes))
-    return [segmentation] + [keras.losses.BinaryCrossentropy() for _ in range(3 * train_classes)]
+    if weighting == "plain":
+        segmentation = loss_functions.get_plain_cross_entropy_and_class_dice_loss_function(n_classes)
+    else:
+        segmentation = loss_functions.get_combined_cross_entropy_and_dice_loss_function(batch_size, n_classes)
+    return [mean_over_replicas(segmentation)] + [keras.losses.BinaryCrossentropy() for _ in range(3 * train_classes)]
 
 
 def compile_for_scoring(model, losses, threshold, **options):
