@@ -1,5 +1,6 @@
 """What both training scripts learn from and judge epochs by, read and checked before Keras is imported."""
 
+import re
 from dataclasses import dataclass
 
 from utils.data_prepare import mixed_rows
@@ -30,6 +31,8 @@ def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation):
     for number, root in enumerate(mixed, 1):
         others = mixed_rows(root)
         of_root = preparation | {"preprocessed_folder": root.preprocessed_folder}
+        if not all(re.search(preparation["patient_pattern"], row.image_name) for row in others):
+            of_root["patient_pattern"] = r"^(.*)$"  # names of another kind: each case is a patient of its own
         description[f"mixed {number}"] = describe_data({"train": others}, **of_root)["train"]
         check_unseen(csv_paths["val"], rows["val"], description[f"mixed {number}"], **preparation)
         rows["train"] = rows["train"] + others
