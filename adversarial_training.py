@@ -21,6 +21,7 @@ from utils.networks import as_list, create_inference_network, create_network
 from utils.plots import save_comparison
 from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.training import run_folder
+from utils.training.choosing import add_decisions
 from utils.training.data import read_training_data
 from utils.training.discriminator_state import converged, discriminator_state
 from utils.training.epoch import compile_for_scoring, epoch_batches, estimate_steps, score_epoch, segmentation_losses
@@ -55,6 +56,9 @@ def main(argv):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
         else:
             fine_tune(folder, start, start_details, data, state)
+        if config.CHOOSE_DECISIONS:
+            thresholds = config.decision_settings()
+            add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, **thresholds)
 
 
 def check_start(start, details, description):

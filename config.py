@@ -92,6 +92,11 @@ DTYPE_POLICY = "float32"
 PREDICTION_GB = 0.8
 # A pixel whose likeliest class is less probable than this is background.
 THRESHOLD = 0.5
+# Instead, one for each fluid's own probability: [IRF, SRF, PED], such as [0.4, 0.3, 0.5]. None: THRESHOLD.
+FLUID_THRESHOLDS = None
+# Choose at the end of training, on validation cases: FLUID_THRESHOLDS, from which presence a fluid counts, the smallest
+# lesion, and a temperature of the probabilities. They go into best.json and win over THRESHOLD, unless --set gives it.
+CHOOSE_DECISIONS = False
 
 # ---- Training ------------------------------------------------------------------------------------------------------
 # Patches a step.
@@ -348,6 +353,15 @@ def prediction_settings():
     }
 
 
+def decision_settings():
+    """Arguments of `utils.segmentation.decisions.decisions_of_run`."""
+    return {
+        "threshold": THRESHOLD,
+        "fluid_thresholds": FLUID_THRESHOLDS and tuple(FLUID_THRESHOLDS),
+        "given": not _given.isdisjoint({"THRESHOLD", "FLUID_THRESHOLDS"}),
+    }
+
+
 def values():
     """Every setting as a dictionary, in the order of this file."""
     return {name: value for name, value in globals().items() if name.isupper() and not name.startswith("_")}
@@ -361,6 +375,7 @@ _OPTIONAL = {
     "FOLDS": int,
     "ENCODER_WEIGHTS": str,
     "INIT_WEIGHTS": str,
+    "FLUID_THRESHOLDS": list,
     "STEPS_PER_EPOCH": int,
     "DASK_SCHEDULER": str,
     "COORDINATOR": str,
@@ -375,6 +390,7 @@ _OPTIONAL = {
     "EMA_MOMENTUM": float,
 }
 
+_given = frozenset()  # names that --set has given
 _RECIPES = Path(__file__).parent / "recipes"
 _MEASURES = ["dice", "dice_irf", "dice_srf", "dice_ped", "iou_score", "f_score", "f_irf", "f_srf", "f_ped", "loss"]
 _MONITORS = [f"val_{measure}" for measure in _MEASURES]
@@ -414,6 +430,11 @@ _RULES = [
     ("D_POOLING", lambda value: value in ("average", "max"), "'average' or 'max'"),
     ("D_READY_ACCURACY", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("D_REAL_LABEL D_AHEAD_ACCURACY", lambda value: 0.5 <= value <= 1, "from 0.5 to 1"),
+    (
+        "FLUID_THRESHOLDS",
+        lambda value: len(value) == 3 and all(0 < threshold <= 1 for threshold in value),
+        "[IRF, SRF, PED] above 0, at most 1",
+    ),
     ("THRESHOLD", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("PATCH_SIZE_H PATCH_SIZE_W", lambda value: value >= 104 and value % 8 == 0, "a multiple of 8 from 104 on"),
     ("MONITOR", lambda value: value in _MONITORS, "one of " + ", ".join(_MONITORS)),
@@ -436,7 +457,8 @@ def load(argv, parser=None):
     """
     arguments = parse(argv, parser or argparse.ArgumentParser())
     of_recipe = {} if arguments.recipe is None else recipe(arguments.recipe)
-    globals().update(of_recipe | read_overrides(arguments.overrides, values(), _OPTIONAL))
+    overrides = read_overrides(arguments.overrides, values(), _OPTIONAL)
+    globals().update(of_recipe | overrides, _given=frozenset(overrides))
     return arguments
 
 

@@ -54,6 +54,7 @@ from utils.labels import FLUIDS
 from utils.plots import save_comparison
 from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.prepared import all_seen, check_unseen, read_csv_data
+from utils.segmentation.decisions import decisions_of_run
 from utils.segmentation.predict import load_network
 from utils.training import run_folder
 from utils.training.epoch import compile_for_scoring, epoch_batches, keras_batches, scores, segmentation_losses
@@ -108,11 +109,12 @@ def evaluate_model():
 
     set_up_keras(config.SEED, config.DETERMINISTIC)
     network = load_network(model_path, memory_gb=config.PREDICTION_GB)
+    decisions = decisions_of_run(details, **config.decision_settings())
     with run_folder.only_writer(folder):
         patches = score_patches(network)
         tables, failed = {}, []
         for part, pairs in parts.items():
-            tables[part], complaints = segment_and_score(network, pairs, config.THRESHOLD, config.WORKERS)
+            tables[part], complaints = segment_and_score(network, pairs, decisions, config.WORKERS)
             failed += complaints
         empty = [f"{config.split_csv(part)}: none of its cases could be scored" for part in parts if tables[part].empty]
         if empty:
@@ -124,7 +126,7 @@ def evaluate_model():
             "model": f"{model_path.as_posix()}, SHA-256 {details['sha256'][:12]}…: {why}",
             "chosen": f"epoch {details['epoch']} of the {details['step']} step, {details['metric']} "
             f"{details['value']:.4f} on validation cases",
-            "probability threshold": f"{config.THRESHOLD:g}",
+            "probability threshold": decisions.in_words(),
         }
         notes = [
             f"Detection's score: {detection.SCORES[score]}; best on the validation cases "

@@ -30,6 +30,7 @@ from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.prepared import all_seen, check_unseen
 from utils.segmentation.appearance import training_appearance
 from utils.training import run_folder
+from utils.training.choosing import add_decisions
 from utils.training.data import read_training_data
 from utils.training.devices import Sharing
 from utils.training.epoch import (
@@ -68,6 +69,9 @@ def main(argv):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
         else:
             train(folder, data, sharing, state)
+        if config.CHOOSE_DECISIONS and sharing.is_writer:
+            thresholds = config.decision_settings()
+            add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, **thresholds)
 
 
 def check_starting_weights(validation_rows):

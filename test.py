@@ -41,6 +41,7 @@ from utils.files import locked, remove_unfinished, write_csv
 from utils.labels import FLUIDS
 from utils.names import as_text
 from utils.parallel import map_unordered
+from utils.segmentation.decisions import decisions_of_run
 from utils.segmentation.output import Job, output_name, segment_to_files
 from utils.segmentation.page import write_index
 from utils.segmentation.predict import prediction_digest
@@ -61,7 +62,8 @@ def main(argv):
     parser.add_argument(
         "--model",
         metavar="FILE",
-        help=f"a best.keras with its best.json; default: the run's best, else {PHANTOM_MODEL}",
+        nargs="+",
+        help=f"a best.keras with its best.json, or several to average; default: the run's best, else {PHANTOM_MODEL}",
     )
     parser.add_argument("--vendor", choices=sorted(VENDORS), help="of scans whose files and folders do not say it")
     parser.add_argument("--spacing-mm", nargs=3, type=float, metavar=("X", "Y", "Z"), help="instead of the file's")
@@ -83,21 +85,24 @@ def main(argv):
         raise InputError(f"--fovea: {len(scans)} scans found, and each has its own; name one scan")
     found = None
     if arguments.model:
-        model_path, why = Path(arguments.model), "named with --model"
+        models, why = arguments.model, "named with --model"
     elif found := find_best_model(config.run_folder("adversarial"), config.run_folder("segmentation")):
-        model_path, why = found
+        models, why = [found[0]], found[1]
     else:
         print(f"no model in {config.run_folder('segmentation')}: this is {PHANTOM_MODEL}, {PHANTOM_MODEL_IS}")
-        model_path, why = Path(__file__).parent / PHANTOM_MODEL, "nothing was trained"
-    details = read_best(model_path)
-    PredictionSettings.from_details(details)
-    print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}): {why}; {len(scans)} scans")
+        models, why = [Path(__file__).parent / PHANTOM_MODEL], "nothing was trained"
+    details = {path: read_best(path) for path in models}
+    for path, of_model in details.items():
+        PredictionSettings.from_details(of_model)
+        print(f"model: {path} ({of_model['step']}, epoch {of_model['epoch']}): {why}; {len(scans)} scans")
+    # The run's own model follows config; another's best.json says what it needs.
+    asked = config.decision_settings()
+    decisions = decisions_of_run(details[models[0]], **asked) if found or asked["given"] else None
     job = Job(
         output=os.path.abspath(arguments.output),
-        model_path=os.path.abspath(model_path),
-        prediction=prediction_digest(details),
-        # The run's own model follows config; another's best.json says what it needs.
-        threshold=config.THRESHOLD if found else None,
+        model_paths=tuple(map(os.path.abspath, models)),
+        prediction=prediction_digest(*details.values()),
+        decisions=decisions,
         vendor=arguments.vendor,
         spacing_mm=arguments.spacing_mm and tuple(arguments.spacing_mm),
         fovea=arguments.fovea and tuple(arguments.fovea),

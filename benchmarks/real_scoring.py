@@ -19,7 +19,6 @@ from utils.preparation.preprocessing import to_8_bit
 from utils.preparation.splits import patient_of
 from utils.prepared import all_seen, patient_digest
 from utils.segmentation.predict import load_network, prediction_digest, segmented_slices
-from utils.segmentation.tiling import labels_from_probabilities
 from utils.volumes.mhd import read_volume
 
 WORST = 12
@@ -56,10 +55,10 @@ class Judged:
         """The `BScan` of a case, the network's labels (rows, columns) and its `presence_scores`."""
         b_scan = read_b_scan(case) if way is None else make_unlike(read_b_scan(case), case.name, way)
         self._network = self._network or load_network(self.model, mirrored=self.mirrored)
-        ((probabilities, presence),) = segmented_slices(
+        ((labels, _, presence),) = segmented_slices(
             self._network, b_scan.grey[np.newaxis], b_scan.spacing_mm, b_scan.vendor
         )
-        return b_scan, labels_from_probabilities(probabilities[..., :4], self._network.settings.threshold), presence
+        return b_scan, labels, presence
 
     def pictures(self, names):
         """What `save_comparison` draws of the cases that have one of these `names`, as {name: a tuple}."""

@@ -28,7 +28,8 @@ from utils.labels import FLUIDS
 from utils.phantom.retouch_like import generate_phantom
 from utils.preparation.preprocessing import preprocess_volume, resampled_rows, resampling_matrix
 from utils.preparation.roi import prediction_region
-from utils.segmentation.tiling import labels_from_probabilities, predict_probabilities
+from utils.segmentation.decisions import labels_from_probabilities
+from utils.segmentation.tiling import predict_probabilities
 from utils.volumes.mhd import volume_writer
 
 PATCH, USED, LOST = (256, 128), (160, 32), 46  # pixels: a patch, what of its output is used, what it loses a side

@@ -15,6 +15,7 @@ from utils.preparation.preprocessing import resampling_matrix
 from utils.preparation.roi import prediction_region, roi_mask
 from utils.prepared import SliceRow
 from utils.segmentation.appearance import Appearance, training_appearance, unlike_training
+from utils.segmentation.decisions import Decisions
 from utils.segmentation.predict import (
     Ensemble,
     LoadedNetwork,
@@ -29,7 +30,7 @@ SETTINGS = PredictionSettings("tennakoon", 0.003872, 128.0, 128.0, 0.5, None)
 
 def loaded(model):
     """`model` as `segment_scan` takes it."""
-    return LoadedNetwork(model, SETTINGS, 200_000, {})
+    return LoadedNetwork(model, SETTINGS, 200_000, {}, Decisions(0.5))
 
 
 def always_irf():
@@ -95,7 +96,8 @@ def test_another_threshold_may_be_asked_for():
     model = always_irf()
     model.layers[-1].set_weights([np.zeros((1, 1, 3, 4), np.float32), np.log([0.4, 0.6, 1e-9, 1e-9])])
     for threshold, found in ((None, True), (0.7, False)):
-        segmentation = segment_scan(loaded(model), retina(), (0.0117, 0.003872, 0.1), "Spectralis", threshold=threshold)
+        decisions = threshold and Decisions(threshold)
+        segmentation = segment_scan(loaded(model), retina(), (0.0117, 0.003872, 0.1), "Spectralis", decisions=decisions)
         assert (segmentation.labels == 1).any() == found
 
 
@@ -177,12 +179,12 @@ def test_mirrored_and_dropout_predictions_are_averaged_and_compared():
     images = np.random.default_rng(2).normal(size=(2, 136, 144, 3)).astype(np.float32)
     plain = unet.predict_on_batch(images)
     mirrored = unet.predict_on_batch(np.ascontiguousarray(images[:, :, ::-1]))[:, :, ::-1]
-    (both,) = Ensemble(unet, mirrored=True, dropout_samples=0).predict_on_batch(images)
+    (both,) = Ensemble([unet], mirrored=True, dropout_samples=0).predict_on_batch(images)
     np.testing.assert_allclose(both[..., :4], (plain + mirrored) / 2, atol=1e-6)
     np.testing.assert_allclose(both[..., 4], np.abs(plain - mirrored).sum(axis=-1) / 4, atol=1e-6)
     assert both[..., 4].max() > 0.01
     statistics = [weight.copy() for weight in unet.get_weights()]
-    sampling = Ensemble(unet, mirrored=False, dropout_samples=3)
+    sampling = Ensemble([unet], mirrored=False, dropout_samples=3)
     (first,), (second,) = sampling.predict_on_batch(images), sampling.predict_on_batch(images)
     assert first.shape == (*plain.shape[:3], 5)
     assert np.abs(first - second).max() > 1e-3  # other samples
@@ -190,6 +192,31 @@ def test_mirrored_and_dropout_predictions_are_averaged_and_compared():
     np.testing.assert_allclose(first[..., :4].sum(axis=-1), 1, atol=1e-5)
     for weight, before in zip(unet.get_weights(), statistics, strict=True):
         np.testing.assert_array_equal(weight, before)
+
+
+def test_several_models_are_averaged_and_so_are_their_decisions(tmp_path):
+    paths = [
+        export_brightness_model(tmp_path / name, bias=bias, decisions={"fluid_thresholds": [value, 0.5, 0.5]})
+        for name, bias, value in (("one", -100, 0.2), ("two", -1000, 0.6))
+    ]
+    network = load_network(*paths)
+    images = np.full((1, 120, 120, 3), (200 - 128) / 128, np.float32)
+    (found,) = network.model.predict_on_batch(images)
+    np.testing.assert_allclose(found[0, 0, 0], [0.5, 0.5, 0, 0, 0.5], atol=1e-3)  # one is sure of IRF, one that not
+    assert network.decisions == Decisions(0.5, (pytest.approx(0.4), 0.5, 0.5))
+    assert network.details["sha256"] != load_network(*reversed(paths)).details["sha256"]
+    other = export_brightness_model(tmp_path / "other", slice_mean=120.0)
+    with pytest.raises(InputError, match=r"other/best.keras: is another network than .*one/best.keras, or takes other"):
+        load_network(*paths, other)
+
+
+def test_decisions_in_best_json_are_followed(tmp_path):
+    """The model is sure of what it calls IRF; with a threshold above 1 nothing is left."""
+    voxels = bright_scan()
+    for threshold, found in ((0.9, True), (1.01, False)):
+        path = export_brightness_model(tmp_path, decisions={"fluid_thresholds": [threshold, 0.5, 0.5]})
+        labels, _ = segment_volume(voxels, (0.0117, 0.003872, 0.12), "Spectralis", path)
+        assert (labels == 1).any() == found
 
 
 def test_what_is_no_model_of_ours_is_refused(tmp_path):

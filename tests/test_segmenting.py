@@ -23,6 +23,7 @@ from utils.files import sha256
 from utils.phantom.varied import generate_varied
 from utils.segmentation import output as output_module
 from utils.segmentation import predict
+from utils.segmentation.decisions import Decisions
 from utils.segmentation.output import Job, segment_to_files
 from utils.segmentation.predict import load_network, prediction_digest
 from utils.volumes.mhd import read_volume, write_volume
@@ -48,7 +49,7 @@ def model(tmp_path_factory):
 def job_of(model, output, **options):
     """A `Job`, as test.py makes it, for the folder `output`, which is made."""
     output.mkdir(exist_ok=True)
-    return Job(str(output), str(model), prediction_digest(read_best(model)), **options)
+    return Job(str(output), (str(model),), prediction_digest(read_best(model)), **options)
 
 
 def test_one_volume_in_every_format_gets_the_same_labels_in_two_processes(model, tmp_path):
@@ -354,7 +355,7 @@ def test_held_out_cases_are_scored_in_the_world_and_their_labels_lie_on_the_scan
     for path, volume in zip(paths[1:], (reference, image), strict=True):
         SimpleITK.WriteImage(volume, str(path))
     pair = Pair("Spectralis", "A", *paths)
-    table, complaints = segment_and_score(load_network(model), [pair], 0.5, workers=0)
+    table, complaints = segment_and_score(load_network(model), [pair], Decisions(0.5), workers=0)
     assert complaints == []
     irf = table.set_index("fluid").loc["IRF"]
     assert (irf.dice, irf.average_precision) == (1, pytest.approx(1))

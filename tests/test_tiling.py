@@ -8,11 +8,11 @@ import pytest
 from stand_in import brightness_model
 
 from model import create_unet_model
+from utils.segmentation.decisions import labels_from_probabilities
 from utils.segmentation.tiling import (
     CONTEXT,
     FAR_CONTEXT,
     Tile,
-    labels_from_probabilities,
     plan_tiles,
     predict_probabilities,
     presence_scores,

@@ -13,8 +13,8 @@ from utils.segmentation.predict import prediction_digest, segment_scan
 from utils.volumes.mhd import read_header, read_volume, volume_files, write_volume
 
 
-def segment_and_score(network, pairs, threshold, workers):
-    """Segment the scans of `pairs` by a `utils.segmentation.predict.Network` and score their label volumes.
+def segment_and_score(network, pairs, decisions, workers):
+    """Segment the scans of `pairs` by a `LoadedNetwork`, with `Decisions`, and score their label volumes.
 
     Returns (volumes, complaints). `volumes` is a DataFrame with a row for each case and fluid, and the columns of
     `utils.evaluation.pairs.score_pairs` and `segment_case`. `complaints` has a line for each case that failed. The
@@ -23,7 +23,7 @@ def segment_and_score(network, pairs, threshold, workers):
     records, segmented, complaints = [], [], []
     for pair in pairs:
         try:
-            records += segment_case(network, pair, threshold)
+            records += segment_case(network, pair, decisions)
             segmented.append(pair)
         except InputError as error:
             complaints += error.messages
@@ -33,11 +33,11 @@ def segment_and_score(network, pairs, threshold, workers):
     return volumes, complaints + of_scoring
 
 
-def segment_case(network, pair, threshold):
+def segment_case(network, pair, decisions):
     """Segment one case and write its label volume, then a record of its detection scores beside it.
 
     Returns the record's rows: vendor, case, fluid, average_precision and the scores of `utils.evaluation.detection`.
-    A case that an interrupted evaluation has finished with the same model, threshold, files and code is not segmented
+    A case that an interrupted evaluation has finished with the same model, decisions, files and code is not segmented
     again.
     """
     record_path = pair.prediction_path.with_suffix(".json")
@@ -45,7 +45,7 @@ def segment_case(network, pair, threshold):
     made_from = {
         "prediction": prediction_digest(network.details),
         "scores": code_digest("utils.evaluation.detection", __name__),
-        "threshold": threshold,
+        "decisions": decisions.in_words(),
         "files": fingerprint(files),
     }
     if record_path.exists() and pair.prediction_path.exists():
@@ -62,7 +62,7 @@ def segment_case(network, pair, threshold):
             precision.add(probabilities, reference[index])
             progress.update()
 
-        segmentation = segment_scan(network, voxels, spacing_mm, pair.vendor, threshold=threshold, on_slice=count)
+        segmentation = segment_scan(network, voxels, spacing_mm, pair.vendor, decisions=decisions, on_slice=count)
     heads = [None] * len(FLUIDS) if segmentation.head_presence is None else segmentation.head_presence.tolist()
     volumes_mm3 = np.bincount(segmentation.labels.ravel(), minlength=4)[1:] * float(np.prod(spacing_mm))
     columns = zip(FLUIDS, precision.values(), segmentation.presence.tolist(), volumes_mm3.tolist(), heads, strict=True)

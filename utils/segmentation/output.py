@@ -22,14 +22,14 @@ from utils.names import as_text
 from utils.plots import save_mask, save_overlay, save_thickness
 from utils.preparation.preprocessing import to_8_bit
 from utils.segmentation.appearance import Appearance, unlike_training
+from utils.segmentation.decisions import Decisions
 from utils.segmentation.measurements import CIRCLES_MM, Measurements
 from utils.segmentation.page import label_runs, save_b_scan, write_scan_page
 from utils.segmentation.predict import MEMORY_GB, head_presence, load_network, segmented_slices
-from utils.segmentation.tiling import labels_from_probabilities
 from utils.volumes.mhd import volume_files, volume_writer
 from utils.volumes.scans import read_scan
 
-_IRRELEVANT = ("output", "model_path", "memory_gb", "threads")  # parts of a `Job` that do not change the results
+_IRRELEVANT = ("output", "model_paths", "memory_gb", "threads")  # parts of a `Job` that do not change the results
 # Modules that decide, in addition to the prediction, what is written about a scan.
 _OUTPUT_CODE = (
     "utils.volumes.formats",
@@ -47,9 +47,9 @@ class Job:
     """How to segment scans, and where to write the results."""
 
     output: str
-    model_path: str
-    prediction: str  # `utils.segmentation.predict.prediction_digest` of the model
-    threshold: float | None = None  # None: the model's own
+    model_paths: tuple  # several are averaged
+    prediction: str  # `utils.segmentation.predict.prediction_digest` of the models
+    decisions: Decisions | None = None  # None: the model's own
     vendor: str | None = None  # None: what file and folders say
     spacing_mm: tuple | None = None  # (x, y, z); None: what the file says
     fovea: tuple | None = None  # (column, B-scan) counted from 0; None: the scan's centre
@@ -92,7 +92,7 @@ def _network(job):
     """The job's network, loaded once in each process."""
     set_up_keras(job.seed, job.deterministic, job.threads)
     return load_network(
-        job.model_path,
+        *job.model_paths,
         dtype_policy=job.dtype_policy,
         memory_gb=job.memory_gb,
         mirrored=job.mirrored,
@@ -230,7 +230,7 @@ def _write_slices(scan, network, job, folder, on_slice):
     """Segment slice by slice; a slice is written while the next one is computed. Returns a `_Found`."""
     found, head_outputs = _Found(scan), []
     volumes = {f"probability_{fluid}": label for fluid, label in FLUIDS.items()} if job.probabilities else {}
-    volumes |= {"uncertainty": 4} if job.mirrored or job.dropout_samples else {}
+    volumes |= {"uncertainty": 4} if network.channels > 4 else {}
     folder.mkdir()
     _b_scan_path(folder, 0).parent.mkdir()
     with contextlib.ExitStack() as stack:
@@ -249,11 +249,11 @@ def _write_slices(scan, network, job, folder, on_slice):
             scan.voxels,
             scan.spacing_mm,
             scan.vendor,
+            decisions=job.decisions,
             head_outputs=head_outputs,
             on_preprocessed=found.appearance.add,
         )
-        for index, (probabilities, scores) in enumerate(predicted):
-            labels = labels_from_probabilities(probabilities[..., :4], _threshold(network, job))
+        for index, (labels, probabilities, scores) in enumerate(predicted):
             write_labels(labels)
             for channel, write in writers.items():
                 write(np.rint(np.clip(probabilities[..., channel], 0, 1) * 255).astype(np.uint8))
@@ -310,16 +310,12 @@ def read_record(path):
         return None
 
 
-def _threshold(network, job):
-    return network.settings.threshold if job.threshold is None else job.threshold
-
-
 def _model_facts(network, job):
     details = network.details
     return {
         "model": f"{details.get('step', 'a')} step, epoch {details.get('epoch', '?')}",
         "model_sha256": details["sha256"],
-        "threshold": _threshold(network, job),
+        "threshold": (job.decisions or network.decisions).in_words(),
         "precision": job.dtype_policy,
         "mirrored": job.mirrored,
         "dropout_samples": job.dropout_samples,

@@ -1,7 +1,7 @@
 """A scan segmented: preprocessed as in training, predicted within its region of interest, back on its own grid."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from utils.preparation.preprocessing import (
     with_neighbours,
 )
 from utils.preparation.roi import ROI_CODE, prediction_region
-from utils.segmentation.tiling import TILE_PIXELS, labels_from_probabilities, predict_stacks, presence_scores
+from utils.segmentation.decisions import Decisions
+from utils.segmentation.tiling import TILE_PIXELS, predict_stacks, presence_scores
 
 MEMORY_GB = 0.8  # of intermediate results, by default
 # Of a tile, for each of `BASE_FILTERS` in our network, and whatever their number; measured on TensorFlow.
@@ -47,6 +48,7 @@ class LoadedNetwork:
     settings: PredictionSettings
     tile_pixels: int  # at most, of a batch of tiles
     details: dict  # content of best.json
+    decisions: Decisions  # those in best.json
 
     @property
     def has_heads(self):
@@ -59,16 +61,34 @@ class LoadedNetwork:
         return 5 if isinstance(self.model, Ensemble) else 4
 
 
-def load_network(path, *, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=False, dropout_samples=0, seed=0):
-    """The `LoadedNetwork` in the ``best.keras`` at `path`, with its ``best.json`` beside it.
+def load_network(*paths, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=False, dropout_samples=0, seed=0):
+    """The `LoadedNetwork` in the ``best.keras`` at `paths`, each with its ``best.json`` beside it.
 
     `dtype_policy` is the precision that it computes in: "float32", "mixed_bfloat16" or "mixed_float16". `memory_gb`
-    bounds the intermediate results, from which follows how large tiles are. With `mirrored` or any `dropout_samples`
-    it is an `Ensemble`. Raises `InputError` where the files are no model of four classes.
+    bounds the intermediate results, from which follows how large tiles are. With several paths, `mirrored` or any
+    `dropout_samples` it is an `Ensemble`. Raises `InputError` where the files are no model of four classes, or several
+    take other images or are other networks than the first.
     """
+    loaded = [_load(Path(path), dtype_policy, memory_gb, seed) for path in paths]
+    first = loaded[0]
+    for path, other in zip(paths, loaded, strict=True):
+        kind, expected = ((replace(one.settings, threshold=0), one.has_heads) for one in (other, first))
+        if kind != expected:
+            raise InputError(f"{path}: is another network than {paths[0]}, or takes other images; leave one out")
+    if len(loaded) == 1 and not mirrored and not dropout_samples:
+        return first
+    model = Ensemble([one.model for one in loaded], mirrored, dropout_samples)
+    if len(loaded) == 1:
+        return replace(first, model=model)
+    digests = [one.details["sha256"] for one in loaded]
+    details = first.details | {"sha256": digest(" ".join(digests).encode()), "step": f"mean of {len(loaded)} models'"}
+    return replace(first, model=model, details=details, decisions=Decisions.mean([one.decisions for one in loaded]))
+
+
+def _load(path, dtype_policy, memory_gb, seed):
+    """The `LoadedNetwork` in one file."""
     import keras
 
-    path = Path(path)
     details = read_best(path)
     settings = PredictionSettings.from_details(details)
     try:
@@ -101,9 +121,7 @@ def load_network(path, *, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=
         if settings.network == OUR_NETWORK:
             per_filter, fixed = _BYTES_PER_PIXEL[dtype_policy]
             tile_pixels = int(memory_gb * 1e9 / (per_filter * base_filters + fixed))
-    if mirrored or dropout_samples:
-        model = Ensemble(model, mirrored, dropout_samples)
-    return LoadedNetwork(model, settings, tile_pixels, details)
+    return LoadedNetwork(model, settings, tile_pixels, details, Decisions.from_details(details))
 
 
 def _set_weights(model, exported, path):
@@ -114,33 +132,34 @@ def _set_weights(model, exported, path):
 
 
 class Ensemble:
-    """Several predictions of one network: their mean, and how far they disagree.
+    """Several predictions of one network, or of several: their mean, and how far they disagree.
 
     Of a batch (B, H, W, 3) the first output is (B, h, w, 5): the mean of the class probabilities, then the
     disagreement: the mean over the predictions of half the sum of absolute differences from the mean probabilities, 0
-    where all agree, below 1. Further outputs are those of the plain prediction.
+    where all agree, below 1. Further outputs are the means of the plain predictions'.
 
-    The predictions are the plain one, with `mirrored` that of the image mirrored laterally, and `dropout_samples` with
-    dropout as in training (Gal and Ghahramani, ICML 2016).
+    Each of the `models` gives a plain prediction, with `mirrored` also that of the image mirrored laterally, and
+    `dropout_samples` with dropout as in training (Gal and Ghahramani, ICML 2016).
     """
 
-    def __init__(self, model, mirrored, dropout_samples):
-        self.input_shape, self.output = model.input_shape, model.output
-        self._model, self._mirrored = model, mirrored
-        self._sampled, self._dropout_samples = _with_dropout(model), dropout_samples
+    def __init__(self, models, mirrored, dropout_samples):
+        self.input_shape, self.output = models[0].input_shape, models[0].output
+        self._models, self._mirrored, self._dropout_samples = models, mirrored, dropout_samples
+        self._sampled = [_with_dropout(model) for model in models] if dropout_samples else []
 
     def predict_on_batch(self, images):
         """Outputs for `images`, float32 (B, H, W, 3), as numpy arrays."""
-        outputs = as_list(self._model.predict_on_batch(images))
-        predictions = [outputs[0]]
+        plain = [as_list(model.predict_on_batch(images)) for model in self._models]
+        predictions = [outputs[0] for outputs in plain]
         if self._mirrored:
             mirrored = np.ascontiguousarray(images[:, :, ::-1])
-            predictions.append(as_list(self._model.predict_on_batch(mirrored))[0][:, :, ::-1])
-        for _ in range(self._dropout_samples):
-            predictions.append(as_list(self._sampled.predict_on_batch(images))[0])
+            predictions += [as_list(model.predict_on_batch(mirrored))[0][:, :, ::-1] for model in self._models]
+        for model in self._sampled:
+            predictions += [as_list(model.predict_on_batch(images))[0] for _ in range(self._dropout_samples)]
         mean = sum(predictions) / len(predictions)
         disagreement = sum(np.abs(prediction - mean).sum(axis=-1) for prediction in predictions) / 2 / len(predictions)
-        return [np.concatenate([mean, disagreement[..., np.newaxis]], axis=-1), *outputs[1:]]
+        further = [sum(outputs) / len(outputs) for outputs in zip(*(outputs[1:] for outputs in plain), strict=True)]
+        return [np.concatenate([mean, disagreement[..., np.newaxis]], axis=-1), *further]
 
 
 def _with_dropout(model):
@@ -161,13 +180,14 @@ def _with_dropout(model):
     )
 
 
-def prediction_digest(details):
-    """Changes with what a prediction depends on besides the scan: the model's two files and the code.
+def prediction_digest(*details):
+    """Changes with what a prediction depends on besides the scan: each model's two files and the code.
 
-    `details` is the content of ``best.json``, which holds the SHA-256 of ``best.keras``. Returns text.
+    `details` are contents of ``best.json``, which holds the SHA-256 of ``best.keras``. Returns text.
     """
-    code = code_digest(*PREPROCESSING_CODE, *ROI_CODE, "model", "utils.networks", "utils.segmentation.tiling", __name__)
-    return digest(json.dumps([details, code], sort_keys=True).encode())
+    of_segmentation = ("utils.segmentation.tiling", "utils.segmentation.decisions", __name__)
+    code = code_digest(*PREPROCESSING_CODE, *ROI_CODE, "model", "utils.networks", *of_segmentation)
+    return digest(json.dumps([*details, code], sort_keys=True).encode())
 
 
 # ---- Scans ---------------------------------------------------------------------------------------------------------
@@ -189,20 +209,19 @@ def segment_volume(volume, spacing_mm, vendor, model_path, **options):
     return segmentation.labels, probabilities
 
 
-def segment_scan(network, voxels, spacing_mm, vendor, *, threshold=None, on_slice=None):
+def segment_scan(network, voxels, spacing_mm, vendor, *, decisions=None, on_slice=None):
     """The `Segmentation` of one scan by a `LoadedNetwork`.
 
-    `voxels` (slices, rows, columns) are as read from the scan's file, `spacing_mm` is (x, y, z), `threshold` replaces
-    the settings' own; ``on_slice(index, probabilities)``, if given, is called after every B-scan with its
+    `voxels` (slices, rows, columns) are as read from the scan's file, `spacing_mm` is (x, y, z), `decisions` replace
+    the network's own; ``on_slice(index, probabilities)``, if given, is called after every B-scan with its
     probabilities, float32 (rows, columns, 4), of an `Ensemble` (rows, columns, 5).
     """
-    threshold = network.settings.threshold if threshold is None else threshold
     labels = np.zeros(voxels.shape, np.uint8)
     presence, head_outputs = np.zeros(3), []
-    for index, (probabilities, scores) in enumerate(
-        segmented_slices(network, voxels, spacing_mm, vendor, head_outputs=head_outputs)
+    for index, (of_slice, probabilities, scores) in enumerate(
+        segmented_slices(network, voxels, spacing_mm, vendor, decisions=decisions, head_outputs=head_outputs)
     ):
-        labels[index] = labels_from_probabilities(probabilities[..., :4], threshold)
+        labels[index] = of_slice
         presence = np.maximum(presence, scores)
         if on_slice:
             on_slice(index, probabilities)
@@ -216,15 +235,15 @@ def head_presence(network, head_outputs):
     return np.max([np.zeros(3), *(tile for batch in head_outputs for tile in batch)], axis=0)
 
 
-def segmented_slices(network, voxels, spacing_mm, vendor, *, head_outputs=None, on_preprocessed=None):
-    """Yield, for each B-scan of a scan, its probabilities on its own grid and its `presence_scores`.
+def segmented_slices(network, voxels, spacing_mm, vendor, *, decisions=None, head_outputs=None, on_preprocessed=None):
+    """Yield, for each B-scan of a scan, labels and probabilities on its own grid, and its `presence_scores`.
 
     Arguments are as in `segment_scan`. What the network of further outputs says is appended to `head_outputs`.
     ``on_preprocessed(slice, region)``, if given, is called with each preprocessed B-scan and its region of interest,
     both uint8 (rows, columns). The next B-scan is prepared while one is predicted, and no more than a few are held.
     The scan's padding is background with probability 1.
     """
-    settings = network.settings
+    settings, decisions = network.settings, decisions or network.decisions
     rows = voxels.shape[1]
     to_scan_rows = resampling_matrix(resampled_rows(rows, spacing_mm[1], settings.axial_spacing_mm), rows)
     invalid = invalid_pixels(voxels)
@@ -255,7 +274,9 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, head_outputs=None, 
         head_outputs=head_outputs if network.has_heads else None,
         channels=network.channels,
     )
-    for probabilities, padding in zip(predicted, invalid, strict=True):
+    for probabilities, padding in zip(map(decisions.calibrated, predicted), invalid, strict=True):
         on_scan_rows = np.tensordot(to_scan_rows, probabilities, axes=1)
         on_scan_rows[padding] = np.eye(network.channels)[0]  # once more: interpolation reached into it
-        yield on_scan_rows, presence_scores(probabilities)
+        presence = presence_scores(probabilities)
+        labels = decisions.labels(on_scan_rows[..., :4], presence, spacing_mm[0] * spacing_mm[1])
+        yield labels, on_scan_rows, presence

@@ -24,16 +24,6 @@ TILE_PIXELS = 196_608  # at most, of a batch of tiles: what the full network as 
 _SIZES = 16  # pixels between one tile's size and the next larger: JAX compiles each size anew
 
 
-def labels_from_probabilities(probabilities, threshold):
-    """Likeliest class of each pixel, background where even that is less probable than `threshold`.
-
-    `probabilities` is float (rows, columns, classes); returns uint8 (rows, columns).
-    """
-    labels = probabilities.argmax(axis=-1).astype(np.uint8)
-    labels[probabilities.max(axis=-1) < threshold] = 0
-    return labels
-
-
 def presence_scores(probabilities):
     """Largest probability of each fluid in a B-scan after a 5x5 mean, which a lone pixel cannot carry.
 

@@ -30,6 +30,8 @@ MAY_CHANGE = {
         "SAVE_MINUTES",
         "PREDICTION_GB",
         "THRESHOLD",
+        "FLUID_THRESHOLDS",
+        "CHOOSE_DECISIONS",
     ),
 }
 _PACKAGES = [

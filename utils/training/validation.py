@@ -11,7 +11,8 @@ from utils.errors import InputError
 from utils.labels import FLUIDS
 from utils.preparation.roi import prediction_region
 from utils.prepared import volume_paths
-from utils.segmentation.tiling import STEP, labels_from_probabilities, predict_probabilities
+from utils.segmentation.decisions import labels_from_probabilities
+from utils.segmentation.tiling import STEP, predict_probabilities
 from utils.volumes.mhd import open_volume
 
 _STREAM = 7  # separates the random numbers of this choice from others of the same seed
@@ -59,14 +60,24 @@ def check_monitor(monitor, b_scans, csv_path):
 def segment_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, threshold, step=STEP):
     """Yield (row, grey, reference, labels) for each of `rows`, arrays uint8 (rows, columns) of preprocessed volumes.
 
-    `model` and `step` are as in `predict_probabilities`. Predictions are limited to the region of interest, as for a
-    new scan.
+    The other arguments are those of `predicted_b_scans`.
+    """
+    predicted = predicted_b_scans(model, rows, preprocessed_folder, slice_mean=slice_mean, slice_sd=slice_sd, step=step)
+    for row, grey, reference, probabilities, _ in predicted:
+        yield row, grey, reference, labels_from_probabilities(probabilities, threshold)
+
+
+def predicted_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, step=STEP):
+    """Yield (row, grey, reference, probabilities, spacing in mm) for each of `rows`, by preprocessed volumes.
+
+    grey and reference are uint8 (rows, columns), probabilities float32 (rows, columns, 4). `model` and `step` are as in
+    `predict_probabilities`. Predictions are limited to the region of interest, as for a new scan.
     """
     in_order = sorted(rows, key=lambda row: (row.vendor, row.image_name, row.slice))
     for (vendor, image_name), of_case in itertools.groupby(in_order, lambda row: (row.vendor, row.image_name)):
         of_case = list(of_case)
         volume_path, masks_path, _ = volume_paths(preprocessed_folder, vendor, image_name)
-        (volume, _), (masks, _) = open_volume(volume_path), open_volume(masks_path)
+        (volume, spacing_mm), (masks, _) = open_volume(volume_path), open_volume(masks_path)
         probabilities_of_slices = predict_probabilities(
             model,
             volume,
@@ -77,8 +88,7 @@ def segment_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, t
             step=step,
         )
         for row, probabilities in zip(of_case, probabilities_of_slices, strict=True):
-            labels = labels_from_probabilities(probabilities, threshold)
-            yield row, np.array(volume[row.slice]), np.array(masks[row.slice]), labels
+            yield row, np.array(volume[row.slice]), np.array(masks[row.slice]), probabilities, spacing_mm
 
 
 class FluidDice:

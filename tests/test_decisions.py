@@ -1,0 +1,160 @@
+"""What is decided after the network: labels by hand, and choices on B-scans made for one answer."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import batch_settings, write_prepared_case
+from stand_in import export_brightness_model
+
+from utils.exported_model import read_best
+from utils.prepared import SliceRow
+from utils.segmentation.decisions import Decisions, decisions_of_run
+from utils.training.choosing import Predicted, add_decisions, choose_decisions
+
+PIXEL_MM2 = 0.0001
+NOTHING = (0, 0, 0)
+
+
+def pixels(*rows):
+    """Probabilities (1, n, 4) of pixels, from those of IRF, SRF and PED."""
+    fluids = np.array(rows, np.float32)
+    return np.concatenate([1 - fluids.sum(axis=1, keepdims=True), fluids], axis=1)[np.newaxis]
+
+
+# ---- Labels --------------------------------------------------------------------------------------------------------
+def test_the_fluid_that_exceeds_its_own_threshold_by_the_largest_factor_counts():
+    decisions = Decisions(0.5, (0.4, 0.1, 0.2))
+    found = pixels((0.39, 0.09, 0.19), (0.4, 0, 0), (0.5, 0.2, 0.1), (0.3, 0.05, 0.3), (0.45, 0.1, 0.4))
+    assert decisions.labels(found, NOTHING, PIXEL_MM2).tolist() == [[0, 1, 2, 3, 3]]
+    assert Decisions(0.5).labels(found, NOTHING, PIXEL_MM2).tolist() == [[0, 0, 1, 0, 0]]
+    assert Decisions(0.5, (0.5, 0.5, 0.5)).labels(pixels((0.5, 0, 0)), NOTHING, PIXEL_MM2).tolist() == [[1]]
+
+
+def test_fluids_of_too_little_presence_are_left_out():
+    decisions = Decisions(0.5, presence_thresholds=(0.9, 0.0, 0.9))
+    found = pixels((0.8, 0, 0), (0, 0.8, 0), (0, 0, 0.8))
+    assert decisions.labels(found, (0.9, 0, 0.8), PIXEL_MM2).tolist() == [[1, 2, 0]]
+
+
+def test_small_lesions_are_left_out_by_their_area():
+    found = np.zeros((6, 8, 4), np.float32)
+    found[..., 0] = 1
+    found[0, 0], found[1, 1], found[2, 2] = 3 * [[0, 1, 0, 0]]  # three pixels that touch at their corners
+    found[2, 3] = [0, 0, 1, 0]  # another fluid beside them
+    found[4:, 4:8] = [0, 0, 1, 0]
+    for area_mm2, kept in ((3.0, {1: 3, 2: 8}), (3.1, {2: 8}), (8.5, {})):
+        labels = Decisions(0.5, smallest_lesion_mm2=area_mm2 * PIXEL_MM2).labels(found, NOTHING, PIXEL_MM2)
+        assert {label: (labels == label).sum() for label in (1, 2) if (labels == label).any()} == kept
+
+
+def test_temperature_by_hand():
+    found = pixels((0.2, 0.3, 0.1))
+    squared = np.array([0.4, 0.2, 0.3, 0.1]) ** 2
+    np.testing.assert_allclose(Decisions(0.5, temperature=0.5).calibrated(found)[0, 0], squared / squared.sum(), 1e-6)
+    assert Decisions(0.5).calibrated(found) is found
+    with_disagreement = np.concatenate([found, np.full((1, 1, 1), 0.7, np.float32)], axis=-1)
+    assert Decisions(0.5, temperature=2.0).calibrated(with_disagreement)[0, 0, 4] == np.float32(0.7)
+
+
+# ---- Where they come from -------------------------------------------------------------------------------------------
+def test_decisions_travel_in_best_json_and_give_way_to_what_is_asked_for():
+    decisions = Decisions(0.5, (0.3, 0.4, 0.5), (0.1, 0.2, 0.3), 0.001, 1.5)
+    details = json.loads(json.dumps({"threshold": 0.5, "decisions": decisions.as_details()}))
+    assert Decisions.from_details(details) == decisions
+    assert Decisions.from_details({"threshold": 0.4}) == Decisions(0.4)
+    assert decisions_of_run(details, 0.7, None, given=False) == decisions
+    assert decisions_of_run(details, 0.7, None, given=True) == Decisions(0.7)
+    assert decisions_of_run({"threshold": 0.4}, 0.7, (1, 1, 1), given=False) == Decisions(0.7, (1, 1, 1))
+
+
+def test_they_are_told_in_words():
+    assert Decisions(0.5).in_words() == "0.5"
+    assert Decisions(0.5, (0.3, 0.4, 0.55), None, 0.001, 1.5).in_words() == (
+        "IRF 0.30, SRF 0.40, PED 0.55, lesions from 0.001 mm2, temperature 1.50"
+    )
+    assert Decisions(0.5, None, (0.9, 0, 0)).in_words() == (
+        "0.5, IRF present from 0.90, SRF present from 0.00, PED present from 0.00"
+    )
+
+
+def test_the_mean_of_several():
+    several = [Decisions(0.5, (0.2, 0.4, 0.6), None, 0.0, 1.0), Decisions(0.5, (0.4, 0.6, 0.6), (1, 1, 1), 0.002, 2.0)]
+    mean = Decisions.mean(several)
+    assert mean.fluid_thresholds == pytest.approx((0.3, 0.5, 0.6))
+    assert replace(mean, fluid_thresholds=None) == Decisions(0.5, None, None, 0.001, 1.5)
+
+
+# ---- Chosen --------------------------------------------------------------------------------------------------------
+def b_scan(bodies, shape=(60, 80)):
+    """A B-scan with bodies of (fluid, probability, is in the reference, size in pixels along rows and columns)."""
+    probabilities = np.zeros((*shape, 4), np.float32)
+    probabilities[..., 0] = 1.0
+    reference, left = np.zeros(shape, np.uint8), 2
+    for fluid, probability, true, size in bodies:
+        window = slice(10, 10 + size), slice(left, left + size)
+        probabilities[window] = 0
+        probabilities[(*window, fluid)], probabilities[(*window, 0)] = probability, 1 - probability
+        reference[window] = fluid * true
+        left += size + 4
+    return Predicted(probabilities, reference, PIXEL_MM2)
+
+
+def test_each_fluid_gets_the_threshold_that_parts_true_from_false():
+    scans = [b_scan([(1, 0.32, True, 14), (1, 0.22, False, 14), (2, 0.8, True, 14), (2, 0.62, False, 14)])] * 2
+    chosen = choose_decisions(scans, Decisions(0.5))
+    start = replace(chosen, fluid_thresholds=(0.5, 0.5, 0.5), presence_thresholds=None, smallest_lesion_mm2=0.0)
+    labels = [
+        decisions.labels(decisions.calibrated(scans[0].probabilities), NOTHING, PIXEL_MM2)
+        for decisions in (start, replace(start, fluid_thresholds=chosen.fluid_thresholds))
+    ]
+    assert not np.array_equal(labels[0], scans[0].reference)
+    np.testing.assert_array_equal(labels[1], scans[0].reference)
+    assert chosen.fluid_thresholds[2] == 0.5  # no B-scan holds PED
+
+
+def test_a_healthy_eye_comes_back_empty():
+    """Its false lesions are as probable as much of the fluid, but nowhere is any surer."""
+    ill = b_scan([(1, 0.6, True, 20), (1, 0.95, True, 12)])
+    healthy = b_scan([(1, 0.7, False, 8)])
+    chosen = choose_decisions([ill] * 3 + [healthy] * 3, Decisions(0.5))
+    assert chosen.presence_thresholds[1:] == (0.0, 0.0)
+    for scan, score in ((ill, 0.95), (healthy, 0.7)):
+        probabilities = chosen.calibrated(scan.probabilities)
+        presence = (chosen.calibrated(np.array([1 - score, score, 0, 0], np.float32))[1], 0, 0)
+        np.testing.assert_array_equal(chosen.labels(probabilities, presence, PIXEL_MM2), scan.reference)
+
+
+def test_small_false_lesions_set_the_smallest_lesion():
+    chosen = choose_decisions([b_scan([(1, 0.9, True, 20), (1, 0.9, False, 4), (1, 0.9, False, 4)])], Decisions(0.5))
+    assert chosen.smallest_lesion_mm2 == 0.002  # 16 pixels of the larger one are 0.0016 mm2
+
+
+def test_the_temperature_is_that_of_the_frequencies():
+    """Seven of ten pixels that are called fluid with 0.9 are: the temperature makes that 0.7."""
+    reference = np.zeros((30, 30), np.uint8)
+    reference.ravel()[np.random.default_rng(0).permutation(900)[:630]] = 1
+    probabilities = np.zeros((30, 30, 4), np.float32)
+    probabilities[..., 0], probabilities[..., 1] = 0.1, 0.9
+    chosen = choose_decisions([Predicted(probabilities, reference, PIXEL_MM2)], Decisions(0.5))
+    sampled = reference[::3, ::3].mean()
+    assert chosen.calibrated(probabilities)[0, 0, 1] == pytest.approx(sampled, abs=0.04)
+
+
+def test_a_models_decisions_are_chosen_once(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    volume, masks = rng.integers(40, 90, (2, 120, 136)).astype(np.uint8), np.zeros((2, 120, 136), np.uint8)
+    volume[:, 30:100] = rng.integers(140, 240, (2, 70, 136))
+    masks[:, 50:70, 40:80] = 1
+    volume[masks > 0] = 250
+    write_prepared_case(tmp_path, "Topcon", "a", volume, masks)
+    model = export_brightness_model(tmp_path / "model")
+    rows = [SliceRow("a", "Topcon", "r", z, 1, 0, 0) for z in (0, 1)]
+    arguments = model, rows, batch_settings(tmp_path), "tennakoon"
+    add_decisions(*arguments, threshold=0.5, fluid_thresholds=None)
+    assert capsys.readouterr().out.startswith("decisions on 2 validation B-scans: ")
+    details = read_best(model)
+    assert Decisions.from_details(details).fluid_thresholds is not None
+    add_decisions(*arguments, threshold=0.1, fluid_thresholds=None)
+    assert (capsys.readouterr().out, read_best(model)) == ("", details)

@@ -1,0 +1,149 @@
+"""Decisions after the network, chosen on validation B-scans once its best weights are known."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from utils.exported_model import read_best
+from utils.files import write_json
+from utils.keras_setup import set_up_keras
+from utils.labels import FLUIDS
+from utils.networks import tile_step
+from utils.segmentation.decisions import Decisions
+from utils.segmentation.tiling import presence_scores
+from utils.training.validation import predicted_b_scans
+
+TEMPERATURES = np.geomspace(0.4, 4.0, 25)
+THRESHOLDS = (*np.arange(0.05, 0.951, 0.05).round(2).tolist(), 0.97, 0.98, 0.99)
+PRESENCES = (0.0, *np.arange(0.3, 0.951, 0.05).round(2).tolist(), 0.97, 0.98, 0.99)
+SMALLEST_LESIONS_MM2 = (0.0, 0.0005, 0.001, 0.002, 0.004)  # 11 to 90 pixels of a Spectralis B-scan
+EQUAL_DICE = 0.005  # Dice values that differ by less count as equal: the validation B-scans are few
+SAMPLED_EVERY = 3  # rows and columns whose pixels choose the temperature
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A validation B-scan and what the network says of it."""
+
+    probabilities: np.ndarray  # float (rows, columns, 4)
+    reference: np.ndarray  # uint8 (rows, columns), labels 0 to 3
+    pixel_mm2: float  # area of a pixel
+
+
+def choose_decisions(b_scans, start):
+    """The `Decisions` that suit `b_scans`, a list of `Predicted`; `start` are those to begin with.
+
+    One after the other: the temperature by cross-entropy; each fluid's threshold by Dice over all B-scans together;
+    from which presence a fluid counts, and the smallest lesion, by the mean Dice of the B-scans, which is 1 where
+    rightly nothing is found, as far as the Dice of all together stays. Of equal values that is taken which changes
+    least. A fluid that no B-scan holds keeps its start.
+    """
+    chosen = replace(start, temperature=_temperature(b_scans))
+    b_scans = [replace(one, probabilities=chosen.calibrated(one.probabilities)) for one in b_scans]
+    presences = [presence_scores(one.probabilities) for one in b_scans]
+    present = np.any([[(one.reference == label).any() for label in FLUIDS.values()] for one in b_scans], axis=0)
+    held = np.flatnonzero(present)
+
+    def dice_of(decisions):
+        """Dice of each fluid over all B-scans together, and the mean of the B-scans' Dice: float (2, fluids)."""
+        counts = np.array([_counts(one, decisions, presence) for one, presence in zip(b_scans, presences, strict=True)])
+        overlap, sizes = counts[..., 0], counts[..., 1]
+        of_b_scans = np.where(sizes > 0, 2 * overlap / np.maximum(sizes, 1), 1.0)
+        return np.stack([2 * overlap.sum(axis=0) / np.maximum(sizes.sum(axis=0), 1), of_b_scans.mean(axis=0)])
+
+    chosen = replace(chosen, fluid_thresholds=chosen.fluid_thresholds or 3 * (chosen.threshold,))
+    for index in held:
+        own = chosen.fluid_thresholds[index]
+        nearest_first = sorted(THRESHOLDS, key=lambda value, own=own: abs(value - own))
+        candidates = [_with(chosen, "fluid_thresholds", index, value) for value in nearest_first]
+        together = [dice_of(candidate)[0, index] for candidate in candidates]
+        chosen = _first_of_the_best(candidates, together)
+    chosen = replace(chosen, presence_thresholds=(0.0, 0.0, 0.0))
+    for index in held:
+        candidates = [_with(chosen, "presence_thresholds", index, value) for value in PRESENCES]
+        chosen = _best_that_loses_nothing(candidates, [dice_of(candidate)[:, index] for candidate in candidates])
+    candidates = [replace(chosen, smallest_lesion_mm2=value) for value in SMALLEST_LESIONS_MM2]
+    return _best_that_loses_nothing(candidates, [dice_of(one)[:, held].mean(axis=1) for one in candidates])
+
+
+def _with(decisions, name, index, value):
+    """`decisions` with another value at `index` of a triple."""
+    triple = list(getattr(decisions, name))
+    triple[index] = value
+    return replace(decisions, **{name: tuple(triple)})
+
+
+def _first_of_the_best(candidates, values):
+    best = max(values)
+    return next(candidate for candidate, value in zip(candidates, values, strict=True) if value >= best - EQUAL_DICE)
+
+
+def _best_that_loses_nothing(candidates, values):
+    """The first of the best by mean Dice, among those with as much Dice of all together as the first candidate.
+
+    `values` are (Dice of all together, mean Dice).
+    """
+    kept = [
+        (candidate, mean)
+        for candidate, (together, mean) in zip(candidates, values, strict=True)
+        if together >= values[0][0] - EQUAL_DICE
+    ]
+    return _first_of_the_best(*zip(*kept, strict=True))
+
+
+def _counts(b_scan, decisions, presence):
+    """(overlap, sum of both sizes) of each fluid in pixels, int (fluids, 2)."""
+    labels = decisions.labels(b_scan.probabilities, presence, b_scan.pixel_mm2)
+    found = [(labels == label, b_scan.reference == label) for label in FLUIDS.values()]
+    return [(np.count_nonzero(a & b), np.count_nonzero(a) + np.count_nonzero(b)) for a, b in found]
+
+
+def _temperature(b_scans):
+    """That of `TEMPERATURES` under which the reference is likeliest, among pixels that the network has seen."""
+    sampled = [
+        (one.probabilities[::SAMPLED_EVERY, ::SAMPLED_EVERY], one.reference[::SAMPLED_EVERY, ::SAMPLED_EVERY])
+        for one in b_scans
+    ]
+    probabilities = np.concatenate([pixels.reshape(-1, pixels.shape[-1]) for pixels, _ in sampled]).astype(np.float64)
+    reference = np.concatenate([labels.ravel() for _, labels in sampled])
+    seen = probabilities[:, 0] < 1  # elsewhere background is certain: outside of the region of interest
+    if not seen.any():
+        return 1.0
+    logarithms = np.log(np.clip(probabilities[seen], 1e-7, 1))
+    of_reference = logarithms[np.arange(len(logarithms)), reference[seen]]
+    losses = [
+        np.mean(np.log(np.exp(logarithms / temperature).sum(axis=1)) - of_reference / temperature)
+        for temperature in TEMPERATURES
+    ]
+    return float(TEMPERATURES[np.argmin(losses)])
+
+
+def add_decisions(model_path, rows, settings, network, *, threshold, fluid_thresholds, given=False):
+    """Choose the decisions of the exported model at `model_path` on validation B-scans and add them to its
+    ``best.json``.
+
+    `rows` (`SliceRow`s) are the B-scans, `settings` the run's `BatchSettings`, `network` is `config.MODEL`, the others
+    are `config.decision_settings`. Nothing happens where ``best.json`` has them already. Prints them.
+    """
+    details = read_best(model_path)
+    if "decisions" in details:
+        return
+    set_up_keras(settings.seed, deterministic=True)
+    import keras
+
+    predicted = predicted_b_scans(
+        keras.models.load_model(model_path, compile=False),
+        rows,
+        settings.preprocessed_folder,
+        slice_mean=settings.slice_mean,
+        slice_sd=settings.slice_sd,
+        step=tile_step(network),
+    )
+    b_scans = [
+        Predicted(probabilities.astype(np.float16), reference, spacing_mm[0] * spacing_mm[1])
+        for _, _, reference, probabilities, spacing_mm in predicted
+    ]
+    chosen = choose_decisions(b_scans, Decisions(threshold, fluid_thresholds))
+    write_json(Path(model_path).with_suffix(".json"), {**details, "decisions": chosen.as_details()})
+    print(f"decisions on {len(b_scans)} validation B-scans: {chosen.in_words()}")
