@@ -5,7 +5,7 @@ Reads   OUTPUT_ROOT/test_data.csv and val_data.csv, OUTPUT_ROOT/pre_processed/
         the run's best model: the fine-tuned one if it was made from the current segmentation model, else the latter
 Writes  OUTPUT_ROOT/runs/RUN_NAME/evaluation/
           volumes.csv           a row for each case and fluid
-          summary.csv, detection.csv, summary.json, report.html, report.md, comparison.png
+          summary.csv, detection.csv, reliability.csv, summary.json, report.html, report.md, comparison.png
           predictions/          label volumes of the held-out cases
           validation/           label volumes of the validation cases, which detection's thresholds are chosen on
 
@@ -112,9 +112,9 @@ def evaluate_model():
     decisions = decisions_of_run(details, **config.decision_settings())
     with run_folder.only_writer(folder):
         patches = score_patches(network)
-        tables, failed = {}, []
+        tables, reliability, failed = {}, {}, []
         for part, pairs in parts.items():
-            tables[part], complaints = segment_and_score(network, pairs, decisions, config.WORKERS)
+            tables[part], reliability[part], complaints = segment_and_score(network, pairs, decisions, config.WORKERS)
             failed += complaints
         empty = [f"{config.split_csv(part)}: none of its cases could be scored" for part in parts if tables[part].empty]
         if empty:
@@ -134,7 +134,8 @@ def evaluate_model():
             "Detection's thresholds: largest sensitivity + specificity on the validation cases.",
         ]
         title = f"Evaluation of {config.RUN_NAME}"
-        report(folder, title, facts, tables["test"], parts["test"], failed, score, notes, patches)
+        write_csv(folder / "reliability.csv", reliability["test"])
+        report(folder, title, facts, tables["test"], parts["test"], failed, score, notes, patches, reliability["test"])
 
 
 def check_model(model_path, details):
@@ -248,11 +249,12 @@ def _read_with_patients(path):
 
 
 # ---- Tables and report ----------------------------------------------------------------------------------------------
-def report(folder, title, facts, volumes, pairs, failed, score, notes, patches=None):
+def report(folder, title, facts, volumes, pairs, failed, score, notes, patches=None, reliability=None):
     """Write all tables, pictures and both reports into `folder` and print the summary.
 
     `volumes` has a row for each case and fluid, with detection's scores, thresholds and the names of the scores that
-    these belong to. `score` names the score of the ROC curves. Raises `InputError` with the messages in `failed`.
+    these belong to. `score` names the score of the ROC curves. `reliability` is a `reliability_table`. Raises
+    `InputError` with the messages in `failed`.
     """
     volumes = with_patients(volumes, config.PATIENT_PATTERN)
     summary = summarise_volumes(volumes, config.SEED)
@@ -282,6 +284,7 @@ def report(folder, title, facts, volumes, pairs, failed, score, notes, patches=N
         detection=detected,
         curves=curves,
         patches=patches,
+        reliability=reliability,
         overlays=typical_cases(volumes, pairs),
         failed=failed,
         notes=notes,

@@ -11,11 +11,13 @@ from utils.evaluation.detection import (
     check_thresholds,
     choose_score,
     detection_table,
+    reliability_table,
     roc_curve,
     sensitivity_specificity,
     with_thresholds,
     youden_threshold,
 )
+from utils.labels import FLUIDS
 
 
 def test_area_under_roc():
@@ -175,3 +177,12 @@ def test_voxel_precision_equals_scikit_learn_on_thousandths():
         expected = metrics.average_precision_score((reference == code).ravel(), probabilities[..., code].ravel())
         assert value == pytest.approx(expected)
     assert np.isnan(ped)
+    table = reliability_table(precision.by_probability()).set_index("fluid")
+    for fluid, code in FLUIDS.items():
+        values, found = probabilities[..., code].astype(float), table.loc[fluid]
+        for step in (0, 3):
+            inside = (values >= step / 10 - 1e-6) & (values < (step + 1) / 10 - 1e-6)
+            assert found.voxels.iloc[step] == inside.sum()
+            assert found.mean_probability.iloc[step] == pytest.approx(values[inside].mean(), abs=1e-6)
+            assert found.share_of_fluid.iloc[step] == pytest.approx((reference[inside] == code).mean())
+    assert table.loc["PED", "share_of_fluid"].dropna().eq(0).all()

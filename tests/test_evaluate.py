@@ -125,12 +125,12 @@ def test_what_is_done_is_done_again_for_another_model_and_other_code(tmp_path, m
     write_cases(tmp_path / "data", tmp_path / "output")
     (pair, *_) = pairs_of_split(tmp_path / "output" / "test_data.csv", tmp_path / "data", tmp_path / "predictions")
     network = load_network(export_brightness_model(tmp_path / "model"))
-    rows = segment_case(network, pair, Decisions(0.5))
+    rows = segment_case(network, pair, Decisions(0.5))["rows"]
     record = pair.prediction_path.with_suffix(".json")
 
     def is_kept(network, threshold=0.5):
         record.write_text(json.dumps({**json.loads(record.read_text()), "rows": [{"kept": True}]}))
-        return segment_case(network, pair, Decisions(threshold)) == [{"kept": True}]
+        return segment_case(network, pair, Decisions(threshold))["rows"] == [{"kept": True}]
 
     assert rows[0]["score_volume"] > 0
     assert is_kept(network)
@@ -139,7 +139,7 @@ def test_what_is_done_is_done_again_for_another_model_and_other_code(tmp_path, m
     exported = export_brightness_model(tmp_path / "other_model", bias=-1000)
     other = load_network(exported)
     assert other.details["sha256"] != network.details["sha256"]
-    assert segment_case(other, pair, Decisions(0.5))[0]["score_volume"] == 0
+    assert segment_case(other, pair, Decisions(0.5))["rows"][0]["score_volume"] == 0
     assert is_kept(other)
     exported.with_suffix(".json").write_text(json.dumps({**other.details, "slice_mean": 120.0}))
     assert not is_kept(load_network(exported))

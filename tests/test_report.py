@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from browser import needs_browser, open_page
 
-from utils.evaluation.detection import detection_table, roc_curve
+from utils.evaluation.detection import detection_table, reliability_table, roc_curve
 from utils.evaluation.report import markdown_table, write_report
 from utils.evaluation.scores import score_volume
 from utils.evaluation.statistics import summarise_volumes
@@ -43,6 +43,7 @@ def report(tmp_path_factory):
         detection=detection_table(volumes, "volume_mm3", 0),
         curves={("all", "IRF"): roc_curve(irf.reference_mm3 > 0, irf.volume_mm3)},
         patches={"loss": 0.25},
+        reliability=reliability_table(np.tile([200, 20, 30_000], (3, 10, 1))),
         overlays=overlays,
         failed=[f"{HOSTILE}: no prediction"],
         notes=["A note."],
@@ -60,7 +61,7 @@ def test_both_reports_hold_the_tables(report):
         assert "A note." in content
         assert "<script" not in content
         assert html.escape(HOSTILE, quote=False).split("|")[0] in content.replace("&quot;", '"')
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert page.count("data:image/jpeg") == 4
     assert "3 of 4" in text  # cases with IRF
     assert "4 cases of 3 patients" in text

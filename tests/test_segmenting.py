@@ -20,6 +20,7 @@ from utils.evaluation.held_out import segment_and_score
 from utils.evaluation.pairs import Pair
 from utils.exported_model import read_best
 from utils.files import sha256
+from utils.labels import FLUIDS
 from utils.phantom.varied import generate_varied
 from utils.segmentation import output as output_module
 from utils.segmentation import predict
@@ -355,10 +356,11 @@ def test_held_out_cases_are_scored_in_the_world_and_their_labels_lie_on_the_scan
     for path, volume in zip(paths[1:], (reference, image), strict=True):
         SimpleITK.WriteImage(volume, str(path))
     pair = Pair("Spectralis", "A", *paths)
-    table, complaints = segment_and_score(load_network(model), [pair], Decisions(0.5), workers=0)
+    table, reliability, complaints = segment_and_score(load_network(model), [pair], Decisions(0.5), workers=0)
     assert complaints == []
     irf = table.set_index("fluid").loc["IRF"]
     assert (irf.dice, irf.average_precision) == (1, pytest.approx(1))
+    assert reliability.groupby("fluid").voxels.sum().to_dict() == dict.fromkeys(FLUIDS, bright_scan().size)
     labels = SimpleITK.ReadImage(str(paths[0]))
     for index in ((0, 0, 0), (139, 129, len(bright_scan()) - 1)):
         assert labels.TransformIndexToPhysicalPoint(index) == pytest.approx(image.TransformIndexToPhysicalPoint(index))

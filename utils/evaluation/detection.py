@@ -203,9 +203,37 @@ class VoxelPrecision:
             both = np.bincount((steps + (_N_BINS + 1) * (reference == code)).ravel(), minlength=counts.size)
             counts += both.reshape(counts.shape)
 
+    def by_probability(self):
+        """Voxels of each fluid by its probability in ten steps: int (fluids, 10, 3).
+
+        The last axis: how many, how many are the fluid, the sum of their probabilities in thousandths.
+        """
+        steps = np.arange(_N_BINS + 1)
+        step_of_ten = np.minimum(steps * 10 // _N_BINS, 9)
+        both = self._counts.sum(axis=1)
+        return np.stack(
+            [
+                np.stack([np.bincount(step_of_ten, weights, minlength=10) for weights in of_fluid], axis=-1)
+                for of_fluid in zip(both, self._counts[:, 1], both * steps, strict=True)
+            ]
+        ).astype(np.int64)
+
     def values(self):
         """Average precision of IRF, SRF and PED; nan if the reference does not hold the fluid."""
         return [average_precision(*counts) for counts in self._counts]
+
+
+def reliability_table(counts):
+    """How often each fluid is there that is called so probable: a DataFrame of ten rows a fluid.
+
+    `counts` are `VoxelPrecision.by_probability`, summed over cases. Without voxels the values are nan.
+    """
+    rows = []
+    for fluid, of_fluid in zip(FLUIDS, counts, strict=True):
+        for step, (voxels, true, thousandths) in enumerate(of_fluid.tolist()):
+            shares = (thousandths / _N_BINS / voxels, true / voxels) if voxels else (np.nan, np.nan)
+            rows.append((fluid, step / 10, (step + 1) / 10, voxels, *shares))
+    return pd.DataFrame(rows, columns=["fluid", "from", "to", "voxels", "mean_probability", "share_of_fluid"])
 
 
 def average_precision(negatives, positives):

@@ -23,6 +23,7 @@ _STYLE = {
 }
 _MARKERS = "osD^v<>"
 REFERENCE_COLOUR, PREDICTION_COLOUR, BOTH_COLOUR = (0, 214, 143), (255, 64, 200), (255, 255, 255)
+_RELIABLE_VOXELS = 100  # a share of fewer is left out
 _MARGIN_ROWS = 80  # rows shown above and below the fluid
 
 
@@ -85,6 +86,21 @@ def roc_curves(curves):
             ax.legend(fontsize=8, frameon=False, loc="lower right")
 
     return _panels(draw, "sensitivity", sharey=True)
+
+
+def reliability_curves(reliability):
+    """SVG of a `reliability_table`: how often the fluid is there, by its probability. Steps of few voxels are left out.
+
+    The dotted diagonal is a network whose probabilities are frequencies. A panel for each fluid.
+    """
+
+    def draw(ax, fluid, colour):
+        ax.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=(0, (2, 4)))
+        enough = reliability[(reliability.fluid == fluid) & (reliability.voxels >= _RELIABLE_VOXELS)]
+        ax.plot(enough.mean_probability, enough.share_of_fluid, color=colour, marker="o", markersize=4, linewidth=1.8)
+        ax.set(xlabel="probability", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+
+    return _panels(draw, "share that is the fluid", sharey=True)
 
 
 def _panels(draw, label, **options):

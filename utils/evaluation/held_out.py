@@ -16,29 +16,32 @@ from utils.volumes.mhd import read_header, read_volume, volume_files, write_volu
 def segment_and_score(network, pairs, decisions, workers):
     """Segment the scans of `pairs` by a `LoadedNetwork`, with `Decisions`, and score their label volumes.
 
-    Returns (volumes, complaints). `volumes` is a DataFrame with a row for each case and fluid, and the columns of
-    `utils.evaluation.pairs.score_pairs` and `segment_case`. `complaints` has a line for each case that failed. The
-    other cases are scored all the same.
+    Returns (volumes, reliability, complaints). `volumes` is a DataFrame with a row for each case and fluid, and the
+    columns of `utils.evaluation.pairs.score_pairs` and `segment_case`; `reliability` is the `reliability_table` of all
+    voxels. `complaints` has a line for each case that failed. The other cases are scored all the same.
     """
-    records, segmented, complaints = [], [], []
+    records, by_probability, segmented, complaints = [], 0, [], []
     for pair in pairs:
         try:
-            records += segment_case(network, pair, decisions)
+            record = segment_case(network, pair, decisions)
+            records += record["rows"]
+            by_probability = by_probability + np.array(record["by probability"])
             segmented.append(pair)
         except InputError as error:
             complaints += error.messages
     volumes, of_scoring = score_pairs(segmented, workers)
     if not volumes.empty:
         volumes = volumes.merge(pd.DataFrame(records), on=["vendor", "case", "fluid"])
-    return volumes, complaints + of_scoring
+    reliability = detection.reliability_table(by_probability) if segmented else None
+    return volumes, reliability, complaints + of_scoring
 
 
 def segment_case(network, pair, decisions):
     """Segment one case and write its label volume, then a record of its detection scores beside it.
 
-    Returns the record's rows: vendor, case, fluid, average_precision and the scores of `utils.evaluation.detection`.
-    A case that an interrupted evaluation has finished with the same model, decisions, files and code is not segmented
-    again.
+    Returns the record: "rows" (vendor, case, fluid, average_precision and the scores of `utils.evaluation.detection`)
+    and "by probability" (`VoxelPrecision.by_probability`). A case that an interrupted evaluation has finished with the
+    same model, decisions, files and code is not segmented again.
     """
     record_path = pair.prediction_path.with_suffix(".json")
     files = [*volume_files(pair.oct_path), *volume_files(pair.reference_path)]
@@ -51,7 +54,7 @@ def segment_case(network, pair, decisions):
     if record_path.exists() and pair.prediction_path.exists():
         record = read_json(record_path)
         if record["made_from"] == made_from:
-            return _with_nan(record["rows"])
+            return _with_nan(record)
     record_path.unlink(missing_ok=True)
     voxels, spacing_mm = read_volume(pair.oct_path)
     reference = read_labels(pair.reference_path, pair.oct_path)
@@ -70,9 +73,11 @@ def segment_case(network, pair, decisions):
     rows = [{"vendor": pair.vendor, "case": pair.name, **dict(zip(names, values, strict=True))} for values in columns]
     write_volume(pair.prediction_path, segmentation.labels, spacing_mm, read_header(pair.oct_path).placement)
     rows = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # JSON has no nan
-    write_json(record_path, {"made_from": made_from, "rows": rows})
-    return _with_nan(rows)
+    record = {"made_from": made_from, "rows": rows, "by probability": precision.by_probability().tolist()}
+    write_json(record_path, record)
+    return _with_nan(record)
 
 
-def _with_nan(rows):
-    return [{name: np.nan if value is None else value for name, value in row.items()} for row in rows]
+def _with_nan(record):
+    rows = [{name: np.nan if value is None else value for name, value in row.items()} for row in record["rows"]]
+    return {**record, "rows": rows}

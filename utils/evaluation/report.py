@@ -68,6 +68,7 @@ def write_report(
     detection=None,
     curves=None,
     patches=None,
+    reliability=None,
     overlays=(),
     failed=(),
     notes=(),
@@ -80,18 +81,21 @@ def write_report(
     | `volumes`, `summary`, `detection` | tables of `utils.evaluation.scores`, `.statistics` and `.detection` |
     | `curves` | {(vendor, fluid): (false positive rate, true positive rate)} |
     | `patches` | {name: score} |
+    | `reliability` | table of `utils.evaluation.detection.reliability_table` |
     | `overlays` | dictionaries with fluid, rank ("best", "median" or "worst"), title, dice, and grey, reference and
       labels, uint8 (rows, columns) |
     | `failed` | a line for each case that could not be scored |
     | `notes` | sentences |
     """
-    blocks = report_blocks(title, facts, volumes, summary, detection, curves, patches, overlays, failed, notes)
+    blocks = report_blocks(
+        title, facts, volumes, summary, detection, curves, patches, reliability, overlays, failed, notes
+    )
     for name, text in (("report.md", to_markdown(blocks)), ("report.html", to_html(title, blocks))):
         with written_whole(folder / name) as temporary:
             temporary.write_text(text, "utf-8")
 
 
-def report_blocks(title, facts, volumes, summary, detection, curves, patches, overlays, failed, notes):
+def report_blocks(title, facts, volumes, summary, detection, curves, patches, reliability, overlays, failed, notes):
     """The report as a list of (kind, content, ...). The two writers below know the kinds."""
     n_cases, n_patients = len(volumes.drop_duplicates(["vendor", "case"])), volumes.patient.nunique()
     vendors = list(summary.vendor.unique())
@@ -120,6 +124,9 @@ def report_blocks(title, facts, volumes, summary, detection, curves, patches, ov
         blocks += [("heading", "Detection"), ("table", detection_text(detection))]
     if curves:
         blocks += [("figure", "ROC curves of detection.", figures.roc_curves(curves))]
+    if reliability is not None:
+        caption = "Reliability: how often voxels are the fluid, by its probability."
+        blocks += [("figure", caption, figures.reliability_curves(reliability))]
     if overlays:
         legend = "Outlined: reader (green), prediction (magenta), both (white); the B-scan with most of the fluid."
         blocks += [("heading", "Best, median and worst case"), ("text", legend), ("pictures", overlays)]
