@@ -5,11 +5,10 @@ Edit a value here, or override it for one run: ``python model_training.py --set 
 """
 
 import argparse
-import re
 from pathlib import Path
 
+from utils import setting_rules
 from utils.errors import InputError
-from utils.networks import check_network
 from utils.patch_settings import AugmentationSettings, BatchSettings, MixedRoot, PatchSettings
 from utils.settings import parse, read_overrides, read_recipe
 from utils.training.rules import OptimizerSettings, TrainingRules
@@ -368,84 +367,8 @@ def values():
 
 
 # ---- Overriding and checking ---------------------------------------------------------------------------------------
-# Names that may be None and the type that they have otherwise.
-_OPTIONAL = {
-    "REFERENCE_CASE": str,
-    "REFERENCE_HISTOGRAM": str,
-    "FOLDS": int,
-    "ENCODER_WEIGHTS": str,
-    "INIT_WEIGHTS": str,
-    "FLUID_THRESHOLDS": list,
-    "STEPS_PER_EPOCH": int,
-    "DASK_SCHEDULER": str,
-    "COORDINATOR": str,
-    "KEEP_EPOCHS": int,
-    "PATIENCE": int,
-    "SLOW_DOWN_AFTER": int,
-    "D_PATIENCE": int,
-    "ADVERSARIAL_LIMIT": float,
-    "D_BASE_FILTERS": int,
-    "ADVERSARIAL_EPOCH": int,
-    "GRADIENT_CLIP": float,
-    "EMA_MOMENTUM": float,
-}
-
 _given = frozenset()  # names that --set has given
 _RECIPES = Path(__file__).parent / "recipes"
-_MEASURES = ["dice", "dice_irf", "dice_srf", "dice_ped", "iou_score", "f_score", "f_irf", "f_srf", "f_ped", "loss"]
-_MONITORS = [f"val_{measure}" for measure in _MEASURES]
-
-# (names, test, what is allowed): every complaint of `validate` comes from one of these rows.
-_RULES = [
-    (
-        "BATCH_SIZE EPOCH BASE_FILTERS PATCHES_PER_SLICE STEPS_PER_EPOCH ADVERSARIAL_EPOCH VALIDATION_B_SCANS "
-        "MONITOR_EPOCHS PATIENCE D_PATIENCE D_BASE_FILTERS SLOW_DOWN_AFTER DEVICES HOSTS",
-        lambda value: value >= 1,
-        "at least 1",
-    ),
-    ("D_WARM_UP_STEPS ADVERSARIAL_RAMP_STEPS WARM_UP_STEPS", lambda value: value >= 0, "at least 0"),
-    ("WEIGHT_DECAY SCALE_RANGE", lambda value: value >= 0, "at least 0"),
-    ("GRADIENT_CLIP", lambda value: value > 0, "above 0, or None for no limit"),
-    ("EMA_MOMENTUM", lambda value: 0 < value < 1, "between 0 and 1, or None"),
-    ("GREY_AUGMENTATION SCALE_AUGMENTATION NOISE_TRANSFER OVERSAMPLING", lambda value: 0 <= value <= 1, "from 0 to 1"),
-    ("ROTATION_DEGREES", lambda value: 0 <= value <= 45, "from 0 to 45"),
-    (
-        "MIXED_ROOTS",
-        lambda value: (
-            all(isinstance(root, str) and 0 < share < 1 for root, share in value.items()) and sum(value.values()) < 1
-        ),
-        "{OUTPUT_ROOT: share, ...} with shares above 0 that leave some for the run's own data",
-    ),
-    ("NOISE_ROOTS", lambda value: all(isinstance(root, str) for root in value), "[OUTPUT_ROOT, ...]"),
-    ("PADDING", lambda value: value in ("valid", "same"), "'valid' or 'same'"),
-    ("CROSS_ENTROPY", lambda value: value in ("balanced", "plain"), "'balanced' or 'plain'"),
-    ("OPTIMIZER", lambda value: value in ("adam", "adamw"), "'adam' or 'adamw'"),
-    ("LR_SCHEDULE", lambda value: value in ("constant", "cosine"), "'constant' or 'cosine'"),
-    ("SEED FOLD WORKERS HOST KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
-    ("ADVERSARIAL_WEIGHT ADVERSARIAL_LIMIT", lambda value: value >= 0, "at least 0"),
-    ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR SAVE_MINUTES PREDICTION_GB", lambda value: value > 0, "above 0"),
-    ("FOLDS", lambda value: value >= 2, "at least 2, or None for one split"),
-    ("ADAM_BETA_1 D_ADAM_BETA_1 DROP_HEALTHY BATCH_NORM_MOMENTUM", lambda value: 0 <= value < 1, "from 0 to below 1"),
-    ("TEST_FRACTION VALIDATION_FRACTION", lambda value: 0 < value < 1, "between 0 and 1"),
-    ("D_POOLING", lambda value: value in ("average", "max"), "'average' or 'max'"),
-    ("D_READY_ACCURACY", lambda value: 0 <= value <= 1, "from 0 to 1"),
-    ("D_REAL_LABEL D_AHEAD_ACCURACY", lambda value: 0.5 <= value <= 1, "from 0.5 to 1"),
-    (
-        "FLUID_THRESHOLDS",
-        lambda value: len(value) == 3 and all(0 < threshold <= 1 for threshold in value),
-        "[IRF, SRF, PED] above 0, at most 1",
-    ),
-    ("THRESHOLD", lambda value: 0 <= value <= 1, "from 0 to 1"),
-    ("PATCH_SIZE_H PATCH_SIZE_W", lambda value: value >= 104 and value % 8 == 0, "a multiple of 8 from 104 on"),
-    ("MONITOR", lambda value: value in _MONITORS, "one of " + ", ".join(_MONITORS)),
-    ("N_CLASSES", lambda value: value == 4, "4: background, IRF, SRF, PED"),
-    ("DTYPE_POLICY", lambda value: value in ("float32", "mixed_bfloat16", "mixed_float16"), "float32 or mixed_*16"),
-    (
-        "RUN_NAME",
-        lambda value: re.fullmatch(r"\w[\w.-]*", value) is not None,
-        "letters, digits, '_', '-' and '.', as it names a folder",
-    ),
-]
 
 
 def load(argv, parser=None):
@@ -457,63 +380,17 @@ def load(argv, parser=None):
     """
     arguments = parse(argv, parser or argparse.ArgumentParser())
     of_recipe = {} if arguments.recipe is None else recipe(arguments.recipe)
-    overrides = read_overrides(arguments.overrides, values(), _OPTIONAL)
+    overrides = read_overrides(arguments.overrides, values(), setting_rules.OPTIONAL)
     globals().update(of_recipe | overrides, _given=frozenset(overrides))
     return arguments
 
 
 def recipe(name):
     """The settings in recipes/NAME.py as a dictionary; `InputError` where one is unknown, or there is no such file."""
-    return read_recipe(_RECIPES, name, values(), _OPTIONAL)
+    return read_recipe(_RECIPES, name, values(), setting_rules.OPTIONAL)
 
 
 def validate():
     """Raise `InputError` with a line for each setting whose value cannot work: name, value, what is allowed."""
-    current, complaints = values(), []
-    for names, is_allowed, allowed in _RULES:
-        for name in names.split():
-            value = current[name]
-            if value is None and name in _OPTIONAL:
-                continue
-            try:
-                allows = is_allowed(value)
-            except TypeError:  # text where a number belongs
-                allows = False
-            if not allows:
-                complaints.append(f"config.{name} = {value!r}: must be {allowed}")
-    codes = (IRF_CODE, SRF_CODE, PED_CODE)
-    if codes != (1, 2, 3):
-        complaints.append(f"config.IRF_CODE, SRF_CODE, PED_CODE = {codes}: must be (1, 2, 3), the labels of RETOUCH")
-    if FOLDS is not None and FOLD >= FOLDS:
-        complaints.append(f"config.FOLD = {FOLD}: must be below FOLDS = {FOLDS}")
-    if LR_SCHEDULE == "cosine" and STEPS_PER_EPOCH is None:
-        complaints.append(
-            "config.STEPS_PER_EPOCH = None: must be a number with LR_SCHEDULE = 'cosine', which ends with it"
-        )
-    if LR_SCHEDULE == "cosine" and SLOW_DOWN_AFTER is not None:
-        complaints.append(f"config.SLOW_DOWN_AFTER = {SLOW_DOWN_AFTER}: must be None with LR_SCHEDULE = 'cosine'")
-    if WARM_UP_STEPS and LR_SCHEDULE == "constant":
-        complaints.append(f"config.WARM_UP_STEPS = {WARM_UP_STEPS}: must be 0 with LR_SCHEDULE = 'constant'")
-    if WEIGHT_DECAY and OPTIMIZER != "adamw":
-        complaints.append(f"config.WEIGHT_DECAY = {WEIGHT_DECAY:g}: must be 0 with OPTIMIZER = {OPTIMIZER!r}")
-    if NOISE_TRANSFER and not NOISE_ROOTS:
-        complaints.append(f"config.NOISE_ROOTS = []: must name a root with NOISE_TRANSFER = {NOISE_TRANSFER:g}")
-    if HOST >= HOSTS:
-        complaints.append(f"config.HOST = {HOST}: must be below HOSTS = {HOSTS}")
-    if HOSTS > 1 and COORDINATOR is None:
-        complaints.append(f"config.COORDINATOR = None: must be address:port of host 0, since HOSTS = {HOSTS}")
-    if BATCH_SIZE % (DEVICES * HOSTS):
-        shares = f"DEVICES * HOSTS = {DEVICES * HOSTS}"
-        complaints.append(f"config.BATCH_SIZE = {BATCH_SIZE}: must be a multiple of {shares}, which share it")
-    if min(PATCH_SIZE_H, PATCH_SIZE_W) <= 2 * PATCH_BORDER:
-        complaints.append(f"config.PATCH_BORDER = {PATCH_BORDER}: must be below half the patch's smaller side")
-    try:
-        check_network(MODEL, (PATCH_SIZE_H, PATCH_SIZE_W), train_classes=TRAIN_CLASSES, encoder_weights=ENCODER_WEIGHTS)
-    except InputError as error:
-        complaints += error.messages
-    try:
-        re.compile(PATIENT_PATTERN)
-    except re.error as error:
-        complaints.append(f"config.PATIENT_PATTERN = {PATIENT_PATTERN!r}: must be a regular expression ({error})")
-    if complaints:
+    if complaints := setting_rules.faults(values()):
         raise InputError(*complaints)

@@ -11,7 +11,7 @@ PROJECT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "files", "names", "settings", "labels", "parallel", "compiled", "html", "plots"},  # the ground
     {"loss_functions", "model", "base", "losses", "metrics", "torch_weights", "efficientnet_lite", "networks"}
-    | {"exported_model", "keras_setup"},
+    | {"exported_model", "keras_setup", "setting_rules"},
     {"volumes"},
     {"preparation", "phantom"},  # phantoms stand on volumes alone
     {
@@ -38,7 +38,7 @@ STRANGERS = {
 }
 SCRIPTS = ("prepare_data", "model_training", "adversarial_training", "evaluate", "test")
 MODULES = [*(PROJECT / "utils").rglob("*.py"), PROJECT / "model.py", PROJECT / "loss_functions.py"]
-CONFIG_NEEDS = {"errors", "networks", "patch_settings", "settings", "training"}  # of training, its rules
+CONFIG_NEEDS = {"errors", "setting_rules", "patch_settings", "settings", "training"}  # of training, its rules
 
 
 def part_of(module):

@@ -1,0 +1,146 @@
+"""What the settings in config.py may be, and which cannot work together."""
+
+import re
+from types import SimpleNamespace
+
+from utils.errors import InputError
+from utils.networks import check_network
+
+# Names that may be None and the type that they have otherwise.
+OPTIONAL = {
+    "REFERENCE_CASE": str,
+    "REFERENCE_HISTOGRAM": str,
+    "FOLDS": int,
+    "ENCODER_WEIGHTS": str,
+    "INIT_WEIGHTS": str,
+    "FLUID_THRESHOLDS": list,
+    "STEPS_PER_EPOCH": int,
+    "DASK_SCHEDULER": str,
+    "COORDINATOR": str,
+    "KEEP_EPOCHS": int,
+    "PATIENCE": int,
+    "SLOW_DOWN_AFTER": int,
+    "D_PATIENCE": int,
+    "ADVERSARIAL_LIMIT": float,
+    "D_BASE_FILTERS": int,
+    "ADVERSARIAL_EPOCH": int,
+    "GRADIENT_CLIP": float,
+    "EMA_MOMENTUM": float,
+}
+
+_MEASURES = ["dice", "dice_irf", "dice_srf", "dice_ped", "iou_score", "f_score", "f_irf", "f_srf", "f_ped", "loss"]
+_MONITORS = [f"val_{measure}" for measure in _MEASURES]
+
+# (names, test, what is allowed): every complaint of `validate` comes from one of these rows.
+_RULES = [
+    (
+        "BATCH_SIZE EPOCH BASE_FILTERS PATCHES_PER_SLICE STEPS_PER_EPOCH ADVERSARIAL_EPOCH VALIDATION_B_SCANS "
+        "MONITOR_EPOCHS PATIENCE D_PATIENCE D_BASE_FILTERS SLOW_DOWN_AFTER DEVICES HOSTS",
+        lambda value: value >= 1,
+        "at least 1",
+    ),
+    ("D_WARM_UP_STEPS ADVERSARIAL_RAMP_STEPS WARM_UP_STEPS", lambda value: value >= 0, "at least 0"),
+    ("WEIGHT_DECAY SCALE_RANGE", lambda value: value >= 0, "at least 0"),
+    ("GRADIENT_CLIP", lambda value: value > 0, "above 0, or None for no limit"),
+    ("EMA_MOMENTUM", lambda value: 0 < value < 1, "between 0 and 1, or None"),
+    ("GREY_AUGMENTATION SCALE_AUGMENTATION NOISE_TRANSFER OVERSAMPLING", lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ("ROTATION_DEGREES", lambda value: 0 <= value <= 45, "from 0 to 45"),
+    (
+        "MIXED_ROOTS",
+        lambda value: (
+            all(isinstance(root, str) and 0 < share < 1 for root, share in value.items()) and sum(value.values()) < 1
+        ),
+        "{OUTPUT_ROOT: share, ...} with shares above 0 that leave some for the run's own data",
+    ),
+    ("NOISE_ROOTS", lambda value: all(isinstance(root, str) for root in value), "[OUTPUT_ROOT, ...]"),
+    ("PADDING", lambda value: value in ("valid", "same"), "'valid' or 'same'"),
+    ("CROSS_ENTROPY", lambda value: value in ("balanced", "plain"), "'balanced' or 'plain'"),
+    ("OPTIMIZER", lambda value: value in ("adam", "adamw"), "'adam' or 'adamw'"),
+    ("LR_SCHEDULE", lambda value: value in ("constant", "cosine"), "'constant' or 'cosine'"),
+    ("SEED FOLD WORKERS HOST KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
+    ("ADVERSARIAL_WEIGHT ADVERSARIAL_LIMIT", lambda value: value >= 0, "at least 0"),
+    ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR SAVE_MINUTES PREDICTION_GB", lambda value: value > 0, "above 0"),
+    ("FOLDS", lambda value: value >= 2, "at least 2, or None for one split"),
+    ("ADAM_BETA_1 D_ADAM_BETA_1 DROP_HEALTHY BATCH_NORM_MOMENTUM", lambda value: 0 <= value < 1, "from 0 to below 1"),
+    ("TEST_FRACTION VALIDATION_FRACTION", lambda value: 0 < value < 1, "between 0 and 1"),
+    ("D_POOLING", lambda value: value in ("average", "max"), "'average' or 'max'"),
+    ("D_READY_ACCURACY", lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ("D_REAL_LABEL D_AHEAD_ACCURACY", lambda value: 0.5 <= value <= 1, "from 0.5 to 1"),
+    (
+        "FLUID_THRESHOLDS",
+        lambda value: len(value) == 3 and all(0 < threshold <= 1 for threshold in value),
+        "[IRF, SRF, PED] above 0, at most 1",
+    ),
+    ("THRESHOLD", lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ("PATCH_SIZE_H PATCH_SIZE_W", lambda value: value >= 104 and value % 8 == 0, "a multiple of 8 from 104 on"),
+    ("MONITOR", lambda value: value in _MONITORS, "one of " + ", ".join(_MONITORS)),
+    ("N_CLASSES", lambda value: value == 4, "4: background, IRF, SRF, PED"),
+    ("DTYPE_POLICY", lambda value: value in ("float32", "mixed_bfloat16", "mixed_float16"), "float32 or mixed_*16"),
+    (
+        "RUN_NAME",
+        lambda value: re.fullmatch(r"\w[\w.-]*", value) is not None,
+        "letters, digits, '_', '-' and '.', as it names a folder",
+    ),
+]
+
+
+def faults(values):
+    """A line for each of config.py's `values` ({name: value}) that cannot work: name, value, what is allowed."""
+    config, complaints = SimpleNamespace(**values), []
+    for names, is_allowed, allowed in _RULES:
+        for name in names.split():
+            value = values[name]
+            if value is None and name in OPTIONAL:
+                continue
+            try:
+                allows = is_allowed(value)
+            except TypeError:  # text where a number belongs
+                allows = False
+            if not allows:
+                complaints.append(f"config.{name} = {value!r}: must be {allowed}")
+    codes = (config.IRF_CODE, config.SRF_CODE, config.PED_CODE)
+    if codes != (1, 2, 3):
+        complaints.append(f"config.IRF_CODE, SRF_CODE, PED_CODE = {codes}: must be (1, 2, 3), the labels of RETOUCH")
+    if config.FOLDS is not None and config.FOLD >= config.FOLDS:
+        complaints.append(f"config.FOLD = {config.FOLD}: must be below FOLDS = {config.FOLDS}")
+    if config.LR_SCHEDULE == "cosine" and config.STEPS_PER_EPOCH is None:
+        complaints.append(
+            "config.STEPS_PER_EPOCH = None: must be a number with LR_SCHEDULE = 'cosine', which ends with it"
+        )
+    if config.LR_SCHEDULE == "cosine" and config.SLOW_DOWN_AFTER is not None:
+        complaints.append(
+            f"config.SLOW_DOWN_AFTER = {config.SLOW_DOWN_AFTER}: must be None with LR_SCHEDULE = 'cosine'"
+        )
+    if config.WARM_UP_STEPS and config.LR_SCHEDULE == "constant":
+        complaints.append(f"config.WARM_UP_STEPS = {config.WARM_UP_STEPS}: must be 0 with LR_SCHEDULE = 'constant'")
+    if config.WEIGHT_DECAY and config.OPTIMIZER != "adamw":
+        complaints.append(
+            f"config.WEIGHT_DECAY = {config.WEIGHT_DECAY:g}: must be 0 with OPTIMIZER = {config.OPTIMIZER!r}"
+        )
+    if config.NOISE_TRANSFER and not config.NOISE_ROOTS:
+        complaints.append(f"config.NOISE_ROOTS = []: must name a root with NOISE_TRANSFER = {config.NOISE_TRANSFER:g}")
+    if config.HOST >= config.HOSTS:
+        complaints.append(f"config.HOST = {config.HOST}: must be below HOSTS = {config.HOSTS}")
+    if config.HOSTS > 1 and config.COORDINATOR is None:
+        complaints.append(f"config.COORDINATOR = None: must be address:port of host 0, since HOSTS = {config.HOSTS}")
+    if config.BATCH_SIZE % (config.DEVICES * config.HOSTS):
+        shares = f"DEVICES * HOSTS = {config.DEVICES * config.HOSTS}"
+        complaints.append(f"config.BATCH_SIZE = {config.BATCH_SIZE}: must be a multiple of {shares}, which share it")
+    if min(config.PATCH_SIZE_H, config.PATCH_SIZE_W) <= 2 * config.PATCH_BORDER:
+        complaints.append(f"config.PATCH_BORDER = {config.PATCH_BORDER}: must be below half the patch's smaller side")
+    try:
+        check_network(
+            config.MODEL,
+            (config.PATCH_SIZE_H, config.PATCH_SIZE_W),
+            train_classes=config.TRAIN_CLASSES,
+            encoder_weights=config.ENCODER_WEIGHTS,
+        )
+    except InputError as error:
+        complaints += error.messages
+    try:
+        re.compile(config.PATIENT_PATTERN)
+    except re.error as error:
+        complaints.append(
+            f"config.PATIENT_PATTERN = {config.PATIENT_PATTERN!r}: must be a regular expression ({error})"
+        )
+    return complaints
