@@ -75,7 +75,7 @@ DROP_HEALTHY = 0.75
 MODEL = "tennakoon"
 # "imagenet", or a file of pretrained weights for such a backbone. None: random ones.
 ENCODER_WEIGHTS = None
-# A best.keras of the same network to start from, such as "weights/phantom.keras". None: random weights.
+# A best.keras of the same network to start from, such as "weights/oct_fluid.keras". None: random weights.
 INIT_WEIGHTS = None
 # Filters of the first level, doubled at each further one. 16 trains about ten times faster on a CPU.
 BASE_FILTERS = 64

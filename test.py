@@ -10,7 +10,7 @@ Each INPUT is a file, a folder or a pattern. Formats:
 - Heidelberg's .vol, .e2e and .xml, Topcon's .fda (these need the package eyepy)
 
 The model is the run's best: the fine-tuned one if it was made from the current segmentation model, else the latter.
-Where nothing was trained it is weights/phantom.keras, which was trained on synthetic scans alone.
+Where nothing was trained it is weights/oct_fluid.keras, the model in the box.
 Vendor and spacing come from the files and their folders' names, unless given. Assumptions are printed and recorded.
 
 Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 background, 1 IRF, 2 SRF, 3 PED
@@ -50,9 +50,9 @@ from utils.volumes.scan_names import told_apart
 from utils.volumes.scans import search_scans
 from utils.volumes.vendors import VENDORS
 
-PHANTOM_MODEL = Path("weights", "phantom.keras")
+BOX_MODEL = Path("weights", "oct_fluid.keras")
+BOX_MODEL_IS = "trained on real Spectralis and on synthetic scans, for research and not for diagnosis"
 LEFT_OUT_LINES = 12  # printed; left_out.csv has all
-PHANTOM_MODEL_IS = "trained on synthetic scans alone, for research and not for diagnosis"
 
 
 def main(argv):
@@ -63,7 +63,7 @@ def main(argv):
         "--model",
         metavar="FILE",
         nargs="+",
-        help=f"a best.keras with its best.json, or several to average; default: the run's best, else {PHANTOM_MODEL}",
+        help=f"a best.keras with its best.json, or several to average; default: the run's best, else {BOX_MODEL}",
     )
     parser.add_argument("--vendor", choices=sorted(VENDORS), help="of scans whose files and folders do not say it")
     parser.add_argument("--spacing-mm", nargs=3, type=float, metavar=("X", "Y", "Z"), help="instead of the file's")
@@ -89,8 +89,8 @@ def main(argv):
     elif found := find_best_model(config.run_folder("adversarial"), config.run_folder("segmentation")):
         models, why = [found[0]], found[1]
     else:
-        print(f"no model in {config.run_folder('segmentation')}: this is {PHANTOM_MODEL}, {PHANTOM_MODEL_IS}")
-        models, why = [Path(__file__).parent / PHANTOM_MODEL], "nothing was trained"
+        print(f"no model in {config.run_folder('segmentation')}: this is {BOX_MODEL}, {BOX_MODEL_IS}")
+        models, why = [Path(__file__).parent / BOX_MODEL], "nothing was trained"
     details = {path: read_best(path) for path in models}
     for path, of_model in details.items():
         PredictionSettings.from_details(of_model)

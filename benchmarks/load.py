@@ -48,7 +48,7 @@ def main(argv):
     parser.add_argument("--workers", type=int, default=0, help="WORKERS of the script")
     parser.add_argument("--slices", type=int, help="of each volume to prepare, at most (default: the vendor's)")
     parser.add_argument("--scans", type=int, default=500, help="to segment, at least 50")
-    parser.add_argument("--model", default="weights/phantom.keras", help="to segment them with")
+    parser.add_argument("--model", default="weights/oct_fluid.keras", help="to segment them with")
     parser.add_argument("--folder", default=".", help="on the disk to use")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:

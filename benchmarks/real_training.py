@@ -1,8 +1,14 @@
 """A recipe trained once for each fold by the project's own scripts, each time for the same CPU seconds.
 
 Below the output folder, data/ links to the folds' cases, and fold_K/ is the OUTPUT_ROOT in which fold K is held out.
+
+    python -m benchmarks.real_training DIR [DIR ...] --output OUT
+
+prepares OUT/fold_untouched for the model in the box: all folds train, but for a fifth of their patients, who choose its
+epoch and its decisions; the untouched patients are held out.
 """
 
+import argparse
 import contextlib
 import resource
 import signal
@@ -15,9 +21,17 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from benchmarks.real_folds import PATIENTS, patients_with, validation_patients
+from benchmarks.real_folds import (
+    PATIENTS,
+    UNTOUCHED,
+    cases_of_folds,
+    find_real_cases,
+    patients_with,
+    read_folds,
+    validation_patients,
+)
 from benchmarks.scripts import run
-from utils.errors import InputError
+from utils.errors import InputError, run_script
 from utils.files import locked, read_json, write_json
 from utils.preparation.splits import patient_of
 from utils.tasks import overrides
@@ -35,11 +49,21 @@ class Trained:
     epochs: int
 
 
+def main(argv):
+    parser = argparse.ArgumentParser(description="Prepare the real scans that the model in the box is trained on.")
+    parser.add_argument("data", type=Path, nargs="+", metavar="DIR", help="folders of the cases")
+    parser.add_argument("--output", type=Path, required=True, metavar="OUT")
+    arguments = parser.parse_args(argv)
+    of_fold = cases_of_folds(find_real_cases(arguments.data), read_folds())
+    prepare_folds(of_fold, [UNTOUCHED], arguments.output, {"MATCH_INTENSITIES": False})
+
+
 def prepare_folds(of_fold, held_out, output, settings):
     """Link the cases, write the split of each fold `held_out` and prepare its data; goes on where it stopped.
 
-    `of_fold` is {fold: cases} of `benchmarks.real_folds.cases_of_folds`, without the untouched patients; `held_out` are
-    some of its keys; `settings` are a recipe's, as a dictionary. Returns {fold held out: the settings with both roots}.
+    `of_fold` is {fold: cases} of `benchmarks.real_folds.cases_of_folds`, without the untouched patients unless these
+    are held out; `held_out` are some of its keys; `settings` are a recipe's, as a dictionary. Returns {fold held out:
+    the settings with both roots}.
     """
     for case in (case for cases in of_fold.values() for case in cases):
         link = output / "data" / (case.vendor or "") / case.name
@@ -137,3 +161,7 @@ def children_seconds():
     """User and system seconds of this process's children that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -86,18 +86,25 @@ QUICK = {
     "python -m utils.tasks reproduce": checked(
         "python -m utils.tasks reproduce --help", "test_all_folds_as_one_command_that_goes_on_after_a_kill"
     ),
-    "python3 -m utils.tasks weights": checked("python3 -m utils.tasks weights --help"),
+    "python3 -m utils.tasks weights --real DIR": checked("python3 -m utils.tasks weights --help"),
     "KERAS_BACKEND=jax python model_training.py --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000": checked(
         f"python {CHECK_SETTINGS} --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000",
         "test_two_hosts_hold_equal_weights_and_train_as_one",
     ),
-    **{
-        f"python {script}.py --recipe strong --set OUTPUT_ROOT=output-strong": checked(
-            f"python {CHECK_SETTINGS} --recipe strong --set OUTPUT_ROOT=output-strong",
-            "test_the_strong_recipe_runs_through_and_continues_to_the_bit",
-        )
-        for script in ("prepare_data", "model_training")
-    },
+    "python -m utils.phantom --varied --output data-phantoms --cases 600 --seed 11": shortened(
+        "python -m utils.phantom --varied --output data-phantoms --cases 6 --slices 1 --seed 11"
+    ),
+    "python prepare_data.py --set DATA_ROOT=data-phantoms --set OUTPUT_ROOT=output-phantoms "
+    "--set MATCH_INTENSITIES=False": executed(),
+    "python prepare_data.py --recipe strong --set OUTPUT_ROOT=output-strong": checked(
+        f"python {CHECK_SETTINGS} --recipe strong --set OUTPUT_ROOT=output-strong",
+        "test_the_strong_recipe_runs_through_and_continues_to_the_bit",
+    ),
+    "python model_training.py --recipe strong --set OUTPUT_ROOT=output-strong "
+    "--set 'MIXED_ROOTS={\"output-phantoms\": 0.4}'": checked(
+        f"python {CHECK_SETTINGS} --recipe strong --set 'MIXED_ROOTS={{\"output-phantoms\": 0.4}}'",
+        "test_the_strong_recipe_runs_through_and_continues_to_the_bit",
+    ),
     "python evaluate.py --predictions segmented --reference data --output scored": shortened(
         "python evaluate.py --predictions labels --reference data --output scored"
     ),
@@ -174,7 +181,7 @@ def copy(tmp_path_factory):
     for number, b_scan in enumerate(voxels):
         Image.fromarray((b_scan >> 8).astype(np.uint8)).save(copy / "export" / f"{number}.png")
     for suffix in ("keras", "json"):
-        shutil.copy(PROJECT / "weights" / f"phantom.{suffix}", copy / f"best.{suffix}")
+        shutil.copy(PROJECT / "weights" / f"oct_fluid.{suffix}", copy / f"best.{suffix}")
     return copy
 
 

@@ -239,6 +239,22 @@ def test_a_training_that_ends_counts_with_its_children(tmp_path):
     assert 0.4 <= spent["cpu_seconds"] < 2
 
 
+def test_the_box_learns_from_all_folds_and_never_from_the_untouched(tmp_path, monkeypatch):
+    folds = {}
+    for number in range(14):
+        write_case(tmp_path / "real", f"DME-{number}-1", irf=40)
+        folds[patient_digest(str(number))] = UNTOUCHED if number < 3 else str(number % 2)
+    monkeypatch.setattr(real_training, "read_folds", lambda: folds)
+    real_training.main([str(tmp_path / "real"), "--output", str(tmp_path / "out")])
+    parts = {
+        part: set(pd.read_csv(tmp_path / "out" / "fold_untouched" / f"{part}_data.csv")["image_name"])
+        for part in ("train", "val", "test")
+    }
+    assert parts["test"] == {"DME-0-1", "DME-1-1", "DME-2-1"}
+    assert len(parts["val"]) == 2  # a fifth of eleven
+    assert len(parts["train"]) == 9
+
+
 # ---- All of it ------------------------------------------------------------------------------------------------------
 RECIPE = ["tiny", "BASE_FILTERS=2", "BATCH_SIZE=2", "STEPS_PER_EPOCH=2", "EPOCH=1", "VALIDATION_B_SCANS=2"]
 
@@ -275,6 +291,11 @@ def test_a_recipe_is_trained_judged_and_not_trained_again(tmp_path, monkeypatch,
     monkeypatch.setattr(real_training, "train_until", trained_again)
     real_transfer.main(command)
     assert capsys.readouterr().out == printed
+    real_transfer.main([*command, "--no-unlike", "--only", "0"])
+    irf, _ = capsys.readouterr().out.strip().splitlines()[2:]
+    assert irf.split(" | ")[3] == "4"  # of cases 0 to 2 and 6 to 8, a third are healthy
+    with pytest.raises(InputError, match="--only 9: expected some of the folds 0, 1"):
+        real_transfer.main([*command, "--only", "9"])
     real_transfer.main([*command, "--untouched", "--no-unlike"])
     assert capsys.readouterr().out.rstrip().rpartition("\n")[2].startswith("SRF, tiny: found in ")
 
@@ -290,7 +311,7 @@ def test_a_recipe_is_trained_judged_and_not_trained_again(tmp_path, monkeypatch,
 def test_what_is_wrong_with_the_arguments_is_said(tmp_path):
     common = ["--folds", "real", "--output", str(tmp_path)]
     with pytest.raises(InputError, match="--recipe a: EPOCH: expected SETTING=VALUE"):
-        real_transfer.main([*common, "--recipe", "a", "pretrained", "EPOCH"])
+        real_transfer.main([*common, "--recipe", "a", "strong", "EPOCH"])
     with pytest.raises(InputError, match=r"no such file .*EPOCH\.py"):
         real_transfer.main([*common, "--recipe", "a", "EPOCH"])
     with pytest.raises(InputError, match="names a, a are not all different"):

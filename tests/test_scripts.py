@@ -20,6 +20,7 @@ from helpers import PROJECT, run_python
 from PIL import Image
 from test_efficientnet_lite import random_weights, write_weights
 
+from utils.exported_model import read_best
 from utils.tasks import overrides
 from utils.volumes.mhd import read_volume, write_volume
 
@@ -331,8 +332,12 @@ def test_the_strong_recipe_runs_through_and_continues_to_the_bit(prepared, tmp_p
     """Averaged weights and the schedule too: stopped after the first epoch, and not stopped."""
     monkeypatch.setenv("KERAS_BACKEND", backend)
     settings = {**prepared, "OUTPUT_ROOT": tmp_path / "output", "STEPS_PER_EPOCH": 3, "WARM_UP_STEPS": 2}
-    settings |= {"RUN_NAME": "unet"}
+    settings |= {"RUN_NAME": "unet", "ENCODER_WEIGHTS": None}
     run("prepare_data.py", "--recipe", "strong", **settings)
+    phantoms = {"DATA_ROOT": tmp_path / "phantoms", "OUTPUT_ROOT": tmp_path / "mixed", "MATCH_INTENSITIES": False}
+    run_python("-m", "utils.phantom", "--varied", "--output", phantoms["DATA_ROOT"], "--cases", 6, "--slices", 1)
+    run("prepare_data.py", **phantoms)
+    settings["MIXED_ROOTS"] = {str(phantoms["OUTPUT_ROOT"]): 0.4}
     states = []
     for name in ("unet", "stopped"):
         settings["RUN_NAME"] = name
@@ -348,6 +353,7 @@ def test_the_strong_recipe_runs_through_and_continues_to_the_bit(prepared, tmp_p
             states.append([stored[key] for key in stored.files])
     for uninterrupted, continued in zip(*states, strict=True):
         np.testing.assert_array_equal(uninterrupted, continued)
+    assert "decisions" in read_best(folder / "best.keras")
     for script in ("adversarial_training.py", "evaluate.py"):
         run(script, "--recipe", "strong", **settings)
     case = settings["DATA_ROOT"] / "RETOUCH-TrainingSet-Spectralis" / "TRAIN002"

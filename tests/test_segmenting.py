@@ -264,9 +264,10 @@ def test_where_nothing_was_trained_the_model_in_the_box_is_taken_and_said_what_i
     write_volume(tmp_path / "scan.mhd", generate_varied(1, 0)[0], SPACING_MM)
     options = ("--vendor", "Spectralis", "--output", tmp_path / "out", "--set", f"OUTPUT_ROOT={tmp_path / 'none'}")
     stdout, _ = run(tmp_path / "scan.mhd", *options)
-    assert "weights/phantom.keras, trained on synthetic scans alone, for research and not for diagnosis" in stdout
+    assert "weights/oct_fluid.keras, trained on real Spectralis and on synthetic scans, for research" in stdout
+    assert "not for diagnosis" in stdout
     record = json.loads((tmp_path / "out" / "Spectralis_scan" / "scan.json").read_text())
-    best = json.loads((PROJECT / "weights" / "phantom.json").read_text())
+    best = json.loads((PROJECT / "weights" / "oct_fluid.json").read_text())
     assert record["facts"]["model_sha256"] == best["sha256"]
 
 

@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
+from stand_in import export_brightness_model
 
 import config
 from utils import tasks
+from utils.segmentation.predict import load_network
 
 
 @pytest.mark.parametrize("settings", [tasks.DEMO_SETTINGS, tasks.FINE_TUNING_SETTINGS])
@@ -36,3 +39,23 @@ def test_packages_are_installed_once_for_each_version_of_the_requirements(tmp_pa
     tasks.environment("requirements.txt")
     assert len(commands) == 2
     assert commands[0][1:4] == ("-m", "pip", "install")
+
+
+def test_the_box_model_is_copied_with_its_weights_to_the_bit(tmp_path):
+    model = export_brightness_model(tmp_path / "trained")
+    target = tmp_path / "oct_fluid.keras"
+    tasks.copy_compressed(model, target)
+    assert target.stat().st_size < model.stat().st_size
+    copied = load_network(target)
+    original = load_network(model)
+    assert {**copied.details, "sha256": ""} == {**original.details, "sha256": ""}
+    for weight, expected in zip(copied.model.get_weights(), original.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+@pytest.mark.parametrize("arguments", [["weights"], ["demo", "--real", "scans"]])
+def test_real_scans_are_named_for_the_weights_and_for_nothing_else(arguments, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["tasks", *arguments])
+    with pytest.raises(SystemExit):
+        tasks.main()
+    assert "--real DIR: name the folders of real scans" in capsys.readouterr().err

@@ -1,7 +1,8 @@
 """Tasks of several commands, each as one Python command. They need Python 3.11 or 3.12 and no installed packages.
 
     python -m utils.tasks demo       environment, synthetic data, the five scripts in order
-    python -m utils.tasks weights    train weights/phantom.keras anew, on synthetic scans alone
+    python -m utils.tasks weights --real DIR [DIR ...]
+                                     train weights/oct_fluid.keras anew, on real and synthetic scans
     python -m utils.tasks test       environment, what tests need, code style, types, the quick tests
     python -m utils.tasks reproduce [--recipe NAME] [--set NAME=VALUE ...]
                                      the paper's experiment: all folds, then one table of all held-out cases
@@ -15,11 +16,11 @@ import csv
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 import venv
+import zipfile
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -44,52 +45,46 @@ FINE_TUNING_SETTINGS = {**DEMO_SETTINGS, "ADAM_LR": 1e-4, "D_ADAM_LR": 1e-3, "ST
 FINE_TUNING_SETTINGS |= {"D_WARM_UP_STEPS": 10, "ADVERSARIAL_RAMP_STEPS": 10}
 DEMO_CASES, DEMO_SLICES = 32, 6
 
-# The model in the box. Its patches are wider than the paper's: 'valid' convolutions keep 18 % of 256 x 128 pixels, but
-# 41 % of 256 x 256. Training starts from the existing weights, if there are any.
+# The model in the box: recipes/strong.py on real and on synthetic scans.
 BOX = Path("weights")
 BOX_BUILD = BOX / "build"
-BOX_CASES = 2000
-BOX_SETTINGS = {
-    "DATA_ROOT": BOX_BUILD / "data",
-    "OUTPUT_ROOT": BOX_BUILD / "output",
-    "WORKERS": 1,
+BOX_PHANTOMS, BOX_SEED = 600, 11
+PHANTOM_SETTINGS = {
+    "DATA_ROOT": BOX_BUILD / "phantoms",
+    "OUTPUT_ROOT": BOX_BUILD / "phantoms_output",
     "MATCH_INTENSITIES": False,  # a single phantom's grey values are no reference
-    "TEST_FRACTION": 0.01,
-    "VALIDATION_FRACTION": 0.03,
-    "VALIDATION_B_SCANS": 32,
-    "BASE_FILTERS": 16,
-    "DTYPE_POLICY": "mixed_bfloat16",
-    "PATCH_SIZE_W": 256,
-    "PATCHES_PER_SLICE": 3,
-    "DROP_HEALTHY": 0.3,
-    "REGULARIZER_WEIGHT": 1e-5,
-    "BATCH_SIZE": 8,
-    "STEPS_PER_EPOCH": 350,
-    "ADAM_BETA_1": 0.9,
-    "BATCH_NORM_MOMENTUM": 0.99,
-    "SLOW_DOWN_AFTER": 1,
+    "TEST_FRACTION": 0.02,
+    "VALIDATION_FRACTION": 0.04,
 }
-# Run names, learning rates and epochs. Each run starts from the best epoch of the one before.
-BOX_STAGES = (("coarse", 5e-4, 4), ("fine", 1e-4, 5))
+BOX_SETTINGS = {
+    "OUTPUT_ROOT": BOX_BUILD / "real" / "fold_untouched",
+    "PATIENT_PATTERN": r"^[A-Z]+-(\d+)",
+    "MIXED_ROOTS": {(BOX_BUILD / "phantoms_output").as_posix(): 0.4},
+    "RUN_NAME": "box",
+}
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m utils.tasks")
     parser.add_argument("task", choices=("demo", "weights", "test", "reproduce"))
+    parser.add_argument("--real", nargs="+", type=Path, metavar="DIR", default=[], help="real scans, for weights")
     arguments, settings = parser.parse_known_args()
     task = arguments.task
     if settings and task != "reproduce":
         parser.error(f"{task} takes no further arguments, found {' '.join(settings)}")
+    if bool(arguments.real) != (task == "weights"):
+        parser.error("--real DIR: name the folders of real scans for the task weights, and for no other")
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
         sys.exit(f"Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}")
     if task == "reproduce":
         reproduce(sys.executable, settings)
         return
+    real = [folder.resolve() for folder in arguments.real]
     os.chdir(PROJECT)
     if task == "demo":
         demo(environment("requirements.txt"))
     elif task == "weights":
-        box_model(environment("requirements.txt"))
+        box_model(environment("requirements.txt"), real)
     else:
         test(environment("requirements.txt", "requirements-test.txt"))
 
@@ -141,7 +136,7 @@ def demo(python):
         "test.py",
         held_out[0],
         "--model",
-        BOX / "phantom.keras",
+        BOX / "oct_fluid.keras",
         "--output",
         DEMO / "segmented_by_model_in_the_box",
     )
@@ -151,7 +146,7 @@ def demo(python):
     print(f"  {evaluation / 'comparison.png'}   reader and model, one B-scan of each held-out case")
     print(f"  {evaluation.parent / 'segmentation' / 'progress.png'}   training curves")
     print(f"  {DEMO / 'segmented' / 'index.html'}   the held-out scans: a page, label volume and pictures of each")
-    print(f"  {DEMO / 'segmented_by_model_in_the_box' / 'index.html'}   one of them by {BOX / 'phantom.keras'}")
+    print(f"  {DEMO / 'segmented_by_model_in_the_box' / 'index.html'}   one of them by {BOX / 'oct_fluid.keras'}")
     print(f"  {evaluation / 'report.html'}   Dice, volume difference and AUC per vendor and fluid; every case")
 
 
@@ -188,18 +183,26 @@ def reproduce(python, settings):
     run(python, PROJECT / "evaluate.py", "--all-folds", *settings)
 
 
-def box_model(python):
-    """Generate varied phantoms and train a narrow network on them."""
-    run(python, "-m", "utils.phantom", "--varied", "--output", BOX_BUILD / "data", "--cases", BOX_CASES, "--seed", 1)
-    run(python, "prepare_data.py", "--skip-bad", *overrides(BOX_SETTINGS))
-    weights = BOX / "phantom.keras" if (BOX / "phantom.keras").exists() else None
-    for name, learning_rate, epochs in BOX_STAGES:
-        stage = {"RUN_NAME": name, "ADAM_LR": learning_rate, "EPOCH": epochs, "INIT_WEIGHTS": weights}
-        run(python, "model_training.py", *overrides(BOX_SETTINGS | stage))
-        weights = BOX_BUILD / "output" / "runs" / name / "segmentation" / "best.keras"
-    for suffix in (".keras", ".json"):
-        shutil.copy(weights.with_suffix(suffix), BOX / f"phantom{suffix}")
-    print(f"{BOX / 'phantom.keras'} is written; {BOX_BUILD} may go")
+def box_model(python, real):
+    """Train the model in the box on the real scans in the folders `real` and on varied phantoms."""
+    phantoms = PHANTOM_SETTINGS["DATA_ROOT"]
+    run(python, "-m", "utils.phantom", "--varied", "--output", phantoms, "--cases", BOX_PHANTOMS, "--seed", BOX_SEED)
+    run(python, "prepare_data.py", "--skip-bad", *overrides(PHANTOM_SETTINGS))
+    run(python, "-m", "benchmarks.real_training", *real, "--output", BOX_BUILD / "real")
+    run(python, "model_training.py", "--recipe", "strong", *overrides(BOX_SETTINGS))
+    trained = BOX_SETTINGS["OUTPUT_ROOT"] / "runs" / BOX_SETTINGS["RUN_NAME"] / "segmentation" / "best.keras"
+    copy_compressed(trained, BOX / "oct_fluid.keras")
+    print(f"{BOX / 'oct_fluid.keras'} is written; {BOX_BUILD} may go")
+
+
+def copy_compressed(model, target):
+    """Copy an exported model's two files; the weights are the same to the bit, in fewer bytes."""
+    with zipfile.ZipFile(model) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as copy:
+        for name in source.namelist():
+            copy.writestr(zipfile.ZipInfo(name), source.read(name), zipfile.ZIP_DEFLATED)
+    details = json.loads(model.with_suffix(".json").read_text("utf-8"))
+    details["sha256"] = hashlib.sha256(target.read_bytes()).hexdigest()
+    target.with_suffix(".json").write_text(json.dumps(details, indent=2) + "\n", "utf-8")
 
 
 def test(python):
