@@ -27,7 +27,7 @@ class Range:
 RANGES = {
     # ---- The image's grid
     "column_mm": Range(0.0055, 0.0180, "high-resolution to fast and wide scans; exports at other widths"),
-    "row_mm": Range(0.0026, 0.0039, "Topcon's finer one to Spectralis'"),
+    "row_mm": Range(0.00385, 0.0039, "Spectralis': another one would be resampled, which smooths the noise"),
     "columns": Range(400, 640, "usually 512; also crops and half-scans"),
     "slice_mm": Range(0.03, 0.13, "from Cirrus to Spectralis"),
     "above_mm": Range(0.01, 1.0, "vitreous above the retina: tight crops to long scans", log=True),
