@@ -142,6 +142,11 @@ def test_the_temperature_is_that_of_the_frequencies():
     assert chosen.calibrated(probabilities)[0, 0, 1] == pytest.approx(sampled, abs=0.04)
 
 
+def test_b_scans_without_fluid_choose_no_thresholds():
+    chosen = choose_decisions([b_scan([(1, 0.9, False, 5)])], Decisions(0.5))
+    assert replace(chosen, temperature=1.0) == Decisions(0.5)
+
+
 def test_a_models_decisions_are_chosen_once(tmp_path, capsys):
     rng = np.random.default_rng(0)
     volume, masks = rng.integers(40, 90, (2, 120, 136)).astype(np.uint8), np.zeros((2, 120, 136), np.uint8)

@@ -44,6 +44,8 @@ def choose_decisions(b_scans, start):
     presences = [presence_scores(one.probabilities) for one in b_scans]
     present = np.any([[(one.reference == label).any() for label in FLUIDS.values()] for one in b_scans], axis=0)
     held = np.flatnonzero(present)
+    if not held.size:
+        return chosen
 
     def dice_of(decisions):
         """Dice of each fluid over all B-scans together, and the mean of the B-scans' Dice: float (2, fluids)."""
