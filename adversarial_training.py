@@ -20,6 +20,7 @@ from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import as_list, create_inference_network, create_network
 from utils.plots import save_comparison
 from utils.preparation.reference_histogram import read_histogram_if_any
+from utils.segmentation.decisions import decisions_of_run
 from utils.training import run_folder
 from utils.training.choosing import add_decisions
 from utils.training.data import read_training_data
@@ -57,8 +58,8 @@ def main(argv):
         else:
             fine_tune(folder, start, start_details, data, state)
         if config.CHOOSE_DECISIONS:
-            thresholds = config.decision_settings()
-            add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, **thresholds)
+            start = decisions_of_run({}, **config.decision_settings())
+            add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start)
 
 
 def check_start(start, details, description):

@@ -349,6 +349,7 @@ def prediction_settings():
         "slice_mean": SLICE_MEAN,
         "slice_sd": SLICE_SD,
         "threshold": THRESHOLD,
+        "fluid_thresholds": FLUID_THRESHOLDS,
     }
 
 

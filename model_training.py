@@ -29,6 +29,7 @@ from utils.networks import check_encoder_weights, create_inference_network, crea
 from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.prepared import all_seen, check_unseen
 from utils.segmentation.appearance import training_appearance
+from utils.segmentation.decisions import decisions_of_run
 from utils.training import run_folder
 from utils.training.choosing import add_decisions
 from utils.training.data import read_training_data
@@ -70,8 +71,8 @@ def main(argv):
         else:
             train(folder, data, sharing, state)
         if config.CHOOSE_DECISIONS and sharing.is_writer:
-            thresholds = config.decision_settings()
-            add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, **thresholds)
+            start = decisions_of_run({}, **config.decision_settings())
+            add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start)
 
 
 def check_starting_weights(validation_rows):

@@ -4,8 +4,8 @@ Below the output folder, data/ links to the folds' cases, and fold_K/ is the OUT
 
     python -m benchmarks.real_training DIR [DIR ...] --output OUT
 
-prepares OUT/fold_untouched for the model in the box: all folds train, but for a fifth of their patients, who choose its
-epoch and its decisions; the untouched patients are held out.
+prepares OUT/fold_untouched for the model in the box. The patients of all folds train it, except a fifth, on whom its
+epoch and its decisions are chosen. The untouched patients are held out.
 """
 
 import argparse

@@ -111,8 +111,7 @@ def heading(ways):
 
 
 def fluid_lines(rows, first, unlike):
-    """{fluid: its part of a line}: measures of `rows`, gain over `first` (rows), pooled Dice of `unlike` ({way:
-    rows})."""
+    """{fluid: its part of a line}: measures of `rows`, gain over the rows `first`, Dice of `unlike`, {way: rows}."""
     lines = {}
     for fluid in OUTLINED:
         of_fluid = rows[rows["fluid"] == fluid]

@@ -64,6 +64,9 @@ def test_decisions_travel_in_best_json_and_give_way_to_what_is_asked_for():
     details = json.loads(json.dumps({"threshold": 0.5, "decisions": decisions.as_details()}))
     assert Decisions.from_details(details) == decisions
     assert Decisions.from_details({"threshold": 0.4}) == Decisions(0.4)
+    given = {"threshold": 0.4, "fluid_thresholds": [0.1, 0.2, 0.3]}  # in config.py, when the model was trained
+    assert Decisions.from_details(given) == Decisions(0.4, (0.1, 0.2, 0.3))
+    assert Decisions.from_details({**details, **given}).fluid_thresholds == (0.3, 0.4, 0.5)
     assert decisions_of_run(details, 0.7, None, given=False) == decisions
     assert decisions_of_run(details, 0.7, None, given=True) == Decisions(0.7)
     assert decisions_of_run({"threshold": 0.4}, 0.7, (1, 1, 1), given=False) == Decisions(0.7, (1, 1, 1))
@@ -157,9 +160,9 @@ def test_a_models_decisions_are_chosen_once(tmp_path, capsys):
     model = export_brightness_model(tmp_path / "model")
     rows = [SliceRow("a", "Topcon", "r", z, 1, 0, 0) for z in (0, 1)]
     arguments = model, rows, batch_settings(tmp_path), "tennakoon"
-    add_decisions(*arguments, threshold=0.5, fluid_thresholds=None)
+    add_decisions(*arguments, Decisions(0.5))
     assert capsys.readouterr().out.startswith("decisions on 2 validation B-scans: ")
     details = read_best(model)
     assert Decisions.from_details(details).fluid_thresholds is not None
-    add_decisions(*arguments, threshold=0.1, fluid_thresholds=None)
+    add_decisions(*arguments, Decisions(0.1))
     assert (capsys.readouterr().out, read_best(model)) == ("", details)

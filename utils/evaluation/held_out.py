@@ -48,7 +48,7 @@ def segment_case(network, pair, decisions):
     made_from = {
         "prediction": prediction_digest(network.details),
         "scores": code_digest("utils.evaluation.detection", __name__),
-        "decisions": decisions.in_words(),
+        "decisions": repr(decisions),
         "files": fingerprint(files),
     }
     if record_path.exists() and pair.prediction_path.exists():

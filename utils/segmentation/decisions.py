@@ -24,11 +24,9 @@ class Decisions:
     @classmethod
     def from_details(cls, details):
         """Those in the content of ``best.json``."""
-        chosen = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in details.get("decisions", {}).items()
-        }
-        return cls(threshold=details["threshold"], **chosen)
+        values = {"fluid_thresholds": details.get("fluid_thresholds"), **details.get("decisions", {})}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(threshold=details["threshold"], **values)
 
     @classmethod
     def mean(cls, several):

@@ -10,7 +10,6 @@ from utils.files import write_json
 from utils.keras_setup import set_up_keras
 from utils.labels import FLUIDS
 from utils.networks import tile_step
-from utils.segmentation.decisions import Decisions
 from utils.segmentation.tiling import presence_scores
 from utils.training.validation import predicted_b_scans
 
@@ -121,12 +120,12 @@ def _temperature(b_scans):
     return float(TEMPERATURES[np.argmin(losses)])
 
 
-def add_decisions(model_path, rows, settings, network, *, threshold, fluid_thresholds, given=False):
-    """Choose the decisions of the exported model at `model_path` on validation B-scans and add them to its
-    ``best.json``.
+def add_decisions(model_path, rows, settings, network, start):
+    """Choose the decisions of an exported model on validation B-scans, and add them to its ``best.json``.
 
-    `rows` (`SliceRow`s) are the B-scans, `settings` the run's `BatchSettings`, `network` is `config.MODEL`, the others
-    are `config.decision_settings`. Nothing happens where ``best.json`` has them already. Prints them.
+    `model_path` is the ``.keras`` file, `rows` (`SliceRow`s) are the B-scans, `settings` the run's `BatchSettings`,
+    `network` is `config.MODEL`, `start` the `Decisions` to begin with. Nothing happens where ``best.json`` has them
+    already. Prints them.
     """
     details = read_best(model_path)
     if "decisions" in details:
@@ -146,6 +145,6 @@ def add_decisions(model_path, rows, settings, network, *, threshold, fluid_thres
         Predicted(probabilities.astype(np.float16), reference, spacing_mm[0] * spacing_mm[1])
         for _, _, reference, probabilities, spacing_mm in predicted
     ]
-    chosen = choose_decisions(b_scans, Decisions(threshold, fluid_thresholds))
+    chosen = choose_decisions(b_scans, start)
     write_json(Path(model_path).with_suffix(".json"), {**details, "decisions": chosen.as_details()})
     print(f"decisions on {len(b_scans)} validation B-scans: {chosen.in_words()}")
