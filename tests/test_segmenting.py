@@ -121,6 +121,9 @@ def test_what_is_done_is_kept_until_something_changes(model, tmp_path):
     again, _ = segment_to_files(files, job)
     assert again == {**first, "kept": True}
     assert "kept" not in segment_to_files(files, dataclasses.replace(job, mirrored=True))[0]
+    decided = dataclasses.replace(job, decisions=Decisions(0.5, (0.4, 0.5, 0.6)))
+    assert "kept" not in segment_to_files(files, decided)[0]
+    assert segment_to_files(files, decided)[0]["kept"]
     write_volume(tmp_path / "scan.mhd", bright_scan(2), SPACING_MM)
     assert "kept" not in segment_to_files(files, job)[0]
     assert not (tmp_path / "out" / "Cirrus_scan" / "mask_002.png").exists()

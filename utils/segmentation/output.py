@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
+import json
 import os
 import shutil
 import time
@@ -296,7 +297,7 @@ def _made_from(files, job):
     settings = {name: value for name, value in asdict(job).items() if name not in _IRRELEVANT}
     paths = [path for file in files.paths for path in volume_files(file)]
     return {
-        "settings": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
+        "settings": json.loads(json.dumps(settings)),  # as they are read back: lists for tuples, at any depth
         "code": code_digest(*_OUTPUT_CODE),
         "files": fingerprint(paths),
     }
