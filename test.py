@@ -10,7 +10,8 @@ Each INPUT is a file, a folder or a pattern. Formats:
 - Heidelberg's .vol, .e2e and .xml, Topcon's .fda (these need the package eyepy)
 
 The model is the run's best: the fine-tuned one if it was made from the current segmentation model, else the latter.
-Where nothing was trained it is weights/oct_fluid.keras, the model in the box.
+Where nothing was trained it is the model in the box, weights/oct_fluid.keras, or oct_fluid.onnx if Keras is not
+installed. An ONNX model (utils.tools.export_onnx) needs the packages of requirements-segment.txt alone.
 Vendor and spacing come from the files and their folders' names, unless given. Assumptions are printed and recorded.
 
 Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 background, 1 IRF, 2 SRF, 3 PED
@@ -28,6 +29,7 @@ import argparse
 import functools
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -63,7 +65,7 @@ def main(argv):
         "--model",
         metavar="FILE",
         nargs="+",
-        help=f"a best.keras with its best.json, or several to average; default: the run's best, else {BOX_MODEL}",
+        help=f"a best.keras with its best.json, or a .onnx; several are averaged; default: the run's, else {BOX_MODEL}",
     )
     parser.add_argument("--vendor", choices=sorted(VENDORS), help="of scans whose files and folders do not say it")
     parser.add_argument("--spacing-mm", nargs=3, type=float, metavar=("X", "Y", "Z"), help="instead of the file's")
@@ -89,8 +91,9 @@ def main(argv):
     elif found := find_best_model(config.run_folder("adversarial"), config.run_folder("segmentation")):
         models, why = [found[0]], found[1]
     else:
-        print(f"no model in {config.run_folder('segmentation')}: this is {BOX_MODEL}, {BOX_MODEL_IS}")
-        models, why = [Path(__file__).parent / BOX_MODEL], "nothing was trained"
+        box = BOX_MODEL if find_spec("keras") else BOX_MODEL.with_suffix(".onnx")
+        print(f"no model in {config.run_folder('segmentation')}: this is {box}, {BOX_MODEL_IS}")
+        models, why = [Path(__file__).parent / box], "nothing was trained"
     details = {path: read_best(path) for path in models}
     for path, of_model in details.items():
         PredictionSettings.from_details(of_model)

@@ -11,7 +11,7 @@ PROJECT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "files", "names", "settings", "labels", "parallel", "compiled", "html", "plots"},  # the ground
     {"loss_functions", "model", "base", "losses", "metrics", "torch_weights", "efficientnet_lite", "networks"}
-    | {"exported_model", "keras_setup", "setting_rules"},
+    | {"exported_model", "onnx_model", "keras_setup", "setting_rules"},
     {"volumes"},
     {"preparation", "phantom"},  # phantoms stand on volumes alone
     {

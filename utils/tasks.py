@@ -192,6 +192,7 @@ def box_model(python, real):
     run(python, "model_training.py", "--recipe", "strong", *overrides(BOX_SETTINGS))
     trained = BOX_SETTINGS["OUTPUT_ROOT"] / "runs" / BOX_SETTINGS["RUN_NAME"] / "segmentation" / "best.keras"
     copy_compressed(trained, BOX / "oct_fluid.keras")
+    run(python, "-m", "utils.tools.export_onnx", BOX / "oct_fluid.keras")
     print(f"{BOX / 'oct_fluid.keras'} is written; {BOX_BUILD} may go")
 
 

@@ -20,6 +20,7 @@ from utils.files import UNFINISHED, code_digest, fingerprint, read_json, write_c
 from utils.keras_setup import OUT_OF_MEMORY, set_up_keras
 from utils.labels import FLUIDS
 from utils.names import as_text
+from utils.onnx_model import is_onnx
 from utils.plots import save_mask, save_overlay, save_thickness
 from utils.preparation.preprocessing import to_8_bit
 from utils.segmentation.appearance import Appearance, unlike_training
@@ -61,7 +62,7 @@ class Job:
     probabilities: bool = False  # whether to write them as volumes
     seed: int = 0
     deterministic: bool = True
-    threads: int | None = None  # of TensorFlow; None: one for each core
+    threads: int | None = None  # of TensorFlow or onnxruntime; None: one for each core
 
 
 def output_name(vendor, name):
@@ -91,7 +92,8 @@ def segment_to_files(files, job, on_slice=None):
 @functools.lru_cache(maxsize=1)
 def _network(job):
     """The job's network, loaded once in each process."""
-    set_up_keras(job.seed, job.deterministic, job.threads)
+    if not all(map(is_onnx, job.model_paths)):
+        set_up_keras(job.seed, job.deterministic, job.threads)
     return load_network(
         *job.model_paths,
         dtype_policy=job.dtype_policy,
@@ -99,6 +101,7 @@ def _network(job):
         mirrored=job.mirrored,
         dropout_samples=job.dropout_samples,
         seed=job.seed,
+        threads=job.threads,
     )
 
 

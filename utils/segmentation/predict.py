@@ -11,6 +11,7 @@ from utils.errors import InputError
 from utils.exported_model import PredictionSettings, read_best
 from utils.files import code_digest, digest
 from utils.networks import LITE_UNET, OUR_NETWORK, as_list, create_network, tile_step
+from utils.onnx_model import OnnxNetwork, is_onnx
 from utils.parallel import ahead
 from utils.preparation.preprocessing import (
     PREPROCESSING_CODE,
@@ -61,15 +62,18 @@ class LoadedNetwork:
         return 5 if isinstance(self.model, Ensemble) else 4
 
 
-def load_network(*paths, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=False, dropout_samples=0, seed=0):
-    """The `LoadedNetwork` in the ``best.keras`` at `paths`, each with its ``best.json`` beside it.
+def load_network(
+    *paths, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=False, dropout_samples=0, seed=0, threads=None
+):
+    """The `LoadedNetwork` in the files at `paths`: ``best.keras``, with ``best.json`` beside it, or ``best.onnx``.
 
     `dtype_policy` is the precision that it computes in: "float32", "mixed_bfloat16" or "mixed_float16". `memory_gb`
     bounds the intermediate results, from which follows how large tiles are. With several paths, `mirrored` or any
-    `dropout_samples` it is an `Ensemble`. Raises `InputError` where the files are no model of four classes, or several
-    take other images or are other networks than the first.
+    `dropout_samples` it is an `Ensemble`. `threads` are those of an ONNX model (Keras is told when it is set up); None:
+    one for each core. Raises `InputError` where the files are no model of four classes, several take other images or
+    are other networks than the first, or an ONNX model is asked for dropout or another precision than float32.
     """
-    loaded = [_load(Path(path), dtype_policy, memory_gb, seed) for path in paths]
+    loaded = [_load(Path(path), dtype_policy, memory_gb, seed, threads) for path in paths]
     first = loaded[0]
     for path, other in zip(paths, loaded, strict=True):
         kind, expected = ((replace(one.settings, threshold=0), one.has_heads) for one in (other, first))
@@ -77,6 +81,8 @@ def load_network(*paths, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=F
             raise InputError(f"{path}: is another network than {paths[0]}, or takes other images; leave one out")
     if len(loaded) == 1 and not mirrored and not dropout_samples:
         return first
+    if dropout_samples and (of_onnx := next(filter(is_onnx, paths), None)):
+        raise InputError(f"{of_onnx}: an ONNX model has no dropout; name the .keras file, or no --dropout-samples")
     model = Ensemble([one.model for one in loaded], mirrored, dropout_samples)
     if len(loaded) == 1:
         return replace(first, model=model)
@@ -85,43 +91,60 @@ def load_network(*paths, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=F
     return replace(first, model=model, details=details, decisions=Decisions.mean([one.decisions for one in loaded]))
 
 
-def _load(path, dtype_policy, memory_gb, seed):
+def _load(path, dtype_policy, memory_gb, seed, threads):
     """The `LoadedNetwork` in one file."""
+    details = read_best(path)
+    settings, decisions = PredictionSettings.from_details(details), Decisions.from_details(details)
+    if is_onnx(path):
+        if dtype_policy != "float32":
+            raise InputError(f"{path}: an ONNX model computes in float32; say --set DTYPE_POLICY=float32")
+        model = OnnxNetwork(path, threads)
+        _check_channels(path, model)
+        base_filters = details.get("config", {}).get("BASE_FILTERS", 64)
+        tile_pixels = _tile_pixels(settings.network, memory_gb, base_filters)  # onnxruntime takes no more than Keras
+        return LoadedNetwork(model, settings, tile_pixels, details, decisions)
     import keras
 
-    details = read_best(path)
-    settings = PredictionSettings.from_details(details)
     try:
         exported = keras.models.load_model(path, compile=False)
     except (ValueError, OSError, TypeError, KeyError) as error:
         raise InputError(f"{path}: not a Keras model ({str(error).strip().splitlines()[0]})") from error
-    outputs = as_list(exported.output)
-    if outputs[0].shape[-1] != 4 or exported.input_shape[-1] != 3:
-        raise InputError(
-            f"{path}: takes {exported.input_shape[-1]} slices and tells {outputs[0].shape[-1]} classes; expected 3 "
-            "slices and 4 classes: background, IRF, SRF, PED"
-        )
-    tile_pixels, model = TILE_PIXELS, exported
-    if settings.network == LITE_UNET:
-        tile_pixels = int(memory_gb * 1e9 / _LITE_BYTES_PER_PIXEL)
+    _check_channels(path, exported)
+    model, base_filters = exported, exported.get_weights()[0].shape[-1]
     if settings.network == OUR_NETWORK or dtype_policy != "float32":
-        base_filters = exported.get_weights()[0].shape[-1]
         model = create_network(  # the same weights, in another precision, with the cheaper form of the output layer
             settings.network,
             input_shape=exported.input_shape[1:],
             base_filters=base_filters,
             padding=details.get("config", {}).get("PADDING", "valid"),
-            train_classes=len(outputs) > 1,
+            train_classes=len(as_list(exported.output)) > 1,
             n_classes=4,
             regularizer_weight=details.get("config", {}).get("REGULARIZER_WEIGHT", 0.0),
             dtype_policy=dtype_policy,
             seed=seed,
         )
         _set_weights(model, exported, path)
-        if settings.network == OUR_NETWORK:
-            per_filter, fixed = _BYTES_PER_PIXEL[dtype_policy]
-            tile_pixels = int(memory_gb * 1e9 / (per_filter * base_filters + fixed))
-    return LoadedNetwork(model, settings, tile_pixels, details, Decisions.from_details(details))
+    tile_pixels = _tile_pixels(settings.network, memory_gb, base_filters, dtype_policy)
+    return LoadedNetwork(model, settings, tile_pixels, details, decisions)
+
+
+def _tile_pixels(network, memory_gb, base_filters, dtype_policy="float32"):
+    """How many pixels a batch of tiles may have. `base_filters` are our network's; others ignore them."""
+    if network == LITE_UNET:
+        return int(memory_gb * 1e9 / _LITE_BYTES_PER_PIXEL)
+    if network != OUR_NETWORK:
+        return TILE_PIXELS
+    per_filter, fixed = _BYTES_PER_PIXEL[dtype_policy]
+    return int(memory_gb * 1e9 / (per_filter * base_filters + fixed))
+
+
+def _check_channels(path, model):
+    slices, classes = model.input_shape[-1], as_list(model.output)[0].shape[-1]
+    if (slices, classes) != (3, 4):
+        raise InputError(
+            f"{path}: takes {slices} slices and tells {classes} classes; expected 3 slices and 4 classes: background, "
+            "IRF, SRF, PED"
+        )
 
 
 def _set_weights(model, exported, path):
@@ -185,8 +208,9 @@ def prediction_digest(*details):
 
     `details` are contents of ``best.json``, which holds the SHA-256 of ``best.keras``. Returns text.
     """
+    of_networks = ("model", "utils.networks", "utils.onnx_model")
     of_segmentation = ("utils.segmentation.tiling", "utils.segmentation.decisions", __name__)
-    code = code_digest(*PREPROCESSING_CODE, *ROI_CODE, "model", "utils.networks", *of_segmentation)
+    code = code_digest(*PREPROCESSING_CODE, *ROI_CODE, *of_networks, *of_segmentation)
     return digest(json.dumps([*details, code], sort_keys=True).encode())
 
 
@@ -195,10 +219,10 @@ def segment_volume(volume, spacing_mm, vendor, model_path, **options):
     """Labels and class probabilities of a scan, in one call.
 
     `volume` is uint8 or uint16 (slices, rows, columns) as exported, `spacing_mm` (x, y, z), `vendor` one of
-    `utils.volumes.mhd.VENDORS`, `model_path` a ``best.keras`` with its ``best.json`` beside it; `options` are those of
-    `load_network`. Returns labels, uint8 (slices, rows, columns) with 0 background, 1 IRF, 2 SRF, 3 PED, and
-    probabilities, float32 (slices, rows, columns, 4), both on the scan's own grid. Raises `InputError` where the
-    model or the grey values cannot be used.
+    `utils.volumes.mhd.VENDORS`, `model_path` a ``best.keras`` with its ``best.json``, or a ``best.onnx``; `options` are
+    those of `load_network`. Returns labels, uint8 (slices, rows, columns) with 0 background, 1 IRF, 2 SRF, 3 PED, and
+    probabilities, float32 (slices, rows, columns, 4), both on the scan's own grid. Raises `InputError` where the model
+    or the grey values cannot be used.
     """
     probabilities = np.empty((*volume.shape, 4), np.float32)
 
