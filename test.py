@@ -1,7 +1,7 @@
 """Step 5: segment scans.
 
     python test.py INPUT... --output DIR [--model FILE] [--vendor V] [--spacing-mm X Y Z] [--fovea COLUMN B_SCAN]
-                   [--mirrored] [--dropout-samples N] [--probabilities] [--set NAME=VALUE ...]
+                   [--mirrored] [--dropout-samples N] [--probabilities] [--format FORMAT ...] [--set NAME=VALUE ...]
 
 Each INPUT is a file, a folder or a pattern. Formats:
 
@@ -15,6 +15,7 @@ installed. An ONNX model (utils.tools.export_onnx) needs the packages of require
 Vendor and spacing come from the files and their folders' names, unless given. Assumptions are printed and recorded.
 
 Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 background, 1 IRF, 2 SRF, 3 PED
+                                  --format mhd nii.gz dicom-seg: also as .nii.gz and .dcm, or without mhd instead
         DIR/<Vendor>_<case>/      report.html (a page to look at), mask_NNN.png and overlay_NNN.png for each B-scan,
                                   measurements.csv, thickness.png and thickness_<fluid>_um.tif, and volumes of
                                   probabilities (--probabilities) and uncertainty (--mirrored, --dropout-samples)
@@ -44,6 +45,7 @@ from utils.labels import FLUIDS
 from utils.names import as_text
 from utils.parallel import map_unordered
 from utils.segmentation.decisions import decisions_of_run
+from utils.segmentation.label_files import FORMATS, check_installed
 from utils.segmentation.output import Job, output_name, segment_to_files
 from utils.segmentation.page import write_index
 from utils.segmentation.predict import prediction_digest
@@ -75,12 +77,14 @@ def main(argv):
     parser.add_argument("--mirrored", action="store_true", help="average with the prediction of the mirrored scan")
     parser.add_argument("--dropout-samples", type=int, default=0, metavar="N", help="average with N dropout samples")
     parser.add_argument("--probabilities", action="store_true", help="write them, too (uint8, 255 is certain)")
+    parser.add_argument("--format", nargs="+", choices=FORMATS, default=["mhd"], help="of the labels; default: mhd")
     arguments = config.load(argv, parser)
     config.validate()
     if arguments.spacing_mm and not all(0 < value < float("inf") for value in arguments.spacing_mm):
         raise InputError(f"--spacing-mm {' '.join(map(str, arguments.spacing_mm))}: expected three numbers above 0")
     if arguments.dropout_samples < 0:
         raise InputError(f"--dropout-samples {arguments.dropout_samples}: expected 0 or more")
+    check_installed(arguments.format)
     scans, left_out = search_scans(arguments.inputs, leave_out=arguments.output)
     scans = told_apart(scans, arguments.vendor)
     if arguments.fovea and len(scans) > 1:
@@ -114,6 +118,7 @@ def main(argv):
         mirrored=arguments.mirrored,
         dropout_samples=arguments.dropout_samples,
         probabilities=arguments.probabilities,
+        formats=tuple(name for name in FORMATS if name in arguments.format),
         seed=config.SEED,
         deterministic=config.DETERMINISTIC,
         threads=max(1, os.cpu_count() // config.WORKERS) if config.WORKERS > 1 else None,

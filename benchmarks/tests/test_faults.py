@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.states import difference, incomplete
 from utils.exported_model import export_best
 from utils.files import remove_unfinished
-from utils.segmentation.output import _put_in_place
+from utils.segmentation.results import put_in_place
 from utils.training.state import save_state
 from utils.volumes.mhd import write_volume
 
@@ -103,7 +103,7 @@ def rewrite_scan(folder, content):
     write_volume(temporary / "scan.mhd", np.zeros((content, 4, 4), np.uint8), (1, 1, 1))
     (temporary / "scan").mkdir()
     (temporary / "scan" / "scan.json").write_text("{}")
-    _put_in_place(temporary, folder, "scan")
+    put_in_place(temporary, folder, "scan", ["scan.raw", "scan.mhd"])
 
 
 @pytest.mark.parametrize("rewrite", [rewrite_volume, rewrite_state, rewrite_best, rewrite_scan])

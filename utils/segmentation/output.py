@@ -5,8 +5,6 @@ import concurrent.futures
 import contextlib
 import functools
 import json
-import os
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from utils.errors import InputError, what_failed
-from utils.files import UNFINISHED, code_digest, fingerprint, read_json, write_csv, write_json, written_whole
+from utils.files import code_digest, fingerprint, write_csv, write_json, written_whole
 from utils.keras_setup import OUT_OF_MEMORY, set_up_keras
 from utils.labels import FLUIDS
 from utils.names import as_text
@@ -25,9 +23,11 @@ from utils.plots import save_mask, save_overlay, save_thickness
 from utils.preparation.preprocessing import to_8_bit
 from utils.segmentation.appearance import Appearance, unlike_training
 from utils.segmentation.decisions import Decisions
-from utils.segmentation.measurements import CIRCLES_MM, Measurements
-from utils.segmentation.page import label_runs, save_b_scan, write_scan_page
+from utils.segmentation.label_files import check_formats, write_label_files
+from utils.segmentation.measurements import Measurements
+from utils.segmentation.page import label_runs, measurement_table, save_b_scan, write_scan_page
 from utils.segmentation.predict import MEMORY_GB, head_presence, load_network, segmented_slices
+from utils.segmentation.results import finished_record, put_in_place, working_folder
 from utils.volumes.mhd import volume_files, volume_writer
 from utils.volumes.scans import read_scan
 
@@ -40,7 +40,8 @@ _OUTPUT_CODE = (
     "utils.segmentation.measurements",
     "utils.segmentation.appearance",
 )
-_OUTPUT_CODE += ("utils.plots", "utils.segmentation.page", __name__)
+_OUTPUT_CODE += ("utils.plots", "utils.segmentation.page", "utils.segmentation.label_files")
+_OUTPUT_CODE += ("utils.segmentation.dicom_seg", __name__)
 _WAITING = 8  # largest number of B-scans whose pictures are still being written
 
 
@@ -60,13 +61,14 @@ class Job:
     mirrored: bool = False
     dropout_samples: int = 0
     probabilities: bool = False  # whether to write them as volumes
+    formats: tuple = ("mhd",)  # of the labels: keys of `utils.segmentation.label_files.FORMATS`, in their order
     seed: int = 0
     deterministic: bool = True
     threads: int | None = None  # of TensorFlow or onnxruntime; None: one for each core
 
 
 def output_name(vendor, name):
-    """Name of a scan's label volume and folder."""
+    """Name of a scan's label files, without suffix, and of its folder."""
     return f"{vendor}_{name}"
 
 
@@ -111,38 +113,22 @@ def _segment(files, job, on_slice):
     name = output_name(scan.vendor, scan.name)
     output = Path(job.output)
     made_from = _made_from(files, job)
-    with _working_folder(output, name, scan.path) as temporary:
-        done = read_record(output / name / "scan.json")
-        if done and (output / f"{name}.mhd").exists():
+    with working_folder(output, name, scan.path) as temporary:
+        done = finished_record(output, name)
+        if done:
             if done["path"] != as_text(scan.path):
                 raise InputError(f"{scan.path}: {output / name} holds {done['path']} already; use another --output")
             if done["made_from"] == made_from:
                 return {**done, "kept": True}
+        check_formats(scan, job.formats)
         folder = temporary / name
         record = _write_scan(scan, job, folder, on_slice)
+        path = temporary / f"{name}.mhd"
+        record["labels"] = write_label_files(path, scan, job.formats, record["facts"]["model_sha256"])
         record |= {"seconds": round(time.monotonic() - started, 1), "made_from": made_from}
         write_json(folder / "scan.json", record)
-        _put_in_place(temporary, output, name)
+        put_in_place(temporary, output, name, record["labels"])
     return record
-
-
-@contextlib.contextmanager
-def _working_folder(output, name, path):
-    """The folder below `output` in which the files of the scan at `path` are made; it is gone after the block.
-
-    `name` is that of its output. Raises `InputError` while another scan of that name is segmented, in any process: some
-    names are alike only once the files have told their vendor.
-    """
-    folder = output / f"{UNFINISHED}{name}"
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        other = f"another scan is being written to {output / name}"
-        raise InputError(f"{path}: {other}; use another --output for one of them") from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def _write_scan(scan, job, folder, on_slice):
@@ -193,7 +179,7 @@ def _write_scan(scan, job, folder, on_slice):
         centre_name=centre_name,
         warnings=[*record["warnings"], *record["notes"]],
         tables=[
-            ("Measurements", _table(fluids)),
+            ("Measurements", measurement_table(fluids)),
             ("How it was made", pd.DataFrame(facts.items(), columns=["setting", "value"])),
         ],
     )
@@ -285,16 +271,6 @@ def _b_scan_path(folder, index):
     return folder.with_name("b_scans") / f"{index}.jpg"
 
 
-def _put_in_place(temporary, output, name):
-    """Move a finished scan's files to their final places, the label volume's header last."""
-    (output / f"{name}.mhd").unlink(missing_ok=True)
-    if (output / name).exists():
-        shutil.rmtree(output / name)
-    os.replace(temporary / name, output / name)
-    for suffix in (".raw", ".mhd"):
-        os.replace(temporary / f"{name}{suffix}", output / f"{name}{suffix}")
-
-
 def _made_from(files, job):
     """What the output depends on: settings, code, and size and modification time of the scan's files."""
     settings = {name: value for name, value in asdict(job).items() if name not in _IRRELEVANT}
@@ -304,14 +280,6 @@ def _made_from(files, job):
         "code": code_digest(*_OUTPUT_CODE),
         "files": fingerprint(paths),
     }
-
-
-def read_record(path):
-    """Content of a ``scan.json``; None if it is missing or damaged."""
-    try:
-        return read_json(path)
-    except InputError:
-        return None
 
 
 def _model_facts(network, job):
@@ -324,31 +292,3 @@ def _model_facts(network, job):
         "mirrored": job.mirrored,
         "dropout_samples": job.dropout_samples,
     }
-
-
-def _table(rows):
-    """The page's table of measurements."""
-    return pd.DataFrame(
-        {
-            "fluid": row["fluid"],
-            "volume (mm³)": row["volume_mm3"],
-            **{
-                f"within {diameter} mm": _partly(row[f"volume_{diameter}mm_mm3"], row[f"covered_{diameter}mm"])
-                for diameter in CIRCLES_MM
-            },
-            "thickest (µm)": f"{row['thickness_um']:.0f}",
-            "lesions": row["lesions"],
-            "presence": row["presence"],
-            **(
-                {"uncertainty": "-" if row["uncertainty"] is None else f"{row['uncertainty']:.3f}"}
-                if "uncertainty" in row
-                else {}
-            ),
-        }
-        for row in rows
-    )
-
-
-def _partly(volume_mm3, covered):
-    """A circle's volume, and the share of the circle that the scan shows if that is below 98 %."""
-    return f"{volume_mm3:.3f}" + (f" ({covered:.0%} of it scanned)" if covered < 0.98 else "")

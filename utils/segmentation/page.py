@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from utils.files import written_whole
 from utils.html import STYLE, html_page, html_table
 from utils.labels import FLUIDS
 from utils.plots import CLASS_COLOURS
+from utils.segmentation.measurements import CIRCLES_MM
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _LONG_NAMES = {"IRF": "intraretinal fluid", "SRF": "subretinal fluid", "PED": "pigment epithelial detachment"}
@@ -94,6 +96,34 @@ def write_scan_page(
                 file.write("," * (index > 0) + json.dumps(of_slice, separators=(",", ":")))
             file.write("]")
         file.write("}" + after)
+
+
+def measurement_table(rows):
+    """The page's table of measurements. `rows` has the values of `utils.segmentation.measurements` for each fluid."""
+    return pd.DataFrame(
+        {
+            "fluid": row["fluid"],
+            "volume (mm³)": row["volume_mm3"],
+            **{
+                f"within {diameter} mm": _partly(row[f"volume_{diameter}mm_mm3"], row[f"covered_{diameter}mm"])
+                for diameter in CIRCLES_MM
+            },
+            "thickest (µm)": f"{row['thickness_um']:.0f}",
+            "lesions": row["lesions"],
+            "presence": row["presence"],
+            **(
+                {"uncertainty": "-" if row["uncertainty"] is None else f"{row['uncertainty']:.3f}"}
+                if "uncertainty" in row
+                else {}
+            ),
+        }
+        for row in rows
+    )
+
+
+def _partly(volume_mm3, covered):
+    """A circle's volume, and the share of the circle that the scan shows if that is below 98 %."""
+    return f"{volume_mm3:.3f}" + (f" ({covered:.0%} of it scanned)" if covered < 0.98 else "")
 
 
 def write_index(path, table, links, warning=None):

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from utils.segmentation.output import read_record
+from utils.segmentation.results import finished_record
 
 
 def summary_table(output):
     """A DataFrame with a row for each segmented scan in the folder `output`, sorted by name."""
     rows = []
     for path in sorted(Path(output).glob("*/scan.json")):
-        record = read_record(path)
-        if record is None or not path.parent.with_name(f"{path.parent.name}.mhd").exists():
+        record = finished_record(Path(output), path.parent.name)
+        if record is None:
             continue
         row = {name: record["facts"][name] for name in ("scan", "vendor", "laterality", "scan_date", "b_scans")}
         for fluid in record["fluids"]:

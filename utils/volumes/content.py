@@ -21,6 +21,7 @@ class Content:
     inverted: bool = False  # whether 0 is white
     notes: list = field(default_factory=list)
     placement: Placement = NOT_STATED
+    frames: tuple | None = None  # the `utils.volumes.dicom_frames.Frame` of each slice; None if it is not DICOM
 
     def __post_init__(self):
         # A spacing's sign is a direction. Only its size is a distance.

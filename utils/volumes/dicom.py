@@ -14,7 +14,7 @@ from utils.volumes.dicom_pixels import read_file
 from utils.volumes.geometry import placement_of_planes
 
 _MANUFACTURERS = {"heidelberg": "Spectralis", "zeiss": "Cirrus", "topcon": "Topcon"}
-_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
+TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 _PHOTOGRAPHY = ("1.2.840.10008.5.1.4.1.1.77.1.5.1", "1.2.840.10008.5.1.4.1.1.77.1.5.2")  # 8 and 16 bits
 _NO_B_SCANS = (  # images of other things, by their class
     "1.2.840.10008.5.1.4.1.1.66.4",  # segmentation
@@ -71,7 +71,7 @@ def _why_not_a_scan(header):
 
 def _is_tomography(header):
     """Whether a file says that it is a tomography. If no file does, every image may be a B-scan."""
-    if header is None or sop_class(header) == _TOMOGRAPHY:
+    if header is None or sop_class(header) == TOMOGRAPHY:
         return header is not None
     is_grey = header.get("SamplesPerPixel") != 3
     return header.get("Modality") == "OPT" and sop_class(header) not in _PHOTOGRAPHY and is_grey
@@ -110,6 +110,7 @@ def read_dicom(paths, part=None):
         bits=bits.pop() if len(bits) == 1 else None,
         notes=notes,
         placement=placement_of_planes([(frame.orientation, frame.position_mm) for frame in frames]),
+        frames=tuple(frames),
         **told,
     )
 

@@ -43,7 +43,7 @@ def scans_in(folder, names, kind, by_name):
             left[path] = "a link that leads nowhere" if path.is_symlink() else "no file"
         elif not os.access(path, os.R_OK):
             left[path] = "it may not be read"
-        elif suffix_of(path) in VOLUMES and (folder / path.name.removesuffix(path.suffix) / "scan.json").is_file():
+        elif suffix_of(path) in (*VOLUMES, *DICOM) and (folder / _stem(path) / "scan.json").is_file():
             left[path] = "labels that test.py wrote"
         elif suffix_of(path) in VOLUMES and _is_reference(path):
             left[path] = "a scan's reference"
@@ -110,6 +110,10 @@ def scan_files(paths, name=None, part=None):
     name = as_text(name).replace("%", "_")  # in a data file's name other programs take % for a pattern
     above = map(as_text, (folder.name, folder.parent.name, folder.parent.parent.name))
     return ScanFiles(name, tuple(map(str, paths)), (name, *above), part)
+
+
+def _stem(path):
+    return path.name[: len(path.name) - len(suffix_of(path))]
 
 
 def _is_reference(path):

@@ -36,6 +36,7 @@ class Scan:
     scan_date: str | None  # YYYY-MM-DD
     notes: tuple  # assumptions, a sentence each
     placement: Placement = NOT_STATED
+    frames: tuple | None = None  # the `utils.volumes.dicom_frames.Frame` of each slice; None if it is not DICOM
 
 
 # ---- Finding -------------------------------------------------------------------------------------------------------
@@ -186,6 +187,7 @@ def read_scan(files, vendor=None, spacing_mm=None):
         content.scan_date,
         tuple(notes),
         content.placement,
+        content.frames,
     )
 
 

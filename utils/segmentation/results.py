@@ -1,0 +1,64 @@
+"""The results of segmented scans in a folder: when they are complete, and how they come to their places."""
+
+import contextlib
+import os
+import shutil
+
+from utils.errors import InputError
+from utils.files import UNFINISHED, read_json
+
+
+def finished_record(output, name):
+    """Content of the ``scan.json`` of the scan whose results are called `name` in the folder `output`.
+
+    None if it is missing or damaged, or if one of its label files is missing.
+    """
+    record = _read_record(output, name)
+    complete = record is not None and all((output / file).exists() for file in _label_files(record, name))
+    return record if complete else None
+
+
+def _read_record(output, name):
+    try:
+        return read_json(output / name / "scan.json")
+    except InputError:
+        return None
+
+
+def _label_files(record, name):
+    """Names of the label files of a record; records of before tell none."""
+    return record.get("labels", [f"{name}.raw", f"{name}.mhd"])
+
+
+@contextlib.contextmanager
+def working_folder(output, name, path):
+    """The folder below `output` in which the files of the scan at `path` are made; it is gone after the block.
+
+    `name` is that of its output. Raises `InputError` while another scan of that name is segmented, in any process: some
+    names are alike only once the files have told their vendor.
+    """
+    folder = output / f"{UNFINISHED}{name}"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        other = f"another scan is being written to {output / name}"
+        raise InputError(f"{path}: {other}; use another --output for one of them") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def put_in_place(temporary, output, name, labels):
+    """Move a finished scan's folder `name` and its label files, called `labels`, from one folder to the other.
+
+    Label files of before go first, the new ones come last, in their order: a scan without all of them is not complete.
+    """
+    before = _read_record(output, name)
+    old = [] if before is None else _label_files(before, name)
+    for file in reversed(list(dict.fromkeys([*old, *labels]))):
+        (output / file).unlink(missing_ok=True)
+    if (output / name).exists():
+        shutil.rmtree(output / name)
+    for file in (name, *labels):
+        os.replace(temporary / file, output / file)
