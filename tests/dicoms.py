@@ -56,3 +56,54 @@ def groups_of_frames(*values):
         group.PlanePositionSequence = pydicom.Sequence([held])  # which sequence holds it makes no difference here
         groups.append(group)
     return pydicom.Sequence(groups)
+
+
+# ---- Complete ones, to which a segmentation can refer -------------------------------------------------------------
+SLANTED = (0.8, 0.6, 0.0, 0.0, 0.0, -1.0)  # orientation of rows and columns; the B-scans follow each other along NORMAL
+NORMAL = (-0.6, 0.8, 0.0)
+OF_A_PATIENT = {
+    "StudyInstanceUID": "1.2.3.1",
+    "SeriesInstanceUID": "1.2.3.2",
+    "FrameOfReferenceUID": "1.2.3.3",
+    "SeriesNumber": 7,
+    "PatientID": "P7",
+    "PatientName": "Doe^Jane",
+    "PatientSex": "F",
+    "PatientBirthDate": "19500131",
+    "StudyID": "S1",
+    "StudyTime": "101500",
+    "AccessionNumber": "A1",
+    "Modality": "OPT",
+}
+
+
+def place_mm(number):
+    """ImagePositionPatient of B-scan `number` of a volume: multiples of 0.12 mm along its normal."""
+    return [round(10.5 + 0.12 * number * NORMAL[0], 6), round(-3.25 + 0.12 * number * NORMAL[1], 6), 4.125]
+
+
+def item(**attributes):
+    """A sequence of one data set with these attributes."""
+    data = Dataset()
+    for name, value in attributes.items():
+        setattr(data, name, value)
+    return pydicom.Sequence([data])
+
+
+def tomography(frames, numbers, **attributes):
+    """A complete multi-frame Ophthalmic Tomography; `numbers` are the frames' places, see `place_mm`."""
+    data = dicom(frames, **{**OF_A_PATIENT, **attributes})
+    data.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence = item(ImageOrientationPatient=list(SLANTED))
+    data.PerFrameFunctionalGroupsSequence = pydicom.Sequence()
+    for number in numbers:
+        position = item(ImagePositionPatient=place_mm(number))
+        data.PerFrameFunctionalGroupsSequence.extend(item(PlanePositionSequence=position))
+    return data
+
+
+def save_tomographies(folder, frames, numbers, names=None):
+    """Write a complete series with a file for each of `frames`, at the places `numbers`."""
+    of_each = {name: [value] * len(frames) for name, value in OF_A_PATIENT.items()}
+    of_each["ImageOrientationPatient"] = [list(SLANTED)] * len(frames)
+    of_each["ImagePositionPatient"] = [place_mm(number) for number in numbers]
+    save_series(folder, frames, names, InstanceNumber=list(range(1, len(frames) + 1)), **of_each)

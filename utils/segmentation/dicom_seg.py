@@ -5,7 +5,6 @@ part of a file, or frames in another order. So highdicom gets a stand-in: the he
 frames in their order. Then each reference to it becomes one to the file and frame that the B-scan came from.
 """
 
-import copy
 import importlib.util
 import warnings
 
@@ -33,9 +32,7 @@ _SERIES_AFTER = 1000  # added to the source's series number
 def check_installed():
     """Raise `InputError` if highdicom is not installed."""
     if importlib.util.find_spec("highdicom") is None:
-        raise InputError(
-            "--format dicom-seg needs the package highdicom, which is not installed; pip install highdicom"
-        )
+        raise InputError("--format dicom-seg: the package highdicom is not installed; pip install highdicom")
 
 
 def check_source(scan):
@@ -138,7 +135,8 @@ def _stand_in(frames, headers):
     """The header of a file that holds `frames` in their order, with patient and study of the first one's file."""
     from pydicom import Dataset
 
-    source = copy.copy(headers[frames[0].path])
+    source = Dataset()
+    source.update(headers[frames[0].path])
     for name in _MAY_BE_EMPTY:
         if name not in source:
             setattr(source, name, None)
@@ -194,11 +192,12 @@ def _refer_to(frames, headers, segmentation):
         instances[path].ReferencedSOPInstanceUID = header.SOPInstanceUID
     segmentation.SourceImageSequence = list(instances.values())
     segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = list(instances.values())
-    for group in segmentation.PerFrameFunctionalGroupsSequence:
-        reference = group.DerivationImageSequence[0].SourceImageSequence[0]
-        frame = frames[reference.ReferencedFrameNumber - 1]
+    groups = segmentation.PerFrameFunctionalGroupsSequence
+    references = [group.DerivationImageSequence[0].SourceImageSequence[0] for group in groups]
+    numbers = [reference.ReferencedFrameNumber for reference in references]  # first: the fluids' frames share them
+    for reference, number in zip(references, numbers, strict=True):
+        frame = frames[number - 1]
         reference.update(instances[frame.path])
-        if int(headers[frame.path].get("NumberOfFrames") or 1) > 1:
-            reference.ReferencedFrameNumber = frame.index + 1
-        else:
+        reference.ReferencedFrameNumber = frame.index + 1
+        if int(headers[frame.path].get("NumberOfFrames") or 1) == 1:
             del reference.ReferencedFrameNumber
