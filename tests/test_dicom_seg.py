@@ -93,13 +93,14 @@ def test_each_of_two_scans_in_a_file_has_a_segmentation_of_its_frames(tmp_path):
     for group, eye in zip(data.PerFrameFunctionalGroupsSequence, "LLRR", strict=True):
         group.FrameLaterality = eye
     save(data, tmp_path / "eyes.dcm")
-    for files, numbers, side in zip(find_scans([tmp_path]), ((1, 2), (3, 4)), "LR", strict=True):
+    for files, numbers, side in zip(find_scans([tmp_path]), ((1, 2), (3, 4)), ("Left", "Right"), strict=True):
         segmentation = written(read_scan(files), tmp_path)
         labels = by_hand(segmentation)
         assert set(labels) == {(data.SOPInstanceUID, number) for number in numbers}
         for number in numbers:
             np.testing.assert_array_equal(labels[data.SOPInstanceUID, number], of_values(FRAMES[number - 1]))
-        assert segmentation.Laterality == side
+        (region,) = segmentation.SegmentSequence[0].AnatomicRegionSequence
+        assert region.AnatomicRegionModifierSequence[0].CodeMeaning == side
         (tmp_path / "seg.dcm").unlink()
 
 
@@ -129,6 +130,30 @@ def test_a_segmentation_lies_where_the_scan_does(tmp_path):
     volume = highdicom.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
     along = volume.direction @ [1, 0, 0]
     assert abs(along @ NORMAL) == pytest.approx(1)
+
+
+def test_numbers_fit_into_their_16_characters(tmp_path):
+    """Not all programs heed that, and then their numbers are longer than a segmentation's may be."""
+    data = tomography(FRAMES, range(5))
+    for number, group in enumerate(data.PerFrameFunctionalGroupsSequence):
+        group.PlanePositionSequence[0].ImagePositionPatient = [0.1 + 0.2, 1e-17 / 3, number / 7]
+    data.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient = [
+        1,
+        0,
+        0,
+        0,
+        -1,
+        1 / 3e9,
+    ]
+    save(data, tmp_path / "scan.dcm")
+    segmentation = written(scan_of(tmp_path / "scan.dcm"), tmp_path)
+    (shared,) = segmentation.SharedFunctionalGroupsSequence
+    numbers = [*shared.PlaneOrientationSequence[0].ImageOrientationPatient]
+    numbers += shared.PixelMeasuresSequence[0].PixelSpacing
+    for number, group in enumerate(segmentation.PerFrameFunctionalGroupsSequence[:5]):
+        numbers += (position := group.PlanePositionSequence[0].ImagePositionPatient)
+        assert position == pytest.approx([0.3, 0, number / 7])
+    assert max(len(str(number)) for number in numbers) <= 16
 
 
 def test_a_segmentation_says_what_it_is_and_whose(tmp_path):

@@ -64,7 +64,7 @@ def _segmentation(labels, scan, model_sha256):
     if lacking := _lacking(scan.frames, headers):
         what = f"lacks {', '.join(lacking)}, which a DICOM segmentation needs"
         raise InputError(f"{scan.path}: {what}; {_LEAVE_OUT}, or export the scan with it")
-    source, described = _stand_in(scan.frames, headers), _descriptions(model_sha256)
+    source, described = _stand_in(scan, headers), _descriptions(model_sha256, scan.laterality)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual values in the source, which are copied
@@ -89,8 +89,6 @@ def _segmentation(labels, scan, model_sha256):
             )
     except (ValueError, TypeError) as error:  # for values in the source that the standard forbids
         raise InputError(f"{scan.path}: no DICOM segmentation can refer to it ({error}); {_LEAVE_OUT}") from error
-    if scan.laterality:
-        segmentation.Laterality = {"OD": "R", "OS": "L"}[scan.laterality]
     _refer_to(scan.frames, headers, segmentation)
     return segmentation
 
@@ -131,25 +129,26 @@ def _told(frame, headers, name):
     return of_frame(header, header.get("PerFrameFunctionalGroupsSequence") or [], frame.index, name)
 
 
-def _stand_in(frames, headers):
-    """The header of a file that holds `frames` in their order, with patient and study of the first one's file."""
+def _stand_in(scan, headers):
+    """The header of a file that holds the scan's frames in their order, with patient and study of the first's file."""
     from pydicom import Dataset
 
-    source = Dataset()
+    frames, source = scan.frames, Dataset()
     source.update(headers[frames[0].path])
     for name in _MAY_BE_EMPTY:
         if name not in source:
             setattr(source, name, None)
     measures, orientation = Dataset(), Dataset()
-    measures.PixelSpacing = list(_pixel_spacing(frames[0], headers))
-    measures.SliceThickness = _told(frames[0], headers, "SliceThickness")
-    orientation.ImageOrientationPatient = list(frames[0].orientation)
+    measures.PixelSpacing = _as_text(_pixel_spacing(frames[0], headers))
+    thickness_mm = _told(frames[0], headers, "SliceThickness")
+    measures.SliceThickness, *_ = _as_text([thickness_mm or scan.spacing_mm[2]])  # readers want one
+    orientation.ImageOrientationPatient = _as_text(frames[0].orientation)
     shared = Dataset()
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
     of_frames = []
     for frame in frames:
         position, group = Dataset(), Dataset()
-        position.ImagePositionPatient = list(frame.position_mm)
+        position.ImagePositionPatient = _as_text(frame.position_mm)
         group.PlanePositionSequence = [position]
         of_frames.append(group)
     source.SOPClassUID, source.NumberOfFrames = TOMOGRAPHY, len(frames)
@@ -157,8 +156,15 @@ def _stand_in(frames, headers):
     return source
 
 
-def _descriptions(model_sha256):
-    """A `SegmentDescription` for each fluid, numbered by its label."""
+def _as_text(numbers):
+    """`numbers` as DICOM's decimal strings, which have at most 16 characters."""
+    from pydicom.valuerep import DSfloat
+
+    return [DSfloat(number, auto_format=True) for number in numbers]
+
+
+def _descriptions(model_sha256, laterality):
+    """A `SegmentDescription` for each fluid, numbered by its label; `laterality` is "OD", "OS" or None."""
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
@@ -166,6 +172,10 @@ def _descriptions(model_sha256):
     from pydicom.sr.codedict import codes
 
     algorithm = AlgorithmIdentificationSequence(_NAME, codes.DCM.ArtificialIntelligence, model_sha256)
+    retina = CodedConcept.from_code(codes.SCT.Retina)
+    if laterality:
+        side = {"OD": codes.SCT.Right, "OS": codes.SCT.Left}[laterality]
+        retina.AnatomicRegionModifierSequence = [CodedConcept.from_code(side)]
     return [
         SegmentDescription(
             segment_number=label,
@@ -174,7 +184,7 @@ def _descriptions(model_sha256):
             segmented_property_type=CodedConcept(fluid, _SCHEME, _MEANINGS[fluid]),
             algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
-            anatomic_regions=[codes.SCT.Retina],
+            anatomic_regions=[retina],
             display_color=CIELabColor.from_rgb(*CLASS_COLOURS[label].tolist()),
         )
         for fluid, label in FLUIDS.items()
