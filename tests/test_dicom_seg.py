@@ -216,16 +216,33 @@ def test_what_the_frames_lack_is_said_together(tmp_path):
         check_source(scan_of(tmp_path / "scan.dcm"))
 
 
-def test_several_frames_of_reference_are_refused(tmp_path):
-    """Some devices give every B-scan its own."""
+@pytest.mark.parametrize(
+    ("name", "of_file", "message"),
+    [
+        ("FrameOfReferenceUID", "1.2.3.{}", "one FrameOfReferenceUID in all of its files"),
+        ("SOPInstanceUID", "1.2.3", "a SOPInstanceUID of its own in each of its files"),
+    ],
+)
+def test_files_that_cannot_be_told_apart_or_put_together_are_refused(tmp_path, name, of_file, message):
+    """Some devices give every B-scan its own frame of reference, some programs give all files one UID."""
     save_tomographies(tmp_path / "series", FRAMES, range(5))
     check_source(scan_of(tmp_path / "series"))
     for number, path in enumerate((tmp_path / "series").iterdir()):
         data = pydicom.dcmread(path)
-        data.FrameOfReferenceUID = f"1.2.3.{number}"
+        setattr(data, name, of_file.format(number))
+        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
         save(data, path)
-    with pytest.raises(InputError, match="lacks one FrameOfReferenceUID in all of its files, which"):
+    with pytest.raises(InputError, match=f"lacks {message}, which a DICOM segmentation needs"):
         check_source(scan_of(tmp_path / "series"))
+
+
+@pytest.mark.parametrize("characters", ["ISO_IR 100", "ISO_IR 192"])
+def test_names_keep_their_letters(tmp_path, characters):
+    save(
+        tomography(FRAMES, range(5), SpecificCharacterSet=characters, PatientName="M\u00fcller^J\u00f6rg"),
+        tmp_path / "scan.dcm",
+    )
+    assert written(scan_of(tmp_path / "scan.dcm"), tmp_path).PatientName == "M\u00fcller^J\u00f6rg"
 
 
 def test_what_the_standard_forbids_is_said(tmp_path):

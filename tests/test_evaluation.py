@@ -79,6 +79,17 @@ def test_names_whatever_their_case(tmp_path, labels):
     assert (pair.reference_path, pair.oct_path) == (pairs[0].reference_path, pairs[0].oct_path)
 
 
+def test_labels_that_were_written_in_several_formats_count_once(tmp_path, labels):
+    write(tmp_path / "reference" / "Cirrus_A.mhd", labels)
+    for suffix in (".mhd", ".nii.gz"):
+        write(tmp_path / "predictions" / f"Cirrus_A{suffix}", labels)
+    (tmp_path / "predictions" / "Cirrus_A").mkdir()
+    (tmp_path / "predictions" / "Cirrus_A" / "scan.json").write_text("{}")
+    ((pair,), complaints) = match_pairs(tmp_path / "predictions", tmp_path / "reference")
+    assert complaints == []
+    assert pair.prediction_path.name == "Cirrus_A.mhd"
+
+
 def test_what_has_no_or_several_partners_is_named(tmp_path, labels):
     for name in ("A", "B", "C"):
         write(tmp_path / "reference" / f"Cirrus_{name}.mhd", labels)

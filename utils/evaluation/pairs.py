@@ -84,7 +84,10 @@ def match_pairs(predictions, references):
 
 
 def _named_volumes(folder):
-    """{(vendor or "unknown", case): paths} of the volumes in a folder, by their names."""
+    """{(vendor or "unknown", case): paths} of the volumes in a folder, by their names.
+
+    If test.py wrote a scan's labels in several formats, the first of them counts.
+    """
     if not Path(folder).is_dir():
         raise InputError(f"{folder}: no such folder")
     volumes = {}
@@ -95,6 +98,8 @@ def _named_volumes(folder):
         vendor, separator, name = stem.partition("_")
         if not separator or vendor not in VENDORS:
             vendor, name = "unknown", stem
+        if (vendor, name) in volumes and (Path(folder) / stem / "scan.json").is_file():
+            continue
         volumes.setdefault((vendor, name), []).append(path)
     if not volumes:
         raise InputError(f"{folder}: holds no label volume, expected one of {', '.join(SUFFIXES)} for each case")

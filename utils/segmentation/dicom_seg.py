@@ -102,6 +102,8 @@ def _lacking(frames, headers):
             lacking.append(name)
         elif name in _NEEDED and len(set(values)) > 1:
             lacking.append(f"one {name} in all of its files")
+        elif name not in _NEEDED and len(set(values)) < len(values):
+            lacking.append(f"a {name} of its own in each of its files")
     if not all(map(sop_class, headers.values())):
         lacking.append("SOPClassUID")
     if any(frame.position_mm is None for frame in frames):
