@@ -251,6 +251,21 @@ def test_what_the_standard_forbids_is_said(tmp_path):
         check_source(scan_of(tmp_path / "scan.dcm"))
 
 
+@pytest.mark.parametrize(
+    ("value", "damaged", "said"), [(b"0.123456", b"0.12x456", "0.12x456"), (b"19500131", b"1950x131", "x1")]
+)
+def test_damaged_values_that_the_reader_does_not_need_are_said(tmp_path, value, damaged, said):
+    """The thickness of a slice, and a date of birth."""
+    data = tomography(FRAMES, range(5))
+    data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness = 0.123456
+    save(data, tmp_path / "scan.dcm")
+    content = (tmp_path / "scan.dcm").read_bytes()
+    assert content.count(value) == 1
+    (tmp_path / "scan.dcm").write_bytes(content.replace(value, damaged))
+    with pytest.raises(InputError, match=f"no DICOM segmentation can refer to it .*'{said}'.*; leave"):
+        check_source(scan_of(tmp_path / "scan.dcm"))
+
+
 def test_other_files_are_refused(tmp_path):
     write_volume(tmp_path / "Spectralis.mhd", FRAMES, SPACING_MM)
     with pytest.raises(InputError) as caught:

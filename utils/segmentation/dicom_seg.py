@@ -61,11 +61,12 @@ def _segmentation(labels, scan, model_sha256):
     if scan.frames is None:
         raise InputError(f"{scan.path}: is no DICOM file, to which a DICOM segmentation could refer; {_LEAVE_OUT}")
     headers = {path: read_header(path) for path in dict.fromkeys(frame.path for frame in scan.frames)}
-    if lacking := _lacking(scan.frames, headers):
-        what = f"lacks {', '.join(lacking)}, which a DICOM segmentation needs"
-        raise InputError(f"{scan.path}: {what}; {_LEAVE_OUT}, or export the scan with it")
-    source, described = _stand_in(scan, headers), _descriptions(model_sha256, scan.laterality)
+    described = _descriptions(model_sha256, scan.laterality)
     try:
+        if lacking := _lacking(scan.frames, headers):
+            what = f"lacks {', '.join(lacking)}, which a DICOM segmentation needs"
+            raise InputError(f"{scan.path}: {what}; {_LEAVE_OUT}, or export the scan with it")
+        source = _stand_in(scan, headers)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual values in the source, which are copied
             segmentation = Segmentation(
@@ -87,7 +88,9 @@ def _segmentation(labels, scan, model_sha256):
                 coding_schemes=[CodingSchemeIdentificationItem(_SCHEME, name=f"Codes of the {_NAME}")],
                 omit_empty_frames=False,
             )
-    except (ValueError, TypeError) as error:  # for values in the source that the standard forbids
+    except InputError:
+        raise
+    except Exception as error:  # highdicom and pydicom raise many kinds for damaged values and forbidden ones
         raise InputError(f"{scan.path}: no DICOM segmentation can refer to it ({error}); {_LEAVE_OUT}") from error
     _refer_to(scan.frames, headers, segmentation)
     return segmentation
