@@ -38,7 +38,7 @@ def read_header(path):
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
         sop_class(header)  # pydicom converts values, and finds damaged ones, when they are asked for
-        for name in ("Modality", "SeriesInstanceUID", "SOPInstanceUID", "InstanceNumber"):
+        for name in ("Modality", "SeriesInstanceUID", "SOPInstanceUID", "InstanceNumber", "SamplesPerPixel"):
             header.get(name)
         return header
     except Exception:  # pydicom raises many kinds; the file's reader reports what is wrong
