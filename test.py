@@ -72,7 +72,7 @@ def main(argv):
     parser.add_argument("--vendor", choices=sorted(VENDORS), help="of scans whose files and folders do not say it")
     parser.add_argument("--spacing-mm", nargs=3, type=float, metavar=("X", "Y", "Z"), help="instead of the file's")
     parser.add_argument(
-        "--fovea", nargs=2, type=float, metavar=("COLUMN", "B_SCAN"), help="from 0; default: the centre"
+        "--fovea", nargs=2, type=float, metavar=("COLUMN", "B_SCAN"), help="from 0; default: found, else the centre"
     )
     parser.add_argument("--mirrored", action="store_true", help="average with the prediction of the mirrored scan")
     parser.add_argument("--dropout-samples", type=int, default=0, metavar="N", help="average with N dropout samples")
@@ -189,11 +189,16 @@ def write_summary(output):
     if table.empty:
         return
     write_csv(output / "summary.csv", table)
-    links = [quote(f"{output_name(row.vendor, row.scan)}/report.html") for row in table.itertuples()]
+    doubtful_first = table.sort_values("confidence", kind="stable")
+    doubtful_first["how sure"] = [f"{row.in_words} ({row.confidence:.2f})" for row in doubtful_first.itertuples()]
+    doubtful_first["model"] += ", " + doubtful_first.model_sha256.str[:8]
+    links = [
+        quote(f"{output_name(row.vendor, row.scan)}/report.html") + f"#{row.look_at}"
+        for row in doubtful_first.itertuples()
+    ]
     titles = {f"{fluid}_mm3": f"{fluid} (mm³)" for fluid in FLUIDS}
-    titles |= {"laterality": "eye", "scan_date": "date", "b_scans": "B-scans"}
-    shown = table.assign(model=table.model + ", " + table.model_sha256.str[:8])
-    shown = shown.drop(columns=["seconds", "model_sha256", *(f"{fluid}_presence" for fluid in FLUIDS)])
+    titles |= {"laterality": "eye", "scan_date": "date", "b_scans": "B-scans", "look_at": "look at B-scan"}
+    shown = doubtful_first[["scan", "vendor", *titles, "how sure", "model", "threshold", "notes"]]
     shown = shown.rename(columns=titles).astype(object)
     warning = mixed_models(table)
     write_index(output / "index.html", shown.where(shown.notna(), "-"), links, warning)

@@ -121,7 +121,7 @@ def test_a_healthy_eye_comes_back_empty():
     """Its false lesions are as probable as much of the fluid, but nowhere is any surer."""
     ill = b_scan([(1, 0.6, True, 20), (1, 0.95, True, 12)])
     healthy = b_scan([(1, 0.7, False, 8)])
-    chosen = choose_decisions([ill] * 3 + [healthy] * 3, Decisions(0.5))
+    chosen = choose_decisions([ill] * 12 + [healthy] * 12, Decisions(0.5))
     assert chosen.presence_thresholds[1:] == (0.0, 0.0)
     for scan, score in ((ill, 0.95), (healthy, 0.7)):
         probabilities = chosen.calibrated(scan.probabilities)

@@ -190,7 +190,7 @@ def test_the_summary_tells_the_model_of_each_scan_and_that_they_are_several(mode
         write_volume(tmp_path / f"{name}.mhd", bright_scan(), SPACING_MM)
     options = ("--output", output, "--vendor", "Cirrus", "--model")
     stdout, _ = run(tmp_path / "first.mhd", *options, model)
-    assert "warning" not in stdout
+    assert "warning: These scans" not in stdout
     assert 'class="warning"' not in (output / "index.html").read_text()
     stdout, _ = run(tmp_path / "second.mhd", *options, other)
     table = pd.read_csv(output / "summary.csv").set_index("scan")

@@ -22,6 +22,11 @@ def generate_varied(slices=1, seed=0):
     The spacing is (x, y, z). `seed` is an int or a sequence of ints; equal seeds give equal cases. Raises ValueError
     for less than one slice.
     """
+    return draw_varied(slices, seed)[:3]
+
+
+def draw_varied(slices, seed):
+    """As `generate_varied`, and the `VariedEye` that is shown."""
     if slices < 1:
         raise ValueError(f"expected at least one slice, got {slices}")
     rng = np.random.default_rng(seed)
@@ -40,7 +45,7 @@ def generate_varied(slices=1, seed=0):
         reference[:, hidden] = 0
     for labels in reference:
         _leave_out_specks(labels)
-    return voxels, reference, tuple(round(value, 6) for value in spacing_mm)
+    return voxels, reference, tuple(round(value, 6) for value in spacing_mm), eye
 
 
 def _leave_out_specks(labels):

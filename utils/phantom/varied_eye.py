@@ -142,7 +142,8 @@ class VariedEye:
         """Thickness of every layer, {layer: mm}, each (slices, columns)."""
         knobs, rng, x_mm, z_mm = self.knobs, self.rng, self.x_mm, self.z_mm
         eccentricity_mm = np.hypot(x_mm, z_mm)
-        if knobs.has("no pit"):
+        self.has_pit = not knobs.has("no pit")
+        if not self.has_pit:
             eccentricity_mm = np.hypot(eccentricity_mm, rng.uniform(0.5, 1.5))
         nasal = rng.choice([-1, 1])
         thickness_mm = healthy_thicknesses(rng, eccentricity_mm, nasal * x_mm)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 
 import cv2
 import numpy as np
+from scipy import special
 
 from utils.labels import FLUIDS
 
@@ -20,6 +21,8 @@ class Decisions:
     presence_thresholds: tuple | None = None  # a B-scan with a lower presence score holds none of the fluid
     smallest_lesion_mm2: float = 0.0  # of a connected body of a fluid in a B-scan
     temperature: float = 1.0  # divides the logarithms of the probabilities, before all else
+    presence_offsets: tuple | None = None  # with the slopes, what makes a probability of a presence score
+    presence_slopes: tuple | None = None
 
     @classmethod
     def from_details(cls, details):
@@ -54,6 +57,15 @@ class Decisions:
         powers /= powers.sum(axis=-1, keepdims=True)
         return np.concatenate([powers, probabilities[..., classes:]], axis=-1)
 
+    def presence_probability(self, presence):
+        """The probability that a scan holds each fluid, float (3,), by its `presence_scores`, float (3,).
+
+        It is the logistic function of offset + slope x logit of the score; without offsets and slopes, the score.
+        """
+        if self.presence_offsets is None:
+            return np.asarray(presence, float)
+        return special.expit(self.presence_offsets + np.multiply(self.presence_slopes, presence_logits(presence)))
+
     def labels(self, probabilities, presence, pixel_mm2):
         """Labels of a B-scan, uint8 (rows, columns): 0 background, 1 IRF, 2 SRF, 3 PED.
 
@@ -84,6 +96,11 @@ class Decisions:
         parts += [f"lesions from {self.smallest_lesion_mm2:g} mm2"] if self.smallest_lesion_mm2 else []
         parts += [f"temperature {self.temperature:.2f}"] if self.temperature != 1.0 else []
         return ", ".join(parts)
+
+
+def presence_logits(presence):
+    """Logits of presence scores, float of any shape; of 0.001 below it, and of 0.999 above it."""
+    return special.logit(np.clip(presence, 0.001, 0.999))
 
 
 def decisions_of_run(details, threshold, fluid_thresholds, given):

@@ -5,19 +5,23 @@ import numpy as np
 from scipy import sparse
 
 from utils.labels import FLUIDS
-
-CIRCLES_MM = (1, 3, 6)  # diameters around the fovea, those of the ETDRS grid
+from utils.segmentation.etdrs import EtdrsGrid, cell_lengths
 
 
 class Measurements:
     """Collects the measurements of a scan from its label slices, in order. The slices are not kept.
 
-    `shape` is the scan's (slices, rows, columns), `spacing_mm` (x, y, z).
+    `shape` is the scan's (slices, rows, columns), `spacing_mm` (x, y, z). `z_mm` are the places of the slices, float
+    (slices,); None: at equal distances.
     """
 
-    def __init__(self, shape, spacing_mm):
-        self.spacing_mm = spacing_mm
+    def __init__(self, shape, spacing_mm, z_mm=None):
+        x_mm, y_mm, distance_mm = spacing_mm
         self.pixels = np.zeros((len(FLUIDS), shape[0], shape[2]), np.int32)  # of each fluid in each column
+        self.row_mm = y_mm
+        self._x_mm = np.arange(shape[2]) * x_mm
+        self._z_mm = np.arange(shape[0]) * distance_mm if z_mm is None else np.asarray(z_mm, float)
+        self._cells_mm2 = np.outer(cell_lengths(self._z_mm, distance_mm), np.full(shape[2], x_mm))
         self._lesions = [LesionCount() for _ in FLUIDS]
 
     def add(self, index, labels):
@@ -29,7 +33,7 @@ class Measurements:
 
     def thickness_um(self):
         """En-face maps of the thickness of IRF, SRF and PED in micrometres, float32 (3, slices, columns)."""
-        return (self.pixels * (self.spacing_mm[1] * 1000)).astype(np.float32)
+        return (self.pixels * (self.row_mm * 1000)).astype(np.float32)
 
     def values(self, centre):
         """A dictionary for each fluid: fluid, volumes in mm3, thickness, lesions.
@@ -44,30 +48,44 @@ class Measurements:
         | ``thickness_um`` | largest thickness |
         | ``lesions`` | number of connected components |
         """
-        cell_mm3, circles = float(np.prod(self.spacing_mm)), self._circles(centre)
+        circles = EtdrsGrid(self._x_mm, self._z_mm, centre).circles()
         rows = []
         for fluid, pixels, lesions in zip(FLUIDS, self.pixels, self._lesions, strict=True):
-            row = {"fluid": fluid, "volume_mm3": int(pixels.sum()) * cell_mm3}
-            for diameter, (inside, covered) in circles.items():
-                row[f"volume_{diameter}mm_mm3"] = int(pixels[inside].sum()) * cell_mm3
-                row[f"covered_{diameter}mm"] = covered
-            row["thickness_um"] = int(pixels.max()) * self.spacing_mm[1] * 1000
+            row = {"fluid": fluid, "volume_mm3": self._volume_mm3(pixels)}
+            for diameter, (inside, area_mm2) in circles.items():
+                row[f"volume_{diameter}mm_mm3"] = self._volume_mm3(pixels, inside)
+                row[f"covered_{diameter}mm"] = self._covered(inside, area_mm2)
+            row["thickness_um"] = int(pixels.max()) * self.row_mm * 1000
             rows.append({**row, "lesions": lesions.count()})
         return rows
 
-    def _circles(self, centre):
-        """{diameter in mm: (cells (slices, columns; bool) whose middle is inside, share of the circle covered)}."""
-        x_mm, _, z_mm = self.spacing_mm
-        _, slices, columns = self.pixels.shape
-        squared = ((np.arange(slices) - centre[1]) * z_mm)[:, None] ** 2 + (
-            (np.arange(columns) - centre[0]) * x_mm
-        ) ** 2
-        circles = {}
-        for diameter in CIRCLES_MM:
-            inside = squared <= (diameter / 2) ** 2
-            area_mm2 = np.pi * (diameter / 2) ** 2
-            circles[diameter] = inside, min(1.0, inside.sum() * x_mm * z_mm / area_mm2)
-        return circles
+    def subfields(self, centre, sides):
+        """A dictionary for each fluid: {subfield: {...}} of the nine ETDRS subfields around `centre`.
+
+        `sides` are the scan's `utils.segmentation.etdrs.Sides`. Each subfield has ``mm3``, its volume; ``mean_um`` and
+        ``max_um``, the mean and the largest thickness of the part of it that the scan shows, None if none is shown; and
+        ``covered``, the share of it that is shown.
+        """
+        grid = EtdrsGrid(self._x_mm, self._z_mm, centre).subfields(sides)
+        return [
+            {name: self._of_subfield(pixels, inside, area_mm2) for name, (inside, area_mm2) in grid.items()}
+            for pixels in self.pixels
+        ]
+
+    def _of_subfield(self, pixels, inside, area_mm2):
+        volume_mm3, shown_mm2 = self._volume_mm3(pixels, inside), float(self._cells_mm2[inside].sum())
+        return {
+            "mm3": volume_mm3,
+            "mean_um": volume_mm3 / shown_mm2 * 1000 if shown_mm2 else None,
+            "max_um": int(pixels[inside].max()) * self.row_mm * 1000 if shown_mm2 else None,
+            "covered": self._covered(inside, area_mm2),
+        }
+
+    def _volume_mm3(self, pixels, inside=True):
+        return float((pixels * self._cells_mm2).sum(where=inside) * self.row_mm)
+
+    def _covered(self, inside, area_mm2):
+        return min(1.0, float(self._cells_mm2[inside].sum()) / area_mm2)
 
 
 class LesionCount:

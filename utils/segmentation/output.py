@@ -21,11 +21,13 @@ from utils.names import as_text
 from utils.onnx_model import is_onnx
 from utils.plots import save_mask, save_overlay, save_thickness
 from utils.preparation.preprocessing import to_8_bit
-from utils.segmentation.appearance import Appearance, unlike_training
+from utils.segmentation.appearance import unlike_training
+from utils.segmentation.confidence import scan_confidence
 from utils.segmentation.decisions import Decisions
+from utils.segmentation.etdrs import sides_of
+from utils.segmentation.findings import Findings
 from utils.segmentation.label_files import check_formats, write_label_files
-from utils.segmentation.measurements import Measurements
-from utils.segmentation.page import label_runs, measurement_table, save_b_scan, write_scan_page
+from utils.segmentation.page import label_runs, measurement_table, save_b_scan, subfield_table, write_scan_page
 from utils.segmentation.predict import MEMORY_GB, head_presence, load_network, segmented_slices
 from utils.segmentation.results import finished_record, put_in_place, working_folder
 from utils.volumes.mhd import volume_files, volume_writer
@@ -38,6 +40,11 @@ _OUTPUT_CODE = (
     "utils.volumes.scans",
     "utils.volumes.mhd",
     "utils.segmentation.measurements",
+    "utils.segmentation.etdrs",
+    "utils.segmentation.surfaces",
+    "utils.segmentation.fovea",
+    "utils.segmentation.confidence",
+    "utils.segmentation.findings",
     "utils.segmentation.appearance",
 )
 _OUTPUT_CODE += ("utils.plots", "utils.segmentation.page", "utils.segmentation.label_files")
@@ -55,7 +62,7 @@ class Job:
     decisions: Decisions | None = None  # None: the model's own
     vendor: str | None = None  # None: what file and folders say
     spacing_mm: tuple | None = None  # (x, y, z); None: what the file says
-    fovea: tuple | None = None  # (column, B-scan) counted from 0; None: the scan's centre
+    fovea: tuple | None = None  # (column, B-scan) counted from 0; None: where it is found, else the scan's centre
     dtype_policy: str = "float32"
     memory_gb: float = MEMORY_GB
     mirrored: bool = False
@@ -134,14 +141,14 @@ def _segment(files, job, on_slice):
 def _write_scan(scan, job, folder, on_slice):
     """Segment the scan. Write its label volume beside `folder` and all else into it. Returns most of the record."""
     slices, rows, columns = scan.voxels.shape
-    centre = job.fovea or ((columns - 1) / 2, (slices - 1) / 2)
-    if not (0 <= centre[0] < columns and 0 <= centre[1] < slices):
-        raise InputError(
-            f"{scan.path}: --fovea {centre[0]:g} {centre[1]:g} is outside of its {columns} columns and {slices} B-scans"
-        )
+    if job.fovea and not (0 <= job.fovea[0] < columns and 0 <= job.fovea[1] < slices):
+        given = "{:g} {:g}".format(*job.fovea)
+        raise InputError(f"{scan.path}: --fovea {given} is outside of its {columns} columns and {slices} B-scans")
     network = _network(job)
-    found = _write_slices(scan, network, job, folder, on_slice)
-    centre_name = "the fovea as given" if job.fovea else "the scan's centre"
+    decisions = job.decisions or network.decisions
+    found = _write_slices(scan, network, decisions, job, folder, on_slice)
+    centre, centre_name = _centre(job.fovea, found.fovea(), scan.voxels.shape)
+    sides = sides_of(scan.laterality, scan.placement)
     facts = {
         "scan": scan.name,
         "vendor": scan.vendor,
@@ -149,19 +156,32 @@ def _write_scan(scan, job, folder, on_slice):
         "scan_date": scan.scan_date,
         "b_scans": slices,
         **{f"spacing_{axis}_mm": value for axis, value in zip("xyz", scan.spacing_mm, strict=True)},
-        "circles_around": f"{centre_name}: column {centre[0]:g}, B-scan {centre[1]:g}",
-        **_model_facts(network, job),
+        "circles_around": f"{centre_name}: column {centre[0]:.4g}, B-scan {centre[1]:.4g}",
+        "sides": sides.in_words(),
+        **_model_facts(network, decisions, job),
     }
-    fluids = found.fluids(centre)
+    fluids = found.fluids(centre, decisions)
+    subfields = found.measurements.subfields(centre, sides)
     appearance = network.details.get("training_appearance")
+    warnings = found.retina_warnings()
+    warnings += unlike_training(appearance, scan.vendor, scan.spacing_mm, found.appearance)
     record = {
         "path": as_text(scan.path),
         "facts": facts,
-        "fluids": fluids,
+        "fluids": [row | {"subfields": of_fluid} for row, of_fluid in zip(fluids, subfields, strict=True)],
+        **scan_confidence(fluids, warnings, found.certainty.most_doubtful_b_scan()),
         "notes": list(scan.notes),
-        "warnings": unlike_training(appearance, scan.vendor, scan.spacing_mm, found.appearance),
+        "warnings": warnings,
     }
-    write_csv(folder / "measurements.csv", pd.DataFrame([{**facts, **row} for row in fluids]))
+    rows_of_csv = [
+        {
+            **facts,
+            **row,
+            **{f"{name}_{key}": value for name, of_name in of_fluid.items() for key, value in of_name.items()},
+        }
+        for row, of_fluid in zip(fluids, subfields, strict=True)
+    ]
+    write_csv(folder / "measurements.csv", pd.DataFrame(rows_of_csv))
     thickness_um = found.measurements.thickness_um()
     save_thickness(folder / "thickness.png", thickness_um, scan.spacing_mm)
     for fluid, of_fluid in zip(FLUIDS, thickness_um, strict=True):
@@ -180,45 +200,25 @@ def _write_scan(scan, job, folder, on_slice):
         warnings=[*record["warnings"], *record["notes"]],
         tables=[
             ("Measurements", measurement_table(fluids)),
+            ("ETDRS subfields", subfield_table(subfields)),
             ("How it was made", pd.DataFrame(facts.items(), columns=["setting", "value"])),
         ],
     )
     return record
 
 
-class _Found:
-    """What is collected about a scan, slice by slice."""
-
-    def __init__(self, scan):
-        self.measurements, self.appearance = Measurements(scan.voxels.shape, scan.spacing_mm), Appearance()
-        self.runs = []  # `label_runs` of each slice
-        self.head_presence = None
-        self._presence, self._disagreement = np.zeros(len(FLUIDS)), None
-
-    def add(self, index, labels, probabilities, scores):
-        """Add the next slice: labels, probabilities (a fifth channel is disagreement), presence scores."""
-        self.measurements.add(index, labels)
-        self._presence = np.maximum(self._presence, scores)
-        if probabilities.shape[-1] > 4:
-            sums = [probabilities[labels == label, 4].sum(dtype=float) for label in FLUIDS.values()]
-            self._disagreement = np.array(sums) + (0 if self._disagreement is None else self._disagreement)
-
-    def fluids(self, centre):
-        """`Measurements.values`, with the detection scores and the mean uncertainty of the fluid's pixels."""
-        rows = self.measurements.values(centre)
-        for index, row in enumerate(rows):
-            row["presence"] = float(self._presence[index])
-            if self.head_presence is not None:
-                row["presence_head"] = float(self.head_presence[index])
-            if self._disagreement is not None:
-                pixels = int(self.measurements.pixels[index].sum())
-                row["uncertainty"] = float(self._disagreement[index] / pixels) if pixels else None
-        return rows
+def _centre(given, fovea, shape):
+    """((column, slice) of the circles' centre, what it is in words) of a scan of `shape` (slices, rows, columns)."""
+    if given:
+        return given, "the fovea as given"
+    if fovea:
+        return (fovea.column, fovea.b_scan), f"the fovea as found (confidence {fovea.confidence:.2f})"
+    return ((shape[2] - 1) / 2, (shape[0] - 1) / 2), "the scan's centre, since no fovea was found"
 
 
-def _write_slices(scan, network, job, folder, on_slice):
-    """Segment slice by slice; a slice is written while the next one is computed. Returns a `_Found`."""
-    found, head_outputs = _Found(scan), []
+def _write_slices(scan, network, decisions, job, folder, on_slice):
+    """Segment slice by slice; a slice is written while the next one is computed. Returns its `Findings`."""
+    found, head_outputs = Findings(scan, network.settings.axial_spacing_mm), []
     volumes = {f"probability_{fluid}": label for fluid, label in FLUIDS.items()} if job.probabilities else {}
     volumes |= {"uncertainty": 4} if network.channels > 4 else {}
     folder.mkdir()
@@ -239,9 +239,9 @@ def _write_slices(scan, network, job, folder, on_slice):
             scan.voxels,
             scan.spacing_mm,
             scan.vendor,
-            decisions=job.decisions,
+            decisions=decisions,
             head_outputs=head_outputs,
-            on_preprocessed=found.appearance.add,
+            on_preprocessed=found.add_preprocessed,
         )
         for index, (labels, probabilities, scores) in enumerate(predicted):
             write_labels(labels)
@@ -282,12 +282,12 @@ def _made_from(files, job):
     }
 
 
-def _model_facts(network, job):
+def _model_facts(network, decisions, job):
     details = network.details
     return {
         "model": f"{details.get('step', 'a')} step, epoch {details.get('epoch', '?')}",
         "model_sha256": details["sha256"],
-        "threshold": (job.decisions or network.decisions).in_words(),
+        "threshold": decisions.in_words(),
         "precision": job.dtype_policy,
         "mirrored": job.mirrored,
         "dropout_samples": job.dropout_samples,

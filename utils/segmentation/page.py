@@ -13,7 +13,7 @@ from utils.files import written_whole
 from utils.html import STYLE, html_page, html_table
 from utils.labels import FLUIDS
 from utils.plots import CLASS_COLOURS
-from utils.segmentation.measurements import CIRCLES_MM
+from utils.segmentation.etdrs import CIRCLES_MM
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _LONG_NAMES = {"IRF": "intraretinal fluid", "SRF": "subretinal fluid", "PED": "pigment epithelial detachment"}
@@ -111,6 +111,7 @@ def measurement_table(rows):
             "thickest (µm)": f"{row['thickness_um']:.0f}",
             "lesions": row["lesions"],
             "presence": row["presence"],
+            "how sure": f"{row['in_words']} ({row['confidence']:.2f})",
             **(
                 {"uncertainty": "-" if row["uncertainty"] is None else f"{row['uncertainty']:.3f}"}
                 if "uncertainty" in row
@@ -119,6 +120,19 @@ def measurement_table(rows):
         }
         for row in rows
     )
+
+
+def subfield_table(subfields):
+    """The page's table of ETDRS subfields. `subfields` has those of `Measurements.subfields` for each fluid."""
+    rows = []
+    for name, of_first in subfields[0].items():
+        row = {"subfield": name.replace("_", " ")}
+        for fluid, of_fluid in zip(FLUIDS, subfields, strict=True):
+            values, shown = of_fluid[name], of_fluid[name]["mean_um"] is not None
+            row[f"{fluid} (mm³)"] = f"{values['mm3']:.3f}" if shown else "-"
+            row[f"{fluid} mean, thickest (µm)"] = f"{values['mean_um']:.0f}, {values['max_um']:.0f}" if shown else "-"
+        rows.append({**row, "scanned": f"{of_first['covered']:.0%}"})
+    return pd.DataFrame(rows)
 
 
 def _partly(volume_mm3, covered):

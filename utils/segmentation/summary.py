@@ -16,8 +16,11 @@ def summary_table(output):
             continue
         row = {name: record["facts"][name] for name in ("scan", "vendor", "laterality", "scan_date", "b_scans")}
         for fluid in record["fluids"]:
-            row[f"{fluid['fluid']}_mm3"] = fluid["volume_mm3"]
-            row[f"{fluid['fluid']}_presence"] = fluid["presence"]
+            name = fluid["fluid"]
+            row[f"{name}_mm3"], row[f"{name}_presence"] = fluid["volume_mm3"], fluid["presence"]
+            row[f"{name}_confidence"] = fluid.get("confidence")  # records of before lack it and what follows
+            row |= {f"{name}_{subfield}_mm3": of["mm3"] for subfield, of in fluid.get("subfields", {}).items()}
+        row |= {name: record.get(name) for name in ("confidence", "in_words", "look_at")}
         row |= {name: record["facts"][name] for name in ("model", "model_sha256", "threshold")}
         row |= {"seconds": record["seconds"], "notes": "; ".join([*record["warnings"], *record["notes"]])}
         rows.append(row)

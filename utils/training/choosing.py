@@ -4,18 +4,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy import optimize, special
 
 from utils.exported_model import read_best
 from utils.files import write_json
 from utils.keras_setup import set_up_keras
 from utils.labels import FLUIDS
 from utils.networks import tile_step
+from utils.segmentation.decisions import presence_logits
 from utils.segmentation.tiling import presence_scores
 from utils.training.validation import predicted_b_scans
 
 TEMPERATURES = np.geomspace(0.4, 4.0, 25)
 THRESHOLDS = (*np.arange(0.05, 0.951, 0.05).round(2).tolist(), 0.97, 0.98, 0.99)
-PRESENCES = (0.0, *np.arange(0.3, 0.951, 0.05).round(2).tolist(), 0.97, 0.98, 0.99)
+PRIOR_SPREAD = (1.0, 0.3)  # of offset and slope around 0 and 1: a handful of B-scans moves them little
 SMALLEST_LESIONS_MM2 = (0.0, 0.0005, 0.001, 0.002, 0.004)  # 11 to 90 pixels of a Spectralis B-scan
 EQUAL_DICE = 0.005  # Dice values that differ by less count as equal: the validation B-scans are few
 SAMPLED_EVERY = 3  # rows and columns whose pixels choose the temperature
@@ -34,15 +36,16 @@ def choose_decisions(b_scans, start):
     """The `Decisions` that suit `b_scans`, a list of `Predicted`; `start` are those to begin with.
 
     One after the other: the temperature by cross-entropy; each fluid's threshold by Dice over all B-scans together;
-    from which presence a fluid counts, and the smallest lesion, by the mean Dice of the B-scans, which is 1 where
-    rightly nothing is found, as far as the Dice of all together stays. Of equal values that is taken which changes
-    least. A fluid that no B-scan holds keeps its start.
+    what makes a probability of a presence score, by logistic regression, and with it the score from which on a fluid is
+    more likely there than not; the smallest lesion, by the mean Dice of the B-scans, which is 1 where rightly nothing
+    is found, as far as the Dice of all together stays. Of equal values that is taken which changes least. A fluid that
+    no B-scan holds keeps its start.
     """
     chosen = replace(start, temperature=_temperature(b_scans))
     b_scans = [replace(one, probabilities=chosen.calibrated(one.probabilities)) for one in b_scans]
     presences = [presence_scores(one.probabilities) for one in b_scans]
-    present = np.any([[(one.reference == label).any() for label in FLUIDS.values()] for one in b_scans], axis=0)
-    held = np.flatnonzero(present)
+    holds = np.array([[(one.reference == label).any() for label in FLUIDS.values()] for one in b_scans])
+    held = np.flatnonzero(holds.any(axis=0))
     if not held.size:
         return chosen
 
@@ -60,10 +63,14 @@ def choose_decisions(b_scans, start):
         candidates = [_with(chosen, "fluid_thresholds", index, value) for value in nearest_first]
         together = [dice_of(candidate)[0, index] for candidate in candidates]
         chosen = _first_of_the_best(candidates, together)
-    chosen = replace(chosen, presence_thresholds=(0.0, 0.0, 0.0))
+    chosen = replace(
+        chosen, presence_thresholds=(0.0, 0.0, 0.0), presence_offsets=(0.0, 0.0, 0.0), presence_slopes=(1.0, 1.0, 1.0)
+    )
     for index in held:
-        candidates = [_with(chosen, "presence_thresholds", index, value) for value in PRESENCES]
-        chosen = _best_that_loses_nothing(candidates, [dice_of(candidate)[:, index] for candidate in candidates])
+        offset, slope = _presence_line(np.array(presences)[:, index], holds[:, index])
+        as_likely_as_not = float(special.expit(-offset / slope))
+        for name, value in zip(("offsets", "slopes", "thresholds"), (offset, slope, as_likely_as_not), strict=True):
+            chosen = _with(chosen, f"presence_{name}", index, value)
     candidates = [replace(chosen, smallest_lesion_mm2=value) for value in SMALLEST_LESIONS_MM2]
     return _best_that_loses_nothing(candidates, [dice_of(one)[:, held].mean(axis=1) for one in candidates])
 
@@ -73,6 +80,22 @@ def _with(decisions, name, index, value):
     triple = list(getattr(decisions, name))
     triple[index] = value
     return replace(decisions, **{name: tuple(triple)})
+
+
+def _presence_line(scores, present):
+    """(offset, slope): by which the logits of the `scores` of B-scans tell best where the fluid is `present` (bool).
+
+    That is logistic regression with normal priors, whose spreads are `PRIOR_SPREAD`, around the score as it is.
+    """
+    logits, spread = presence_logits(scores), np.array(PRIOR_SPREAD)
+
+    def loss(line):
+        values = line[0] + line[1] * logits
+        of_prior = 0.5 * np.sum(((line - (0, 1)) / spread) ** 2)
+        return np.logaddexp(0, values).sum() - values[present].sum() + of_prior
+
+    bounds = [(None, None), (0.1, None)]  # a higher score never means a lower probability
+    return optimize.minimize(loss, (0.0, 1.0), bounds=bounds).x.tolist()
 
 
 def _first_of_the_best(candidates, values):

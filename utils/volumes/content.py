@@ -21,6 +21,7 @@ class Content:
     inverted: bool = False  # whether 0 is white
     notes: list = field(default_factory=list)
     placement: Placement = NOT_STATED
+    z_mm: np.ndarray | None = None  # place of each slice along the volume; None: at equal distances
     frames: tuple | None = None  # the `utils.volumes.dicom_frames.Frame` of each slice; None if it is not DICOM
 
     def __post_init__(self):

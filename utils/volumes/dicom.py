@@ -9,7 +9,16 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.volumes.content import Content, iso_date
-from utils.volumes.dicom_frames import directions, first_value, grouped, numbers_of, ordered, read_header, sop_class
+from utils.volumes.dicom_frames import (
+    directions,
+    first_value,
+    grouped,
+    numbers_of,
+    ordered,
+    places,
+    read_header,
+    sop_class,
+)
 from utils.volumes.dicom_pixels import read_file
 from utils.volumes.geometry import placement_of_planes
 
@@ -110,6 +119,7 @@ def read_dicom(paths, part=None):
         bits=bits.pop() if len(bits) == 1 else None,
         notes=notes,
         placement=placement_of_planes([(frame.orientation, frame.position_mm) for frame in frames]),
+        z_mm=places(frames),
         frames=tuple(frames),
         **told,
     )

@@ -238,10 +238,17 @@ def ordered(frames):
     if spacing_mm and np.abs(steps_mm / spacing_mm - 1).max() > _EVEN:
         missing = int(np.rint(steps_mm / spacing_mm - 1).clip(0).sum())
         notes.append(
-            f"B-scans lie {steps_mm.min():g} to {steps_mm.max():g} mm apart, {spacing_mm:g} mm taken for all"
+            f"B-scans lie {steps_mm.min():g} to {steps_mm.max():g} mm apart; measurements take this into account, and "
+            f"label files state {spacing_mm:g} mm for all"
             + (f"; {missing} seem to be missing in between" if missing else "")
         )
     return [frames[index] for index in order], spacing_mm, notes
+
+
+def places(frames):
+    """How far each of the ordered `frames` lies from the first, in mm, float (frames,); None if it is not known."""
+    along_mm = _along(frames)
+    return None if along_mm is None else np.abs(along_mm - along_mm[0])
 
 
 def _along(frames):

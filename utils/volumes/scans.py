@@ -36,6 +36,7 @@ class Scan:
     scan_date: str | None  # YYYY-MM-DD
     notes: tuple  # assumptions, a sentence each
     placement: Placement = NOT_STATED
+    z_mm: np.ndarray | None = None  # place of each slice along the volume; None: at equal distances
     frames: tuple | None = None  # the `utils.volumes.dicom_frames.Frame` of each slice; None if it is not DICOM
 
 
@@ -174,9 +175,11 @@ def read_scan(files, vendor=None, spacing_mm=None):
             f"{files.path}: vendor unknown: neither file nor folders name it; say it with --vendor, one of "
             f"{', '.join(VENDORS)}"
         )
+    z_mm = None
     if spacing_mm is None:
         spacing_mm, assumed = spacing_to_use(content.spacing_mm, vendor, voxels.shape)
         notes += assumed
+        z_mm = content.z_mm if spacing_mm[2] == content.spacing_mm[2] else None
     return Scan(
         files.name,
         files.path,
@@ -187,6 +190,7 @@ def read_scan(files, vendor=None, spacing_mm=None):
         content.scan_date,
         tuple(notes),
         content.placement,
+        z_mm,
         content.frames,
     )
 

@@ -1,0 +1,45 @@
+"""How sure the network is of a scan: numbers by hand."""
+
+import numpy as np
+import pytest
+
+from utils.segmentation.confidence import Certainty, fluid_confidence, in_words, scan_confidence
+from utils.segmentation.decisions import Decisions
+
+
+def certainty_of(*b_scans):
+    """Of B-scans of four pixels, each a list of (label, probability of IRF)."""
+    certainty = Certainty(len(b_scans))
+    for index, pixels in enumerate(b_scans):
+        labels = np.array([[label for label, _ in pixels]], np.uint8)
+        irf = np.array([probability for _, probability in pixels], np.float32)
+        certainty.add(index, labels, np.stack([1 - irf, irf, 0 * irf, 0 * irf], axis=-1)[None])
+    return certainty
+
+
+def test_expected_dice_and_the_b_scan_to_look_at():
+    certainty = certainty_of([(1, 0.9), (1, 0.7), (0, 0.1), (0, 0)], [(0, 0), (0, 0.4), (0, 0.4), (0, 0)])
+    # 1.6 of 2 labelled pixels are right, of 2.5 expected in all.
+    assert certainty.expected_dice(0) == pytest.approx(2 * 1.6 / (2 + 2.5))
+    assert certainty.expected_dice(1) is None
+    assert certainty.most_doubtful_b_scan() == 1  # 0.8 wrong pixels against 0.4 + 0.1
+    row = fluid_confidence(certainty, 0, 0.9)
+    assert row["confidence"] == pytest.approx(0.9 * 3.2 / 4.5)
+    assert row["in_words"] == "likely"
+    assert fluid_confidence(certainty, 1, 0.1)["confidence"] == pytest.approx(0.9)
+
+
+def test_the_least_sure_fluid_counts_and_warnings_halve_it():
+    rows = [{"confidence": 0.9}, {"confidence": 0.6}, {"confidence": 1.0}]
+    assert scan_confidence(rows, [], 3) == {"confidence": 0.6, "in_words": "likely", "look_at": 4}
+    assert scan_confidence(rows, ["unlike"], 3) == {"confidence": 0.3, "in_words": "doubtful", "look_at": 4}
+    assert [in_words(value) for value in (1.0, 0.8, 0.79, 0.5, 0.49, 0.0)] == [
+        *("sure", "sure", "likely", "likely", "doubtful", "doubtful")
+    ]
+
+
+def test_presence_scores_become_probabilities():
+    np.testing.assert_allclose(Decisions(0.5).presence_probability([0.2, 0.5, 0.9]), [0.2, 0.5, 0.9])
+    line = Decisions(0.5, presence_offsets=(0.0, -1.0, 0.0), presence_slopes=(1.0, 2.0, 0.5))
+    # logit of 0.8 is ln 4; offset -1, slope 2: 1 / (1 + e / 16)
+    np.testing.assert_allclose(line.presence_probability([0.8, 0.8, 0.8]), [0.8, 1 / (1 + np.e / 16), 2 / 3])

@@ -1,0 +1,75 @@
+"""How far a segmentation can be trusted, by the network's own calibrated probabilities."""
+
+import numpy as np
+
+from utils.labels import FLUIDS
+
+WORDS = ((0.8, "sure"), (0.5, "likely"), (0.0, "doubtful"))  # from which confidence on
+
+
+class Certainty:
+    """Collects how sure the network is of the pixels of a scan's B-scans."""
+
+    def __init__(self, slices):
+        self.pixels = np.zeros(len(FLUIDS))  # that are labelled
+        self.expected = np.zeros(len(FLUIDS))  # sum of the fluid's probability over all pixels
+        self.right = np.zeros(len(FLUIDS))  # sum of it over the labelled ones
+        self._wrong = np.zeros(slices)  # pixels of each B-scan that are expected to have a wrong label
+
+    def add(self, index, labels, probabilities):
+        """Add the B-scan `index`: labels, uint8 (rows, columns), and probabilities, float (rows, columns, 4 or
+        more)."""
+        for fluid, label in enumerate(FLUIDS.values()):
+            of_fluid, labelled = probabilities[..., label], labels == label
+            pixels, expected = np.count_nonzero(labelled), float(of_fluid.sum(dtype=float))
+            right = float(of_fluid.sum(where=labelled, dtype=float))
+            self.pixels[fluid] += pixels
+            self.expected[fluid] += expected
+            self.right[fluid] += right
+            self._wrong[index] += (pixels - right) + (expected - right)
+
+    def expected_dice(self, fluid):
+        """The Dice that the probabilities let expect of the labels of a fluid, 0 to 1; None without labels."""
+        if not self.pixels[fluid]:
+            return None
+        return float(2 * self.right[fluid] / (self.pixels[fluid] + self.expected[fluid]))
+
+    def most_doubtful_b_scan(self):
+        """The index of the B-scan that is expected to have most wrong pixels."""
+        return int(self._wrong.argmax())
+
+
+def fluid_confidence(certainty, fluid, presence_probability):
+    """How sure the network is of what it says of a `fluid` (0: IRF, 1: SRF, 2: PED), as a dictionary.
+
+    | key | value |
+    |---|---|
+    | ``presence_probability`` | that the scan holds the fluid |
+    | ``expected_dice`` | `Certainty.expected_dice` |
+    | ``confidence`` | of the labels: the product of both; where nothing is labelled, that the fluid is absent |
+    | ``in_words`` | that as one of `WORDS` |
+    """
+    dice = certainty.expected_dice(fluid)
+    confidence = 1 - presence_probability if dice is None else presence_probability * dice
+    return {
+        "presence_probability": presence_probability,
+        "expected_dice": dice,
+        "confidence": confidence,
+        "in_words": in_words(confidence),
+    }
+
+
+def scan_confidence(fluids, warnings, b_scan):
+    """How sure the network is of a scan: of the fluid that it is least sure of, whose rows are `fluids`.
+
+    That is halved where `warnings` say that the scan is unlike those of training, whose probabilities were calibrated.
+    Returns a dictionary: ``confidence``, ``in_words`` and ``look_at``, the number of the B-scan to look at first,
+    counted from 1; `b_scan` is its index, counted from 0.
+    """
+    confidence = min(row["confidence"] for row in fluids) * (0.5 if warnings else 1)
+    return {"confidence": confidence, "in_words": in_words(confidence), "look_at": b_scan + 1}
+
+
+def in_words(confidence):
+    """`WORDS` for a confidence, 0 to 1."""
+    return next(word for least, word in WORDS if confidence >= least)

@@ -1,0 +1,92 @@
+"""The ETDRS grid: circles around the fovea, and the nine subfields between them, on a scan seen from the front.
+
+The grid is that of the Early Treatment Diabetic Retinopathy Study: circles of 1, 3 and 6 mm in diameter; the rings
+between them are cut at 45 degrees.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CIRCLES_MM = (1, 3, 6)  # diameters
+_NASAL = {"OD": "right", "OS": "left"}  # where the nose is in a right and a left eye's B-scans
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What the sides of a scan seen from the front are called, the first B-scan being drawn on top."""
+
+    top: str = "superior"
+    bottom: str = "inferior"
+    left: str = "left"
+    right: str = "right"
+    assumed: bool = False  # whether the file does not say where up is
+
+    def in_words(self):
+        """For reports."""
+        nasal = {"nasal": "left", "temporal": "right"}.get(self.left, "unknown")
+        top = f"{self.top}, as assumed" if self.assumed else self.top
+        return f"first B-scan {top}; nasal side {nasal}"
+
+
+def sides_of(laterality, placement):
+    """The `Sides` of a scan of an eye, "OD", "OS" or None, whose file states the `Placement`.
+
+    Without a stated placement the first B-scan is taken for the superior one, and columns run to the patient's left, as
+    OCT devices show them: then the nose is on the right in right eyes. Without laterality the sides are left and right.
+    """
+    to_left, to_head = placement.matrix[0, 0], placement.matrix[2, 2]  # of columns, of slices
+    stated = placement.stated and abs(to_left) > 0.5 and abs(to_head) > 0.5
+    top, bottom = ("inferior", "superior") if stated and to_head > 0 else ("superior", "inferior")
+    if laterality not in _NASAL:
+        return Sides(top, bottom, assumed=not stated)
+    nasal_right = (_NASAL[laterality] == "right") == (to_left > 0 or not stated)
+    left, right = ("temporal", "nasal") if nasal_right else ("nasal", "temporal")
+    return Sides(top, bottom, left, right, assumed=not stated)
+
+
+class EtdrsGrid:
+    """Where circles and subfields lie.
+
+    `x_mm` (columns,) and `z_mm` (slices,) are the places of columns and slices. `centre` is (column, slice), counted
+    from 0; it may lie between two.
+    """
+
+    def __init__(self, x_mm, z_mm, centre):
+        self._right, self._down = np.meshgrid(x_mm - place(centre[0], x_mm), z_mm - place(centre[1], z_mm))
+        self._radius_mm = np.hypot(self._right, self._down)
+
+    def circles(self):
+        """{diameter in mm: (cells whose middle is inside, bool (slices, columns); the circle's area in mm2)}."""
+        return {d: (self._radius_mm <= d / 2, np.pi * (d / 2) ** 2) for d in CIRCLES_MM}
+
+    def subfields(self, sides):
+        """{subfield: (cells whose middle is inside, area in mm2)}: centre, then inner_... and outer_... by `sides`."""
+        inner, middle, outer = (diameter / 2 for diameter in CIRCLES_MM)
+        beside = np.abs(self._right) > np.abs(self._down)
+        quarters = {
+            sides.top: ~beside & (self._down <= 0),
+            sides.bottom: ~beside & (self._down > 0),
+            sides.left: beside & (self._right < 0),
+            sides.right: beside & (self._right > 0),
+        }
+        found = {"centre": (self._radius_mm <= inner, np.pi * inner**2)}
+        for name, near, far in (("inner", inner, middle), ("outer", middle, outer)):
+            ring = (self._radius_mm > near) & (self._radius_mm <= far)
+            area_mm2 = np.pi * (far**2 - near**2) / 4
+            found |= {f"{name}_{side}": (ring & quarter, area_mm2) for side, quarter in quarters.items()}
+        return found
+
+
+def place(index, places_mm):
+    """Where `index` lies: between two of `places_mm`, or beyond the outermost as far as their distance says."""
+    step_mm = places_mm[1] - places_mm[0] if len(places_mm) > 1 else 0.0
+    beyond = min(index, 0) * step_mm
+    return np.interp(index, np.arange(len(places_mm)), places_mm) + beyond
+
+
+def cell_lengths(places_mm, spacing_mm):
+    """How long each cell at `places_mm` is: to the middle between its neighbours, and as far beyond the outermost."""
+    if len(places_mm) < 2:
+        return np.full(len(places_mm), spacing_mm)
+    return np.abs(np.gradient(places_mm))
