@@ -1,7 +1,8 @@
 """Step 5: segment scans.
 
     python test.py INPUT... --output DIR [--model FILE] [--vendor V] [--spacing-mm X Y Z] [--fovea COLUMN B_SCAN]
-                   [--mirrored] [--dropout-samples N] [--probabilities] [--format FORMAT ...] [--set NAME=VALUE ...]
+                   [--eye EYE] [--mirrored] [--dropout-samples N] [--probabilities] [--format FORMAT ...] [--set
+                   NAME=VALUE ...]
 
 Each INPUT is a file, a folder or a pattern. Formats:
 
@@ -13,6 +14,7 @@ The model is the run's best: the fine-tuned one if it was made from the current 
 Where nothing was trained it is the model in the box, weights/oct_fluid.keras, or oct_fluid.onnx if Keras is not
 installed. An ONNX model (utils.tools.export_onnx) needs the packages of requirements-segment.txt alone.
 Vendor and spacing come from the files and their folders' names, unless given. Assumptions are printed and recorded.
+Patient, eye and date come from DICOM files, or with --eye from the command line or a table.
 
 Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 background, 1 IRF, 2 SRF, 3 PED
                                   (--format: .mhd, .nii.gz or a DICOM segmentation, or several of them)
@@ -20,6 +22,7 @@ Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 backgr
                                   measurements.csv, thickness.png and thickness_<fluid>_um.tif, and volumes of
                                   probabilities (--probabilities) and uncertainty (--mirrored, --dropout-samples)
         DIR/summary.csv, DIR/index.html   all scans in DIR
+        DIR/follow_up.csv, DIR/follow_up/ volumes by date, and a plot, of each eye that was scanned on several days
         DIR/left_out.csv                  files of the inputs that are no scans, such as masks and reports, and why
 
 A scan that fails does not stop the others. The same command again segments only the scans that are unfinished. The exit
@@ -45,11 +48,13 @@ from utils.labels import FLUIDS
 from utils.names import as_text
 from utils.parallel import map_unordered
 from utils.segmentation.decisions import decisions_of_run
+from utils.segmentation.follow_up import write_follow_up
 from utils.segmentation.label_files import FORMATS, check_installed
 from utils.segmentation.output import Job, output_name, segment_to_files
 from utils.segmentation.page import write_index
 from utils.segmentation.predict import prediction_digest
 from utils.segmentation.summary import mixed_models, summary_table
+from utils.volumes.eyes import with_eyes
 from utils.volumes.scan_names import told_apart
 from utils.volumes.scans import search_scans
 from utils.volumes.vendors import VENDORS
@@ -74,6 +79,9 @@ def main(argv):
     parser.add_argument(
         "--fovea", nargs=2, type=float, metavar=("COLUMN", "B_SCAN"), help="from 0; default: found, else the centre"
     )
+    parser.add_argument(
+        "--eye", metavar="EYE", help="OD, OS, or a CSV with the columns scan, eye, and maybe patient and date"
+    )
     parser.add_argument("--mirrored", action="store_true", help="average with the prediction of the mirrored scan")
     parser.add_argument("--dropout-samples", type=int, default=0, metavar="N", help="average with N dropout samples")
     parser.add_argument("--probabilities", action="store_true", help="write them, too (uint8, 255 is certain)")
@@ -87,6 +95,8 @@ def main(argv):
     check_installed(arguments.format)
     scans, left_out = search_scans(arguments.inputs, leave_out=arguments.output)
     scans = told_apart(scans, arguments.vendor)
+    if arguments.eye:
+        scans = with_eyes(scans, arguments.eye)
     if arguments.fovea and len(scans) > 1:
         raise InputError(f"--fovea: {len(scans)} scans found, and each has its own; name one scan")
     found = None
@@ -201,10 +211,13 @@ def write_summary(output):
     shown = doubtful_first[["scan", "vendor", *titles, "how sure", "model", "threshold", "notes"]]
     shown = shown.rename(columns=titles).astype(object)
     warning = mixed_models(table)
-    write_index(output / "index.html", shown.where(shown.notna(), "-"), links, warning)
+    plots = [(title, quote(path)) for title, path in write_follow_up(output, table)]
+    write_index(output / "index.html", shown.where(shown.notna(), "-"), links, warning, plots)
     print(table[["scan", "vendor", "IRF_mm3", "SRF_mm3", "PED_mm3"]].to_string(index=False, float_format="%.3f"))
     if warning:
         print(f"warning: {warning}")
+    if plots:
+        print(f"{len(plots)} eyes over time: {output / 'follow_up.csv'}, plots in {output / 'follow_up'}")
     print(f"{len(table)} scans: {output / 'index.html'}, summary.csv and the label volumes beside it")
 
 

@@ -345,3 +345,24 @@ def test_palette_and_luminance(tmp_path):
         save(data, tmp_path / name / "a.dcm")
         (scan,) = read(tmp_path / name)
         np.testing.assert_allclose(scan.voxels, VOXELS, atol=1)
+
+
+def test_uneven_places_and_the_patient_are_told(tmp_path):
+    """Volumes of fluid take the places into account (tests/test_etdrs.py)."""
+    frames = np.full((4, 10, 12), 100, np.uint8)
+    along_mm = [0.0, 0.1, 0.4, 0.5]
+    places = [[0, 0, place] for place in along_mm]
+    orientation = [[1, 0, 0, 0, 1, 0]] * 4
+    save_series(
+        tmp_path / "series",
+        frames,
+        ImagePositionPatient=places,
+        ImageOrientationPatient=orientation,
+        PatientID=["P7"] * 4,
+    )
+    (files,) = find_scans([tmp_path / "series"])
+    scan = read_scan(files)
+    np.testing.assert_allclose(scan.z_mm, along_mm)
+    assert scan.patient == "P7"
+    assert any("0.1 to 0.3 mm apart" in note for note in scan.notes)
+    assert read_scan(files, spacing_mm=(0.01, 0.004, 0.1)).z_mm is None  # the user says that they are even

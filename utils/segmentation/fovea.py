@@ -11,6 +11,7 @@ _CENTRE_MM = 0.25  # radius of the middle whose thickness counts
 _RING_MM = (0.5, 1.1)  # radii of the ring around it, in which the retina is thickest
 _SHOWN = 0.5  # share of a quarter of the ring that a scan must show to be compared with it
 _DEEPEST_MM = 0.06  # a deeper pit counts no more: where surfaces are wrong, it is deeper still
+_THICKEST_MM = 0.33  # of a pit's middle; a thicker one is swollen
 _OFF_CENTRE_MM = 1.0  # scans are aimed at the fovea; this far off the middle a pit counts 0.6 of its depth
 LEAST_CONFIDENCE = 0.5  # for a pit to be taken for the fovea
 
@@ -71,7 +72,7 @@ def _pit_depths(cells, as_one):
             depth = np.where(shown, np.minimum(depth, mean - middle), depth)
             both_shown = both_shown & shown
         opposite_shown = opposite_shown | both_shown
-    depth = np.where(opposite_shown, np.maximum(depth, 0), 0)
+    depth = np.where(opposite_shown & (middle <= _THICKEST_MM), np.maximum(depth, 0), 0)
     return depth[reach : reach + 1] if as_one else depth
 
 

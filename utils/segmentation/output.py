@@ -152,6 +152,7 @@ def _write_scan(scan, job, folder, on_slice):
     facts = {
         "scan": scan.name,
         "vendor": scan.vendor,
+        "patient": scan.patient,
         "laterality": scan.laterality,
         "scan_date": scan.scan_date,
         "b_scans": slices,
@@ -182,6 +183,7 @@ def _write_scan(scan, job, folder, on_slice):
         for row, of_fluid in zip(fluids, subfields, strict=True)
     ]
     write_csv(folder / "measurements.csv", pd.DataFrame(rows_of_csv))
+    shown_facts = {name: value for name, value in facts.items() if name != "patient"}  # pages are shown to others
     thickness_um = found.measurements.thickness_um()
     save_thickness(folder / "thickness.png", thickness_um, scan.spacing_mm)
     for fluid, of_fluid in zip(FLUIDS, thickness_um, strict=True):
@@ -201,7 +203,7 @@ def _write_scan(scan, job, folder, on_slice):
         tables=[
             ("Measurements", measurement_table(fluids)),
             ("ETDRS subfields", subfield_table(subfields)),
-            ("How it was made", pd.DataFrame(facts.items(), columns=["setting", "value"])),
+            ("How it was made", pd.DataFrame(shown_facts.items(), columns=["setting", "value"])),
         ],
     )
     return record
@@ -277,6 +279,7 @@ def _made_from(files, job):
     paths = [path for file in files.paths for path in volume_files(file)]
     return {
         "settings": json.loads(json.dumps(settings)),  # as they are read back: lists for tuples, at any depth
+        "told": files.told and asdict(files.told),
         "code": code_digest(*_OUTPUT_CODE),
         "files": fingerprint(paths),
     }

@@ -14,14 +14,15 @@ def summary_table(output):
         record = finished_record(Path(output), path.parent.name)
         if record is None:
             continue
-        row = {name: record["facts"][name] for name in ("scan", "vendor", "laterality", "scan_date", "b_scans")}
+        facts = record["facts"]
+        row = {name: facts.get(name) for name in ("scan", "vendor", "patient", "laterality", "scan_date", "b_scans")}
         for fluid in record["fluids"]:
             name = fluid["fluid"]
             row[f"{name}_mm3"], row[f"{name}_presence"] = fluid["volume_mm3"], fluid["presence"]
             row[f"{name}_confidence"] = fluid.get("confidence")  # records of before lack it and what follows
             row |= {f"{name}_{subfield}_mm3": of["mm3"] for subfield, of in fluid.get("subfields", {}).items()}
         row |= {name: record.get(name) for name in ("confidence", "in_words", "look_at")}
-        row |= {name: record["facts"][name] for name in ("model", "model_sha256", "threshold")}
+        row |= {name: facts[name] for name in ("circles_around", "model", "model_sha256", "threshold")}
         row |= {"seconds": record["seconds"], "notes": "; ".join([*record["warnings"], *record["notes"]])}
         rows.append(row)
     return pd.DataFrame(rows)

@@ -17,6 +17,7 @@ class Content:
     vendor: str | None = None
     laterality: str | None = None  # "OD" (right) or "OS" (left)
     scan_date: str | None = None  # YYYY-MM-DD
+    patient: str | None = None  # the patient's identifier
     bits: int | None = None  # number of bits in use, if the file says so
     inverted: bool = False  # whether 0 is white
     notes: list = field(default_factory=list)

@@ -138,5 +138,6 @@ def _told_of_scan(header, frames, spacing_z_mm):
         "vendor": next((vendor for name, vendor in _MANUFACTURERS.items() if name in manufacturer), None),
         "laterality": {"R": "OD", "L": "OS"}.get(str(eye)),
         "scan_date": iso_date(date),
+        "patient": str(header.get("PatientID") or "").strip() or None,
         "inverted": header.get("PhotometricInterpretation") == "MONOCHROME1",
     }

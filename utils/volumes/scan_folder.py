@@ -6,6 +6,7 @@ from pathlib import Path
 
 from utils.names import as_text, same_name, suffix_of
 from utils.volumes.dicom import scans_in_dicom
+from utils.volumes.eyes import Told
 from utils.volumes.formats import DICOM, is_dicom, scans_in_file
 from utils.volumes.mhd import VOLUMES
 from utils.volumes.not_scans import LeftOut, beside_scans, odd_pictures, pictures_of_others
@@ -23,6 +24,7 @@ class ScanFiles:
     paths: tuple  # one file, or several with a slice each, as text
     folder_names: tuple  # the scan's name and its folders', nearest first; they may name the vendor
     part: int | None = None  # which of the scans in these files; None if they hold one scan
+    told: Told | None = None  # what the user says about it
 
     @property
     def path(self):

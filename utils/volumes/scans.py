@@ -11,6 +11,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import natural_order
 from utils.names import suffix_of
+from utils.volumes.eyes import Told
 from utils.volumes.formats import is_dicom, read_content
 from utils.volumes.geometry import NOT_STATED, Placement
 from utils.volumes.grey_values import as_grey
@@ -36,6 +37,7 @@ class Scan:
     scan_date: str | None  # YYYY-MM-DD
     notes: tuple  # assumptions, a sentence each
     placement: Placement = NOT_STATED
+    patient: str | None = None  # the patient's identifier
     z_mm: np.ndarray | None = None  # place of each slice along the volume; None: at equal distances
     frames: tuple | None = None  # the `utils.volumes.dicom_frames.Frame` of each slice; None if it is not DICOM
 
@@ -153,6 +155,8 @@ def _named(left_out):
 def read_scan(files, vendor=None, spacing_mm=None):
     """The `Scan` in `files`, a `ScanFiles`. The user may give `vendor` and `spacing_mm` (x, y, z).
 
+    What `files` are told of patient, eye and date wins over what they state.
+
     The vendor is the first of these that is known: the user's, the file's, the one in the names of file and folders,
     the one whose exports have this size and spacing. A spacing that the file does not state, or that no OCT scan has,
     is replaced by the vendor's usual one. Raises `InputError` if the vendor is unknown, if the scan cannot be read, or
@@ -175,7 +179,7 @@ def read_scan(files, vendor=None, spacing_mm=None):
             f"{files.path}: vendor unknown: neither file nor folders name it; say it with --vendor, one of "
             f"{', '.join(VENDORS)}"
         )
-    z_mm = None
+    told, z_mm = files.told or Told(), None
     if spacing_mm is None:
         spacing_mm, assumed = spacing_to_use(content.spacing_mm, vendor, voxels.shape)
         notes += assumed
@@ -186,10 +190,11 @@ def read_scan(files, vendor=None, spacing_mm=None):
         vendor,
         voxels,
         tuple(map(float, spacing_mm)),
-        content.laterality,
-        content.scan_date,
+        told.eye or content.laterality,
+        told.date or content.scan_date,
         tuple(notes),
         content.placement,
+        told.patient or content.patient,
         z_mm,
         content.frames,
     )
