@@ -124,6 +124,8 @@ KEEP_EPOCHS = 1
 SAVE_MINUTES = 15.0
 # Processes that prepare data beside the main one. 0: everything in-process.
 WORKERS = 0
+# Minutes that test.py may take for a scan. A slower one fails, the others go on. None: any time.
+SCAN_MINUTES = None
 # GPUs of a host that share every batch (without a GPU: parts of the CPU, for trials).
 DEVICES = 1
 # Machines that share every batch. Several need KERAS_BACKEND=jax and one OUTPUT_ROOT for all.

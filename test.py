@@ -1,8 +1,8 @@
 """Step 5: segment scans.
 
     python test.py INPUT... --output DIR [--model FILE] [--vendor V] [--spacing-mm X Y Z] [--fovea COLUMN B_SCAN]
-                   [--eye EYE] [--mirrored] [--dropout-samples N] [--probabilities] [--format FORMAT ...] [--set
-                   NAME=VALUE ...]
+                   [--eye EYE] [--mirrored] [--dropout-samples N] [--probabilities]
+                   [--format FORMAT ...] [--set NAME=VALUE ...]
 
 Each INPUT is a file, a folder or a pattern. Formats:
 
@@ -131,6 +131,8 @@ def main(argv):
         formats=tuple(name for name in FORMATS if name in arguments.format),
         seed=config.SEED,
         deterministic=config.DETERMINISTIC,
+        minutes=config.SCAN_MINUTES,
+        ends_when_stuck=config.DASK_SCHEDULER is not None,
         threads=max(1, os.cpu_count() // config.WORKERS) if config.WORKERS > 1 else None,
     )
     output = Path(arguments.output)
@@ -164,7 +166,7 @@ def segment_all(scans, job):
         in_process = config.WORKERS < 2 and config.DASK_SCHEDULER is None
         segment = functools.partial(segment_to_files, job=job, on_slice=b_scan_progress if in_process else None)
         for files, (record, complaints) in map_unordered(
-            segment, scans, workers=config.WORKERS, dask_scheduler=config.DASK_SCHEDULER
+            segment, scans, workers=config.WORKERS, dask_scheduler=config.DASK_SCHEDULER, lost=_lost
         ):
             if record is None:
                 failures += complaints
@@ -180,6 +182,11 @@ def segment_all(scans, job):
             sys.stdout.flush()
             progress.update()
     return list(dict.fromkeys(failures))  # what is wrong with the model is wrong for every scan
+
+
+def _lost(files):
+    """The result of a scan with which every worker of the cluster died that tried it."""
+    return None, (f"{files.path}: the workers died or were stuck with it; segment it alone to see why",)
 
 
 def b_scan_progress(number, of):

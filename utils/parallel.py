@@ -3,7 +3,7 @@
 import contextlib
 import signal
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from multiprocessing import resource_tracker
 
 import joblib
@@ -14,24 +14,30 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from utils.errors import InputError
 
 
-def map_unordered(function, items, *, workers=0, dask_scheduler=None):
+def map_unordered(function, items, *, workers=0, dask_scheduler=None, lost=None):
     """Yield (item, ``function(item)``) for each of `items` as they are done.
 
     `workers` processes of this machine share the work; with 0 or 1 the calling process does it all. With
     `dask_scheduler` ("tcp://host:port") the workers of that Dask cluster do the work. They must have this code and see
-    the same files under the same paths. Raises what `function` raises, and `InputError` if a process dies or the
-    cluster cannot be reached.
+    the same files under the same paths. The cluster gives the item of a worker that dies to another one; where several
+    died with it, ``lost(item)`` is its result. Raises what `function` raises, and `InputError` if a process dies (on a
+    cluster: with every try, if there is no `lost`), or the cluster cannot be reached or is lost.
     """
-    with _backend(workers, dask_scheduler) as parallel:
-        try:
-            with ctrl_c_blocked():
-                results = parallel(joblib.delayed(_with_item)(function, item) for item in items)
-            yield from results
-        except TerminatedWorkerError as error:
-            raise InputError(
-                f"WORKERS = {workers}: a worker process was killed, probably out of memory; run the same command again "
-                "(finished work is kept), with fewer WORKERS if it recurs"
-            ) from error
+    if dask_scheduler is not None:
+        yield from _on_cluster(function, items, dask_scheduler, lost)
+        return
+    # The patch stream's processes wait in loky's reusable executor. joblib would mistake them for its own.
+    get_reusable_executor(reuse=True).shutdown()
+    parallel = joblib.Parallel(n_jobs=max(1, workers), return_as="generator_unordered")
+    try:
+        with ctrl_c_blocked():
+            results = parallel(joblib.delayed(_with_item)(function, item) for item in items)
+        yield from results
+    except TerminatedWorkerError as error:
+        raise InputError(
+            f"WORKERS = {workers}: a worker process was killed, probably out of memory; run the same command again "
+            "(finished work is kept), with fewer WORKERS if it recurs"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -74,21 +80,29 @@ def _with_item(function, item):
     return item, function(item)
 
 
-@contextlib.contextmanager
-def _backend(workers, dask_scheduler):
-    """A `joblib.Parallel` that yields results as they come."""
-    if dask_scheduler is None:
-        # The patch stream's processes wait in loky's reusable executor. joblib would mistake them for its own.
-        get_reusable_executor(reuse=True).shutdown()
-        yield joblib.Parallel(n_jobs=max(1, workers), return_as="generator_unordered")
-        return
+def _on_cluster(function, items, scheduler, lost):
+    """`map_unordered` on a Dask cluster."""
     try:
-        from distributed import Client
+        from distributed import Client, KilledWorker, as_completed
     except ImportError as error:
         raise InputError("DASK_SCHEDULER is set and Dask is not installed; pip install distributed") from error
     try:
-        client = Client(dask_scheduler, timeout="10s")
+        client = Client(scheduler, timeout="10s")
     except (OSError, ValueError) as error:
-        raise InputError(f"DASK_SCHEDULER = {dask_scheduler!r}: no Dask scheduler answers there ({error})") from error
-    with client, joblib.parallel_config(backend="dask"):
-        yield joblib.Parallel(return_as="generator_unordered")
+        raise InputError(f"DASK_SCHEDULER = {scheduler!r}: no Dask scheduler answers there ({error})") from error
+    with client:
+        item_of = {client.submit(function, item, pure=False): item for item in items}
+        for future in as_completed(item_of):
+            item = item_of.pop(future)
+            try:
+                result = future.result()  # waits once more where its worker died before handing it over
+            except KilledWorker as error:
+                if lost is None:
+                    raise InputError(f"every Dask worker that tried {item} died, probably out of memory") from error
+                result = lost(item)
+            except CancelledError as error:
+                raise InputError(
+                    f"DASK_SCHEDULER = {scheduler!r}: the scheduler stopped or started anew; run the same command "
+                    "again (finished work is kept)"
+                ) from error
+            yield item, result

@@ -5,6 +5,8 @@ import concurrent.futures
 import contextlib
 import functools
 import json
+import os
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +35,14 @@ from utils.segmentation.results import finished_record, put_in_place, working_fo
 from utils.volumes.mhd import volume_files, volume_writer
 from utils.volumes.scans import read_scan
 
-_IRRELEVANT = ("output", "model_paths", "memory_gb", "threads")  # parts of a `Job` that do not change the results
+_IRRELEVANT = (
+    "output",
+    "model_paths",
+    "memory_gb",
+    "threads",
+    "minutes",
+    "ends_when_stuck",
+)  # parts of a `Job` that do not change the results
 # Modules that decide, in addition to the prediction, what is written about a scan.
 _OUTPUT_CODE = (
     "utils.volumes.formats",
@@ -72,6 +81,8 @@ class Job:
     seed: int = 0
     deterministic: bool = True
     threads: int | None = None  # of TensorFlow or onnxruntime; None: one for each core
+    minutes: float | None = None  # that a scan may take
+    ends_when_stuck: bool = False  # whether a scan that takes twice as long, stuck, ends its process; others go on
 
 
 def output_name(vendor, name):
@@ -87,7 +98,8 @@ def segment_to_files(files, job, on_slice=None):
     ``on_slice(number, of)``, if given, is called after every B-scan.
     """
     try:
-        return _segment(files, job, on_slice), []
+        with _stuck_no_longer_than(job):
+            return _segment(files, job, on_slice), []
     except InputError as error:
         return None, error.messages
     except OSError as error:
@@ -96,6 +108,21 @@ def segment_to_files(files, job, on_slice=None):
         if OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
             return None, (f"{files.path}: out of memory; lower PREDICTION_GB, or WORKERS",)
         raise
+
+
+@contextlib.contextmanager
+def _stuck_no_longer_than(job):
+    """End this process if the block takes twice the job's minutes: nothing else stops a call that never returns."""
+    if not (job.minutes and job.ends_when_stuck):
+        yield
+        return
+    timer = threading.Timer(2 * 60 * job.minutes, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @functools.lru_cache(maxsize=1)
@@ -129,7 +156,15 @@ def _segment(files, job, on_slice):
                 return {**done, "kept": True}
         check_formats(scan, job.formats)
         folder = temporary / name
-        record = _write_scan(scan, job, folder, on_slice)
+
+        def after_slice(number, of):
+            if job.minutes and number < of and time.monotonic() - started > 60 * job.minutes:
+                took = f"{number} of {of} B-scans took more than SCAN_MINUTES = {job.minutes:g}"
+                raise InputError(f"{scan.path}: {took}; allow more, or leave the scan out")
+            if on_slice:
+                on_slice(number, of)
+
+        record = _write_scan(scan, job, folder, after_slice)
         path = temporary / f"{name}.mhd"
         record["labels"] = write_label_files(path, scan, job.formats, record["facts"]["model_sha256"])
         record |= {"seconds": round(time.monotonic() - started, 1), "made_from": made_from}
@@ -253,8 +288,7 @@ def _write_slices(scan, network, decisions, job, folder, on_slice):
             waiting.append(pool.submit(_write_pictures, folder, index, to_8_bit(scan.voxels[index]), labels))
             if len(waiting) > _WAITING:
                 found.runs.append(waiting.popleft().result())
-            if on_slice:
-                on_slice(index + 1, len(scan.voxels))
+            on_slice(index + 1, len(scan.voxels))
         found.runs += [future.result() for future in waiting]
     found.head_presence = head_presence(network, head_outputs)
     return found

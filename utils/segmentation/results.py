@@ -6,6 +6,7 @@ import shutil
 
 from utils.errors import InputError
 from utils.files import UNFINISHED, read_json
+from utils.names import as_text
 
 
 def finished_record(output, name):
@@ -35,18 +36,22 @@ def working_folder(output, name, path):
     """The folder below `output` in which the files of the scan at `path` are made; it is gone after the block.
 
     `name` is that of its output. Raises `InputError` while another scan of that name is segmented, in any process: some
-    names are alike only once the files have told their vendor.
+    names are alike only once the files have told their vendor. What a worker left that died with the same scan goes.
     """
     folder = output / f"{UNFINISHED}{name}"
+    owner = folder / "scan.txt"
+    if owner.exists() and owner.read_text("utf-8") == as_text(path):
+        shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir()
     except FileExistsError:
         other = f"another scan is being written to {output / name}"
         raise InputError(f"{path}: {other}; use another --output for one of them") from None
+    owner.write_text(as_text(path), "utf-8")
     try:
         yield folder
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # it is gone if a cluster gave the scan to another worker, too
 
 
 def put_in_place(temporary, output, name, labels):
