@@ -170,9 +170,11 @@ def test_a_segmentation_says_what_it_is_and_whose(tmp_path):
         segmentation.SegmentSequence, ("IRF", "SRF", "PED"), meanings, CLASS_COLOURS[1:], strict=True
     ):
         (kind,) = segment.SegmentedPropertyTypeCodeSequence
-        assert (kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning) == (name, "99RETINALFLUID", meaning)
+        assert (kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning) == ("32457005", "SCT", "Body fluid")
+        (which,) = kind.SegmentedPropertyTypeModifierCodeSequence
+        assert (which.CodeValue, which.CodingSchemeDesignator, which.CodeMeaning) == (name, "99RETINALFLUID", meaning)
         (category,) = segment.SegmentedPropertyCategoryCodeSequence
-        assert (category.CodeValue, category.CodingSchemeDesignator) == ("49755003", "SCT")
+        assert (category.CodeValue, category.CodingSchemeDesignator) == ("91720002", "SCT")
         (region,) = segment.AnatomicRegionSequence
         assert (region.CodeValue, region.CodingSchemeDesignator) == ("5665001", "SCT")
         (algorithm,) = segment.SegmentationAlgorithmIdentificationSequence

@@ -22,8 +22,9 @@ _MAY_BE_EMPTY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 _MAY_BE_EMPTY += ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
 _LEAVE_OUT = "leave dicom-seg out of --format"
 _NAME = "retinal-fluid collection"
-# No code of these fluids was found in a published list that names it: neither in DICOM's context groups (PS3.16, as in
-# pydicom.sr.codedict) nor elsewhere with SNOMED's full name. A scheme of one's own begins with 99 (PS3.16, section 8).
+# SNOMED's "Body fluid" (CID 7151) is the type. Which fluid it is, a modifier says: no code was found in a published
+# list that names it, neither in DICOM's context groups (PS3.16, as in pydicom.sr.codedict) nor elsewhere with SNOMED's
+# full name. A scheme of one's own begins with 99 (PS3.16, section 8).
 _SCHEME = "99RETINALFLUID"
 _MEANINGS = {"IRF": "Intraretinal fluid", "SRF": "Subretinal fluid", "PED": "Pigment epithelial detachment"}
 _SERIES_AFTER = 1000  # added to the source's series number
@@ -181,12 +182,18 @@ def _descriptions(model_sha256, laterality):
     if laterality:
         side = {"OD": codes.SCT.Right, "OS": codes.SCT.Left}[laterality]
         retina.AnatomicRegionModifierSequence = [CodedConcept.from_code(side)]
+
+    def body_fluid(fluid):
+        kind = CodedConcept.from_code(codes.SCT.BodyFluid)
+        kind.SegmentedPropertyTypeModifierCodeSequence = [CodedConcept(fluid, _SCHEME, _MEANINGS[fluid])]
+        return kind
+
     return [
         SegmentDescription(
             segment_number=label,
             segment_label=fluid,
-            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-            segmented_property_type=CodedConcept(fluid, _SCHEME, _MEANINGS[fluid]),
+            segmented_property_category=codes.SCT.BodySubstance,
+            segmented_property_type=body_fluid(fluid),
             algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
             anatomic_regions=[retina],
