@@ -1,6 +1,7 @@
 """ONNX models: the same outputs as Keras', and test.py without Keras."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -94,6 +95,19 @@ def test_scans_are_segmented_without_keras(tmp_path):
     assert facts["model_sha256"] == sha256(tmp_path / "best.onnx")
     _, stderr = run_python("-c", *command, model, expected=2)
     assert stderr.strip().endswith("name a model exported as ONNX")
+
+
+def test_without_keras_the_box_is_an_onnx_model(tmp_path):
+    write_volume(tmp_path / "Spectralis" / "scan.mhd", bright_scan(), SPACING_MM)
+    command = ("test.py", tmp_path / "Spectralis", "--output", tmp_path / "out", "--set", f"OUTPUT_ROOT={tmp_path}")
+    stdout, _ = run_python("-c", WITHOUT_KERAS, *command)
+    assert "this is weights/oct_fluid.onnx" in stdout
+
+
+def test_the_box_is_one_model_in_two_forms():
+    box = Path(__file__).parents[1] / "weights"
+    assert read_best(box / "oct_fluid.onnx")["made_from"] == read_best(box / "oct_fluid.keras")["sha256"]
+    assert (box / "oct_fluid.onnx").stat().st_size < 16e6
 
 
 @pytest.fixture

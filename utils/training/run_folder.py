@@ -29,6 +29,7 @@ MAY_CHANGE = {
         "KEEP_EPOCHS",
         "SAVE_MINUTES",
         "PREDICTION_GB",
+        "SCAN_MINUTES",
         "THRESHOLD",
         "FLUID_THRESHOLDS",
         "CHOOSE_DECISIONS",
