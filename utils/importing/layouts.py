@@ -29,6 +29,9 @@ class Item:
     files: tuple  # paths of all its files, the image's first
     read_image: Callable  # () -> Content
     read_masks: Callable  # (shape) -> ({class: bool mask (slices, rows, columns)}, pixels taken for the nearest class)
+    vendor: str | None = None  # None: the command line says it
+    spacing_mm: tuple | None = None  # (x, y, z); None: the command line or the image's file says it
+    record: dict | None = None  # for a file of its own beside the case
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import InputError
@@ -10,20 +9,6 @@ from utils.files import UNFINISHED, read_json, write_json
 from utils.volumes.mhd import write_volume
 
 _RECORD = "provenance.json"
-
-
-@dataclass(frozen=True)
-class Understood:
-    """What was read about a case, without its voxels."""
-
-    root: str  # <Vendor>/<name>
-    shape: tuple  # (slices, rows, columns)
-    element_type: str
-    spacing_mm: tuple  # (x, y, z)
-    pixels: dict  # {class: number}
-    inexact: int  # pixels taken for the nearest class
-    overlapping: int  # pixels in several classes
-    notes: list  # assumptions, a sentence each
 
 
 def owned_cases(output, settings, files):
@@ -65,12 +50,17 @@ def record_import(output, settings, files, circumstances):
     write_json(output / _RECORD, {"imports": imports})
 
 
-def write_case(folder, volumes, spacing_mm, placement):
-    """Write `volumes` ({"oct": (slices, rows, columns), ...}) as MetaImage into a `folder` that appears whole."""
+def write_case(folder, volumes, spacing_mm, placement, record=None):
+    """Write `volumes` ({"oct": (slices, rows, columns), ...}) as MetaImage into a `folder` that appears whole.
+
+    A `record` (a dictionary) is written beside them as ``correction.json``.
+    """
     folder = Path(folder)
     temporary = folder.parent / f"{UNFINISHED}{folder.name}"
     for name, voxels in volumes.items():
         write_volume(temporary / f"{name}.mhd", voxels, spacing_mm, placement)
+    if record is not None:
+        write_json(temporary / "correction.json", record)
     try:
         os.replace(temporary, folder)
     except OSError:

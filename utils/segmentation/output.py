@@ -31,8 +31,8 @@ from utils.segmentation.findings import Findings
 from utils.segmentation.label_files import check_formats, write_label_files
 from utils.segmentation.page import label_runs, measurement_table, save_b_scan, subfield_table, write_scan_page
 from utils.segmentation.predict import MEMORY_GB, head_presence, load_network, segmented_slices
-from utils.segmentation.results import finished_record, put_in_place, working_folder
-from utils.volumes.mhd import volume_files, volume_writer
+from utils.segmentation.results import check_uncorrected, finished_record, put_in_place, working_folder
+from utils.volumes.mhd import open_volume, volume_files, volume_writer, voxel_digest
 from utils.volumes.scans import read_scan
 
 _IRRELEVANT = (
@@ -154,6 +154,7 @@ def _segment(files, job, on_slice):
                 raise InputError(f"{scan.path}: {output / name} holds {done['path']} already; use another --output")
             if done["made_from"] == made_from:
                 return {**done, "kept": True}
+            check_uncorrected(output, name, done)
         check_formats(scan, job.formats)
         folder = temporary / name
 
@@ -166,6 +167,7 @@ def _segment(files, job, on_slice):
 
         record = _write_scan(scan, job, folder, after_slice)
         path = temporary / f"{name}.mhd"
+        record["labels_digest"] = voxel_digest(open_volume(path)[0])  # tells whether a reader corrected them since
         record["labels"] = write_label_files(path, scan, job.formats, record["facts"]["model_sha256"])
         record |= {"seconds": round(time.monotonic() - started, 1), "made_from": made_from}
         write_json(folder / "scan.json", record)

@@ -4,9 +4,12 @@ import contextlib
 import os
 import shutil
 
+import numpy as np
+
 from utils.errors import InputError
 from utils.files import UNFINISHED, read_json
-from utils.names import as_text
+from utils.names import as_text, suffix_of
+from utils.volumes.mhd import VOLUMES, read_volume, voxel_digest
 
 
 def finished_record(output, name):
@@ -29,6 +32,27 @@ def _read_record(output, name):
 def _label_files(record, name):
     """Names of the label files of a record; records of before tell none."""
     return record.get("labels", [f"{name}.raw", f"{name}.mhd"])
+
+
+def holds_labels(path, digest):
+    """Whether the volume at `path` holds the labels of this `voxel_digest`, in the same order and of any type."""
+    voxels, _ = read_volume(path)
+    labels = voxels.astype(np.uint8)
+    return bool((labels == voxels).all()) and voxel_digest(labels) == digest
+
+
+def check_uncorrected(output, name, record):
+    """Raise `InputError` if a label file of this record holds other labels than were written: a reader's correction.
+
+    DICOM segmentations, damaged files and files of before, whose record has no digest of the labels, are not compared.
+    """
+    for path in (output / file for file in _label_files(record, name) if suffix_of(file) in VOLUMES):
+        try:
+            corrected = "labels_digest" in record and not holds_labels(path, record["labels_digest"])
+        except InputError:
+            continue  # nothing can be lost
+        if corrected:
+            raise InputError(f"{path}: was corrected since it was written; use another --output")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,11 @@ reads the folder SOURCE and writes below ``--output``
 - ``<Vendor>/<patient>__<name>/{oct,reference}.{mhd,raw}``, with ``other.mhd`` for classes stated as OTHER1 to OTHER255
 - ``provenance.json``, the record of where each case comes from
 
+    python -m utils.tools.import_cases corrected SEGMENTED --output data
+
+reads a folder that test.py wrote and takes the scans whose label volumes were corrected since (docs/correct.md). Each
+case gets a ``correction.json`` too.
+
 The command first reads and checks everything and prints a table of what it understood. ``--dry-run`` ends there.
 docs/data.md describes the layouts and has the command for each public data set.
 """
@@ -18,7 +23,6 @@ import datetime
 import functools
 import re
 import shlex
-from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -27,31 +31,31 @@ from tqdm import tqdm
 from utils.errors import InputError, run_script
 from utils.files import locked, remove_unfinished, sha256
 from utils.importing.class_table import parse_classes
+from utils.importing.corrected import find_corrected
 from utils.importing.duke import find_duke
 from utils.importing.layouts import find_beside, find_coco, find_masks, find_nnunet, find_yolo
-from utils.importing.written_cases import Understood, owned_cases, record_import, write_case
+from utils.importing.overview import PATIENT_PATTERN, Understood, overview_text
+from utils.importing.written_cases import owned_cases, record_import, write_case
 from utils.names import as_text, same_name
-from utils.preparation.checks import notes_text
 from utils.volumes.grey_values import as_grey
 from utils.volumes.spacing import PLAUSIBLE_SPACING_MM, believed_spacing_mm, is_plausible
 from utils.volumes.vendors import VENDORS
 
-PATIENT_PATTERN = "^(.+?)__"  # of the cases' names, for config.PATIENT_PATTERN
-
+_SAID = {"vendor", "patient_pattern"}  # what other people's files do not tell
 # Layout -> (what finds its items, options that it needs, options that it may have).
 _LAYOUTS = {
-    "masks": (find_masks, {"images", "masks"}, {"labels", "annotator", "tolerance", "without_mask"}),
-    "beside": (find_beside, {"images", "labels"}, {"tolerance"}),
-    "coco": (find_coco, {"masks", "labels"}, {"images", "annotator"}),
-    "yolo": (find_yolo, {"images", "masks", "labels"}, {"annotator", "without_mask"}),
-    "nnunet": (find_nnunet, {"labels"}, {"without_mask"}),
-    "duke": (find_duke, {"images", "labels", "annotator"}, set()),
+    "masks": (find_masks, _SAID | {"images", "masks"}, {"labels", "annotator", "tolerance", "without_mask"}),
+    "beside": (find_beside, _SAID | {"images", "labels"}, {"tolerance"}),
+    "coco": (find_coco, _SAID | {"masks", "labels"}, {"images", "annotator"}),
+    "yolo": (find_yolo, _SAID | {"images", "masks", "labels"}, {"annotator", "without_mask"}),
+    "nnunet": (find_nnunet, _SAID | {"labels"}, {"without_mask"}),
+    "duke": (find_duke, _SAID | {"images", "labels", "annotator"}, set()),
+    "corrected": (find_corrected, set(), {"patient_pattern", "labels", "all", "moved"}),
 }
+_CHECKED = ("vendor", "spacing_mm", "patient_pattern", "images", "masks", "labels", "annotator", "tolerance")
+_CHECKED += ("without_mask", "all", "moved")
+_WHOLE_NAME = "^(.+?)(?:__|$)"  # the patient in a scan's name, where no pattern is given; cases are <patient>__<name>
 _DEFAULTS = {"labels": [], "tolerance": 0, "without_mask": "refuse"}
-_COUNTED = {
-    "inexact": "pixels of values that are not stated are taken for the nearest class",
-    "overlapping": "pixels lie in several classes and count for the class stated first",
-}
 
 
 def main(argv):
@@ -60,19 +64,19 @@ def main(argv):
     found = find(options.source, options, parse_classes(options.labels))
     cases = _named(found.items, options)
     understood = _read_all(found, cases, options)
-    print(_table(found, understood, options))
+    print(overview_text(found, understood, options))
     if options.dry_run:
         print("Nothing is written: --dry-run")
         return
     output = Path(options.output)
     with locked(output):
         remove_unfinished(output)
-        files = _source_files(cases, understood, options.source)
+        files = _source_files(cases, options.source)
         there = owned_cases(output, options.settings, files)
         record_import(output, options.settings, files, _circumstances(argv, options))
-        missing = [case for case in cases if understood[case].root not in there]
-        for case in tqdm(missing, "Writing", unit=" case", disable=not missing):
-            _write(output / understood[case].root, cases[case], found.classes, options)
+        missing = [root for root in cases if root not in there]
+        for root in tqdm(missing, "Writing", unit=" case", disable=not missing):
+            _write(output / root, cases[root], found.classes, options, files[root])
     print(f"{len(missing)} cases written to {output}, {len(there)} were there. Now:")
     print(
         f"python prepare_data.py --set {shlex.quote(f'DATA_ROOT={output}')} --set 'PATIENT_PATTERN={PATIENT_PATTERN}'"
@@ -88,11 +92,10 @@ def _parse(argv):
     parser.add_argument("layout", choices=_LAYOUTS, help="how images and outlines are stored")
     parser.add_argument("source", metavar="SOURCE", help="folder of the data set; patterns are relative to it")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the cases: a DATA_ROOT")
-    parser.add_argument("--vendor", required=True, choices=VENDORS, help="whose device made the scans")
+    parser.add_argument("--vendor", choices=VENDORS, help="whose device made the scans")
     parser.add_argument("--spacing-mm", nargs=3, type=float, metavar=("X", "Y", "Z"), help="column, row, slice spacing")
     parser.add_argument(
         "--patient-pattern",
-        required=True,
         metavar="REGEX",
         help="its first group is the patient in an image's path below SOURCE, without suffix",
     )
@@ -106,22 +109,21 @@ def _parse(argv):
         choices=("refuse", "background", "leave-out"),
         help="what becomes of an image without one: an error (default), no fluid, or no case",
     )
+    parser.add_argument("--all", action="store_const", const=True, help="also label volumes that were not corrected")
+    parser.add_argument("--moved", nargs=2, metavar=("OLD", "NEW"), help="folder of scans then and now")
     parser.add_argument("--licence", metavar="TEXT", help="kept in provenance.json")
     parser.add_argument("--dry-run", action="store_true", help="print the table and write nothing")
     options = parser.parse_args(argv)
     _, needed, allowed = _LAYOUTS[options.layout]
-    given = {
-        name
-        for name in ("images", "masks", "labels", "annotator", "tolerance", "without_mask")
-        if getattr(options, name) is not None
-    }
+    allowed = allowed | ({"spacing_mm"} if "vendor" in needed else set())
+    given = {name for name in _CHECKED if getattr(options, name) is not None}
     complaints = [f"{_flag(name)}: {options.layout} needs it" for name in sorted(needed - given)]
     complaints += [f"{_flag(name)}: {options.layout} has no use for it" for name in sorted(given - needed - allowed)]
     if options.spacing_mm is not None and not is_plausible(options.spacing_mm):
         expected = ", ".join(f"{axis} {low:g} to {high:g}" for axis, (low, high) in PLAUSIBLE_SPACING_MM.items())
         complaints.append(f"--spacing-mm {' '.join(f'{mm:g}' for mm in options.spacing_mm)}: expected {expected} mm")
     try:
-        if re.compile(options.patient_pattern).groups < 1:
+        if re.compile(options.patient_pattern or _WHOLE_NAME).groups < 1:
             complaints.append(f"--patient-pattern {options.patient_pattern}: expected a group, as in '(\\d+)_'")
     except re.error as error:
         complaints.append(f"--patient-pattern {options.patient_pattern}: no regular expression ({error})")
@@ -133,7 +135,7 @@ def _parse(argv):
     options.settings = {
         name: value
         for name, value in vars(options).items()
-        if name not in ("source", "output", "dry_run", "licence") and value is not None
+        if name not in ("source", "output", "dry_run", "licence", "moved") and value is not None
     }
     return options
 
@@ -143,22 +145,27 @@ def _flag(name):
 
 
 def _named(items, options):
-    """{case's name: item}. Raises `InputError` if a path does not name the patient, or if two names are the same."""
+    """{case's root, <Vendor>/<patient>__<name>: item}.
+
+    Raises `InputError` if a path does not name the patient, or if two names are the same.
+    """
     cases, complaints, texts, taken = {}, [], {}, {}
+    pattern = options.patient_pattern or _WHOLE_NAME
     for item in items:
-        match = re.search(options.patient_pattern, item.path_text)
+        match = re.search(pattern, item.path_text)
         if not (match and match[1]):
-            complaints.append(f"{item.files[0]}: --patient-pattern {options.patient_pattern} finds no patient in it")
+            complaints.append(f"{item.files[0]}: --patient-pattern {pattern} finds no patient in it")
             continue
         patient = _in_names(match[1])
         if "__" in patient or texts.setdefault(patient, match[1]) != match[1]:
             complaints.append(f"{item.files[0]}: patient {match[1]} cannot be told from others in a case's name")
             continue
         name = f"{patient}__{_in_names(item.name)}"
-        other = taken.setdefault(same_name(name), item)
+        root = f"{item.vendor or options.vendor}/{name}"
+        other = taken.setdefault(same_name(root), item)
         if other is not item:
             complaints.append(f"{item.files[0]}: would be case {name}, as {other.files[0]} is; name one differently")
-        cases[name] = item
+        cases[root] = item
     if not items:
         complaints.append(f"{options.source}: holds no image that could be a case")
     if complaints:
@@ -178,7 +185,7 @@ def _read(item, classes, options):
     content = item.read_image()
     voxels, notes = as_grey(content.voxels, path, content.bits, content.inverted)
     notes = [*content.notes, *notes]
-    spacing_mm = options.spacing_mm or _stated_spacing_mm(content, path)
+    spacing_mm = options.spacing_mm or item.spacing_mm or _stated_spacing_mm(content, path)
     try:
         masks, inexact = item.read_masks(voxels.shape)
     except InputError as error:  # the notes may explain it: a fundus image that was cut off changes the size
@@ -204,78 +211,36 @@ def _stated_spacing_mm(content, path):
 
 
 def _read_all(found, cases, options):
-    """{case's name: `Understood`}. Raises `InputError` with a line for each item that cannot be a case."""
+    """{case's root: `Understood`}. Raises `InputError` with a line for each item that cannot be a case."""
     understood, complaints = {}, []
-    for name, item in tqdm(cases.items(), "Reading", unit=" image"):
+    for root, item in tqdm(cases.items(), "Reading", unit=" image"):
         try:
             voxels, _, _, spacing_mm, _, facts = _read(item, found.classes, options)
         except InputError as error:
             complaints += error.messages
             continue
-        root = f"{options.vendor}/{name}"
-        understood[name] = Understood(root, voxels.shape, voxels.dtype.name, tuple(spacing_mm), *facts)
+        understood[root] = Understood(voxels.shape, voxels.dtype.name, tuple(spacing_mm), *facts)
     if complaints:
         raise InputError(*complaints)
     return understood
 
 
-def _write(folder, item, classes, options):
+def _write(folder, item, classes, options, files):
     voxels, reference, other, spacing_mm, placement, _ = _read(item, classes, options)
     volumes = {"oct": voxels, "reference": reference} | ({} if other is None else {"other": other})
-    write_case(folder, volumes, spacing_mm, placement)
-
-
-# ---- The table -----------------------------------------------------------------------------------------------------
-def _table(found, understood, options):
-    """What was understood, as text: rows of names and values, a row for each class, notes."""
-    cases = list(understood.values())
-    sizes = sorted({case.shape[::-1] for case in cases})
-    types, spacings = Counter(case.element_type for case in cases), sorted({case.spacing_mm for case in cases})
-    patients = defaultdict(list)
-    for name, case in understood.items():
-        patients[name.partition("__")[0]].append(case)
-    first = next(iter(understood))
-    several = f", to {_by(sizes[-1])}" * (len(sizes) > 1)
-    without = f"; {found.without_mask} images have none: {options.without_mask}" * bool(found.without_mask)
-    stated = "as said" if options.spacing_mm else "as the files state"
-    more_spacings = f" and {len(spacings) - 1} more" * (len(spacings) > 1)
-    rows = [
-        ("layout", f"{options.layout} in {options.source}"),
-        ("images", f"{len(found.items)} of {_by(sizes[0])}{several} pixels; {', '.join(types)}"),
-        ("masks", f"{found.n_masks} files{without}"),
-        ("pairs", f"{len(cases)}, a case each: {sum(case.shape[0] for case in cases)} B-scans"),
-        ("vendor", f"{options.vendor}, as said"),
-        ("spacing", f"{_by(spacings[0])} mm{more_spacings}, {stated}"),
-        ("patients", f"{len(patients)}; {first.partition('__')[0]} in {found.items[0].path_text}"),
-        ("pattern", f"PATIENT_PATTERN = r{PATIENT_PATTERN!r}"),
-    ]
-    lines = [f"{name:10}{value}" for name, value in rows]
-    width = max(map(len, [*found.classes.targets, "class"]))
-    lines += ["", f"{'class':{width}}  becomes     images  pixels"]
-    for name, target in found.classes.targets.items():
-        counts = [case.pixels[name] for case in cases if name in case.pixels]
-        lines.append(f"{name:{width}}  {target:10}  {len(counts):6}  {sum(counts)}")
-    lines += [f"note: {note}" for note in found.notes]
-    for what, meaning in _COUNTED.items():
-        of_cases = {name: getattr(case, what) for name, case in understood.items() if getattr(case, what)}
-        if of_cases:
-            first, total = next(iter(of_cases)), sum(of_cases.values())
-            lines.append(f"note: {total} {meaning}; in {len(of_cases)} cases, {first} first")
-    return "\n".join([*lines, *filter(None, [notes_text({name: case.notes for name, case in understood.items()})])])
-
-
-def _by(numbers):
-    return " x ".join(f"{number:g}" for number in numbers)
+    record = item.record and {**item.record, "files": files}
+    write_case(folder, volumes, spacing_mm, placement, record)
 
 
 # ---- The record ----------------------------------------------------------------------------------------------------
-def _source_files(cases, understood, source):
-    """{case's root: {source file: SHA-256}}."""
+def _source_files(cases, source):
+    """{case's root: {source file: SHA-256}}; of files elsewhere, the name alone, since scans move."""
     digest = functools.cache(sha256)  # many images may share a file of outlines
-    return {
-        understood[name].root: {as_text(path.relative_to(source)): digest(path) for path in item.files}
-        for name, item in cases.items()
-    }
+
+    def name_of(path):
+        return as_text(path.relative_to(source) if path.is_relative_to(source) else path.name)
+
+    return {root: {name_of(path): digest(path) for path in item.files} for root, item in cases.items()}
 
 
 def _circumstances(argv, options):

@@ -37,6 +37,15 @@ NOT_STATED = Placement()
 
 
 @dataclass(frozen=True)
+class Grid:
+    """A volume's grid: `shape` (slices, rows, columns), `spacing_mm` (x, y, z), `placement`."""
+
+    shape: tuple
+    spacing_mm: tuple
+    placement: Placement = NOT_STATED
+
+
+@dataclass(frozen=True)
 class Reordering:
     """How the voxels of one volume come into the order of another's."""
 
@@ -99,6 +108,28 @@ def find_reordering(grid, onto):
     return None
 
 
+def find_part(grid, onto):
+    """(`Reordering`, first) that put the voxels of `grid`, a part of `onto`, in place; None if it is none.
+
+    `first` is the place (slice, row, column) in `onto` of the first reordered voxel. Arguments and tolerance are those
+    of `find_reordering`. A `grid` that states no place is no part: where it lies in a larger one is unknown.
+    """
+    if not grid.placement.stated:
+        return None
+    matrix, origin = onto.placement.matrix, np.array(onto.placement.origin_mm)
+    for axes, mirrored in _orders():
+        shape = _reordered(grid.shape, axes)
+        steps = np.linalg.solve(matrix, _first_voxel(grid, axes, mirrored) - origin) / onto.spacing_mm
+        first = np.rint(steps).astype(int)
+        if (first < 0).any() or (first[::-1] + shape > onto.shape).any():
+            continue
+        corner = tuple((origin + matrix @ (first * onto.spacing_mm)).tolist())
+        part = Grid(shape, onto.spacing_mm, Placement(onto.placement.direction, corner, True))
+        if _coincide(grid, part, axes, mirrored):
+            return Reordering(axes, mirrored, _note(axes, mirrored)), tuple(first[::-1].tolist())
+    return None
+
+
 def _orders():
     """Every (axes, mirrored). The first changes nothing."""
     return itertools.product(itertools.permutations(range(3)), itertools.product((False, True), repeat=3))
@@ -112,15 +143,20 @@ def _reordered(shape, axes):
 def _coincide(grid, onto, axes, mirrored):
     """Whether the corners of `grid`, reordered, are those of `onto`."""
     steps = np.array(onto.shape[::-1]) - 1
-    matrix = grid.placement.matrix[:, axes]
-    extent_mm = np.array(grid.spacing_mm)[list(axes)] * steps
-    first = np.array(grid.placement.origin_mm) + matrix @ (extent_mm * mirrored)
-    matrix = matrix * np.where(mirrored, -1, 1)
+    first = _first_voxel(grid, axes, mirrored)
+    matrix = grid.placement.matrix[:, axes] * np.where(mirrored, -1, 1)
     corners = np.array(list(itertools.product((0, 1), repeat=3))) * steps * onto.spacing_mm
     there = first + corners @ matrix.T
     here = np.array(onto.placement.origin_mm) + corners @ onto.placement.matrix.T
     apart_mm = np.abs((there - here) @ onto.placement.matrix)
     return bool((apart_mm <= _MOST_VOXELS_APART * np.abs(onto.spacing_mm)).all())
+
+
+def _first_voxel(grid, axes, mirrored):
+    """World coordinates, in mm, of the voxel of `grid` that comes first once it is reordered."""
+    extent_mm = np.array(grid.spacing_mm) * (np.array(grid.shape[::-1]) - 1)
+    backwards = extent_mm[list(axes)] * mirrored
+    return np.array(grid.placement.origin_mm) + grid.placement.matrix[:, axes] @ backwards
 
 
 def _may_have_dropped_it(grid, onto):

@@ -122,7 +122,12 @@ def reordering_onto(path, onto):
 
     Reads only headers. Raises `InputError` if size, spacing or place in the world differ, and as `read_header` does.
     """
-    header, target = read_header(path), read_header(onto)
+    return reordering_onto_grid(path, read_header(onto), onto)
+
+
+def reordering_onto_grid(path, target, onto):
+    """As `reordering_onto`, with the grid of the scan at `onto` given as a `VolumeHeader`, `target`."""
+    header = read_header(path)
     reordering = find_reordering(header, target)
     if reordering is None and header.shape != target.shape:
         raise InputError(
@@ -133,13 +138,18 @@ def reordering_onto(path, onto):
             f"{path} has {header.placement_text}, expected {target.placement_text} as in {onto}; resample it onto that "
             "one, or, if their voxels are in the same order, give both headers the same TransformMatrix and Offset"
         )
+    check_spacing(path, header, reordering, target, onto)
+    return reordering
+
+
+def check_spacing(path, header, reordering, target, onto):
+    """Raise `InputError` if the volume at `path`, reordered, has another spacing than the grid `target` of `onto`."""
     spacing_mm = np.array(header.spacing_mm)[list(reordering.axes)]
     if not np.allclose(spacing_mm, target.spacing_mm, rtol=_SPACING_TOLERANCE, atol=0):
         raise InputError(
             f"{path} has a spacing of {header.spacing_text}, expected {target.spacing_text} as in {onto}; "
             "give both headers the scan's ElementSpacing"
         )
-    return reordering
 
 
 def read_header(path):
@@ -147,17 +157,7 @@ def read_header(path):
     import SimpleITK
 
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if suffix_of(path) in _METAIMAGE:
-        check_counts(path)
-    reader = SimpleITK.ImageFileReader()
-    try:
-        with _name_for_simpleitk(path) as name:
-            reader.SetFileName(name)
-            reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
+    reader = _read_information(path)
     size, spacing_mm = reader.GetSize(), reader.GetSpacing()
     element_type = _PIXEL_TYPES.get(SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()))
     if element_type is None:
@@ -170,6 +170,30 @@ def read_header(path):
     if len(size) != 3:
         raise InputError(f"{path}: {len(size)} dimensions, expected 3 (columns, rows, slices)")
     return VolumeHeader(tuple(size[::-1]), tuple(spacing_mm), element_type, placement)
+
+
+def read_metadata(path):
+    """{key: text} of what a volume's header says beyond its grid. Errors as in `read_header`."""
+    reader = _read_information(Path(path))
+    return {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+
+
+def _read_information(path):
+    """SimpleITK's reader of the file at `path`, which has read the header."""
+    import SimpleITK
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if suffix_of(path) in _METAIMAGE:
+        check_counts(path)
+    reader = SimpleITK.ImageFileReader()
+    try:
+        with _name_for_simpleitk(path) as name:
+            reader.SetFileName(name)
+            reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    return reader
 
 
 def _placement(path, direction, origin_mm):

@@ -1,0 +1,78 @@
+"""What an import has understood, as a table to look at before anything is written."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+from utils.preparation.checks import notes_text
+
+PATIENT_PATTERN = "^(.+?)__"  # of the cases' names, for config.PATIENT_PATTERN
+_COUNTED = {
+    "inexact": "pixels of values that are not stated are taken for the nearest class",
+    "overlapping": "pixels lie in several classes and count for the class stated first",
+}
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What was read about a case, without its voxels."""
+
+    shape: tuple  # (slices, rows, columns)
+    element_type: str
+    spacing_mm: tuple  # (x, y, z)
+    pixels: dict  # {class: number}
+    inexact: int  # pixels taken for the nearest class
+    overlapping: int  # pixels in several classes
+    notes: list  # assumptions, a sentence each
+
+
+def overview_text(found, understood, options):
+    """The `Found` and what was read of it, {case's root: `Understood`}, as text: values, a row for each class, notes.
+
+    `options` are those of the command line.
+    """
+    cases = list(understood.values())
+    sizes = sorted({case.shape[::-1] for case in cases})
+    types, spacings = Counter(case.element_type for case in cases), sorted({case.spacing_mm for case in cases})
+    patients = defaultdict(list)
+    for root, case in understood.items():
+        patients[_name_of(root).partition("__")[0]].append(case)
+    first = _name_of(next(iter(understood)))
+    vendors = ", ".join(dict.fromkeys(root.partition("/")[0] for root in understood))
+    said = "as said" if options.vendor else "as test.py took it"
+    several = f", to {_by(sizes[-1])}" * (len(sizes) > 1)
+    without = f"; {found.without_mask} images have none: {options.without_mask}" * bool(found.without_mask)
+    stated = "as said" if options.spacing_mm else "as the files state" if options.vendor else said
+    more_spacings = f" and {len(spacings) - 1} more" * (len(spacings) > 1)
+    rows = [
+        ("layout", f"{options.layout} in {options.source}"),
+        ("images", f"{len(found.items)} of {_by(sizes[0])}{several} pixels; {', '.join(types)}"),
+        ("masks", f"{found.n_masks} files{without}"),
+        ("pairs", f"{len(cases)}, a case each: {sum(case.shape[0] for case in cases)} B-scans"),
+        ("vendor", f"{vendors}, {said}"),
+        ("spacing", f"{_by(spacings[0])} mm{more_spacings}, {stated}"),
+        ("patients", f"{len(patients)}; {first.partition('__')[0]} in {found.items[0].path_text}"),
+        ("pattern", f"PATIENT_PATTERN = r{PATIENT_PATTERN!r}"),
+    ]
+    lines = [f"{name:10}{value}" for name, value in rows]
+    width = max(map(len, [*found.classes.targets, "class"]))
+    lines += ["", f"{'class':{width}}  becomes     images  pixels"]
+    for name, target in found.classes.targets.items():
+        counts = [case.pixels[name] for case in cases if name in case.pixels]
+        lines.append(f"{name:{width}}  {target:10}  {len(counts):6}  {sum(counts)}")
+    lines += [f"note: {note}" for note in found.notes]
+    for what, meaning in _COUNTED.items():
+        of_cases = {_name_of(root): getattr(case, what) for root, case in understood.items() if getattr(case, what)}
+        if of_cases:
+            first, total = next(iter(of_cases)), sum(of_cases.values())
+            lines.append(f"note: {total} {meaning}; in {len(of_cases)} cases, {first} first")
+    of_cases = {_name_of(root): case.notes for root, case in understood.items()}
+    return "\n".join([*lines, *filter(None, [notes_text(of_cases)])])
+
+
+def _name_of(root):
+    """The name of a case, without its vendor."""
+    return root.partition("/")[2]
+
+
+def _by(numbers):
+    return " x ".join(f"{number:g}" for number in numbers)
