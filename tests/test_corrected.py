@@ -182,6 +182,24 @@ def test_a_cropped_segmentation_of_3d_slicer_is_put_in_place(out, segments, opti
     assert by_number == (segments[1][1] == "Segment_1")
 
 
+def test_an_empty_segmentation_of_3d_slicer_takes_all_fluid_away(out):
+    image = SimpleITK.GetImageFromArray(np.zeros((1, 1, 1), np.uint8))
+    for key in ("Segment0_Name", "Segmentation_ContainedRepresentationNames"):
+        image.SetMetaData(key, "IRF")
+    save(image, out / "Spectralis_anna.seg.nrrd")
+    assert_imported(run_import(out), np.zeros((3, 130, 140), np.uint8))
+
+
+def test_an_export_that_renumbered_the_labels_is_warned_of(out, capsys):
+    labels = corrected_labels()
+    labels[labels == 1] = 3
+    save(image_of(labels, out), out / "Spectralis_anna.nii.gz")
+    assert_imported(run_import(out), labels)
+    expected = f"note: {out / 'Spectralis_anna.nii.gz'}: PED lies mostly where IRF was before"
+    printed = capsys.readouterr().out
+    assert printed.count(expected) == printed.count("lies mostly") == 1
+
+
 def test_numbers_of_another_scheme_are_stated(out):
     numbers = np.array([0, 3, 7], np.uint8)[corrected_labels()]
     save(image_of(numbers, out), out / "Spectralis_anna.nii.gz")

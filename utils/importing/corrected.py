@@ -170,7 +170,7 @@ def _item(result, written, digest, options, classes, notes):
             "expected one correction; move the others away"
         )
     path, labels, of_path = (corrections or list(found.values()))[0]
-    notes += of_path
+    notes += [*of_path, *_renumbered(path, labels, written)]
     scan_name = result.record["facts"]["scan"]
     text = as_text(files.path)
     return Item(
@@ -183,6 +183,17 @@ def _item(result, written, digest, options, classes, notes):
         spacing_mm=result.spacing_mm,
         record=_correction(result.record, path, labels, written, bool(corrections)),
     )
+
+
+def _renumbered(path, labels, written):
+    """A warning for each fluid that lies mostly where another was: some exports number segments by their order."""
+    if written is None:
+        return
+    for fluid, label in FLUIDS.items():
+        before = np.bincount(written[labels == label], minlength=len(FLUIDS) + 1)[1:]
+        other = list(FLUIDS)[int(before.argmax())]
+        if other != fluid and before.max() > before.sum() / 2:
+            yield f"{path}: {fluid} lies mostly where {other} was before; did an export renumber the labels?"
 
 
 def _read_labels(path, grid, scan_path, classes):

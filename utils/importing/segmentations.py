@@ -24,7 +24,10 @@ def read_segmentation(path, grid, scan_path, targets):
 
     Raises `InputError` for other labels, and if size, spacing or place do not fit the scan.
     """
-    segments = _segments(path)
+    metadata = read_metadata(path)
+    if read_header(path).shape == (1, 1, 1) and any(key.startswith("Segmentation_") for key in metadata):
+        return {}, []  # 3D Slicer writes a single voxel, wherever it lies, if every segment is empty
+    segments = _segments(metadata, path)
     values, notes = _read_onto(path, grid, scan_path)
     found = np.unique(values)
     if (found != np.rint(found)).any():  # also for NaN
@@ -55,10 +58,10 @@ def _class_of(name, value, targets):
     return next((fluid for fluid, label in FLUIDS.items() if numbers == [label] == [value]), None)
 
 
-def _segments(path):
+def _segments(metadata, path):
     """{label: name} of the segments that 3D Slicer lists in a ``.seg.nrrd``; empty if the file lists none."""
     listed = {}
-    for key, text in read_metadata(path).items():
+    for key, text in metadata.items():
         if match := _SEGMENT.fullmatch(key):
             listed.setdefault(match[1], {})[match[2]] = text.strip()
     if len({segment.get("Layer", "0") for segment in listed.values()}) > 1:
