@@ -1,6 +1,7 @@
 """File names as text: names of any bytes, and names that differ only in case."""
 
 import os
+import re
 import unicodedata
 from pathlib import Path
 
@@ -16,6 +17,19 @@ def as_text(name):
     except UnicodeDecodeError:
         text = stored.decode("latin-1")
     return "".join("_" if unicodedata.category(character) == "Cc" else character for character in text)
+
+
+def is_utf8(name):
+    """Whether a file's name or path is stored as UTF-8, as libraries written in C++ want it."""
+    return os.fsencode(name) == str(name).encode("utf-8", "replace")
+
+
+def portable(name):
+    """`name` as text that every system and program takes for a part of a file's name.
+
+    Windows refuses some characters, and a dot or space at the end. Some programs take % for a pattern.
+    """
+    return re.sub(r'[<>:"|?*%\\/]', "_", as_text(name)).rstrip(". ") or "_"
 
 
 def same_name(name):

@@ -54,7 +54,7 @@ def _folders_below(top):
     """Yield (folder, names of its files) for `top` and the folders below: linked folders too, hidden ones not."""
     for folder, below, names in os.walk(top, followlinks=True):
         real, above = os.path.realpath(folder), os.path.realpath(os.path.dirname(os.path.abspath(folder)))
-        if folder != str(top) and os.path.commonpath([real, above]) == real:  # a link to a folder above would never end
+        if folder != str(top) and Path(above).is_relative_to(real):  # a link to a folder above would never end
             below.clear()
             continue
         below[:] = sorted(name for name in below if name[0] != ".")

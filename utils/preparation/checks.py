@@ -18,7 +18,7 @@ import pandas
 
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES, FLUIDS
-from utils.names import as_text
+from utils.names import as_text, same_name
 from utils.preparation.cases import Case
 from utils.preparation.preprocessing import to_8_bit
 from utils.volumes.file_checks import check_data_file
@@ -62,7 +62,7 @@ class CaseFacts:
 
 def check_headers(cases, need_reference=True):
     """A list of `Finding`: faults in the headers and file sizes of `cases`. Reads no voxels."""
-    names = {case: (case.vendor, case.name) for case in cases if case.vendor is not None}
+    names = {case: (case.vendor, same_name(case.name)) for case in cases if case.vendor is not None}
     findings = [
         Finding(case, f"{others} is a {case.vendor} case of this name too", "a name once a vendor", "rename the folder")
         for case, others in _sharing(names)

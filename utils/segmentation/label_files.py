@@ -1,5 +1,6 @@
 """A scan's label volume in the formats that clinics and other programs take."""
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError
+from utils.names import is_utf8
 from utils.segmentation import dicom_seg
 from utils.volumes.file_checks import check_data_file
 from utils.volumes.mhd import open_volume, read_header
@@ -66,11 +68,25 @@ def write_nifti(path, labels, spacing_mm, placement):
     image.SetOrigin(placement.origin_mm)
     written = path.with_name("labels.nii.gz")
     try:
-        with tempfile.TemporaryDirectory() as links:  # SimpleITK crashes where a name is not UTF-8
-            link = Path(links, "folder")
-            link.symlink_to(path.parent.absolute(), target_is_directory=True)
-            SimpleITK.WriteImage(image, str(link / written.name), useCompression=True)
-            check_data_file(link / written.name, read_header(link / written.name))  # a full disk is no error above
+        with _folder_in_utf8(path.parent) as folder:
+            SimpleITK.WriteImage(image, str(folder / written.name), useCompression=True)
+            check_data_file(folder / written.name, read_header(folder / written.name))  # a full disk is no error above
     except (RuntimeError, InputError) as error:
         raise OSError(errno.EIO, "could not be written whole; the disk may be full", str(path)) from error
     os.replace(written, path)
+
+
+@contextlib.contextmanager
+def _folder_in_utf8(folder):
+    """``with _folder_in_utf8(folder) as path``: a path of the folder that SimpleITK can write to.
+
+    SimpleITK crashes where a name is not UTF-8. Such a folder is linked under another name; Windows has none, and does
+    not let everyone make links.
+    """
+    if is_utf8(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as links:
+        link = Path(links, "folder")
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        yield link

@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.files import written_whole
-from utils.names import suffix_of
+from utils.names import is_utf8, suffix_of
 from utils.volumes.file_checks import check_counts, check_data_file, check_size
 from utils.volumes.geometry import IDENTITY, NOT_STATED, Placement, find_reordering, stated_placement
 from utils.volumes.metaimage import data_files, is_local, metaimage_fields, metaimage_head, named_files
@@ -234,9 +234,8 @@ def _name_for_simpleitk(path):
     suffix = suffix_of(path)
     apart = suffix in _METAIMAGE and not is_local(path)
     found = data_files(path) if apart else []
-    is_utf8 = os.fsencode(path) == str(path).encode("utf-8", "replace")
     as_named = not apart or (found == named_files(path) and "%" not in found[0].name)
-    if is_utf8 and path.name.endswith(suffix) and as_named:
+    if is_utf8(path) and path.name.endswith(suffix) and as_named:
         yield str(path)
         return
     with tempfile.TemporaryDirectory() as folder:

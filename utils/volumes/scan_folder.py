@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils.names import as_text, same_name, suffix_of
+from utils.names import as_text, portable, same_name, suffix_of
 from utils.volumes.dicom import scans_in_dicom
 from utils.volumes.eyes import Told
 from utils.volumes.formats import DICOM, is_dicom, scans_in_file
@@ -109,7 +109,7 @@ def scan_files(paths, name=None, part=None):
         is_case = same_name(first.name) == "oct.mhd"
         suffix = suffix_of(first) if suffix_of(first) in _KNOWN_SUFFIXES else ""  # a DICOM UID has none
         name = folder.name if is_case else first.name[: len(first.name) - len(suffix)]
-    name = as_text(name).replace("%", "_")  # in a data file's name other programs take % for a pattern
+    name = portable(name)
     above = map(as_text, (folder.name, folder.parent.name, folder.parent.parent.name))
     return ScanFiles(name, tuple(map(str, paths)), (name, *above), part)
 
