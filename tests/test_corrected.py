@@ -376,9 +376,15 @@ def test_test_py_does_not_write_over_a_correction(out, segmented):
     save(image_of(corrected_labels(), out), out / "Spectralis_anna.mhd")
     record, complaints = segment_to_files(files, other)
     assert record is None
-    assert complaints == (f"{out / 'Spectralis_anna.mhd'}: was corrected since it was written; use another --output",)
+    assert complaints == (
+        f"{out / 'Spectralis_anna.mhd'}: was corrected since the scan was segmented; use another --output",
+    )
     np.testing.assert_array_equal(read_volume(out / "Spectralis_anna.mhd")[0], corrected_labels())
     save(image_of(np.uint8(eye(0) == 230 * 257), out), out / "Spectralis_anna.mhd")  # as it was
+    save(image_of(corrected_labels(), out), out / "Spectralis_anna" / "Segmentation.nrrd")  # the folder is replaced
+    (complaint,) = segment_to_files(files, other)[1]
+    assert complaint.startswith(f"{out / 'Spectralis_anna' / 'Segmentation.nrrd'}: was corrected since")
+    (out / "Spectralis_anna" / "Segmentation.nrrd").unlink()
     assert segment_to_files(files, other)[1] == []
 
 
@@ -413,3 +419,31 @@ def test_corrected_cases_are_prepared_and_known_to_be_seen(segmented, out, tmp_p
     assert "Spectralis anna__anna was used to train this network" in anna
     assert "another case of the patient of Spectralis bert__bert was used in training" in bert
     assert "Spectralis carl__carl was used to train this network" in carl
+
+
+@pytest.mark.slow
+def test_a_network_goes_on_from_corrected_scans(tmp_path):
+    """The commands of docs/correct.md on phantoms, with one step; then a network that has seen the validation case."""
+    run_python("-m", "utils.phantom", "--output", tmp_path / "phantoms", "--cases", 12, "--slices", 1, "--seed", 3)
+    cases = sorted((tmp_path / "phantoms").glob("*Spectralis/*"))
+    out, data, output = (tmp_path / name for name in ("out", "data", "output"))
+    run_python("test.py", *cases, "--output", out, "--model", "weights/oct_fluid.keras", "--format", "nii.gz")
+    for case in cases:
+        labels = SimpleITK.ReadImage(str(case / "reference.mhd"))
+        save(labels, out / f"Spectralis_{case.name}.nii.gz")
+    run_python("-m", "utils.tools.import_cases", "corrected", out, "--output", data)
+    settings = (f"DATA_ROOT={data}", f"OUTPUT_ROOT={output}", "PATIENT_PATTERN=^(.+?)__", "ENCODER_WEIGHTS=None")
+    recipe = [part for setting in settings for part in ("--set", setting)] + ["--recipe", "strong"]
+    run_python("prepare_data.py", *recipe)
+    few = ["--set", "EPOCH=1", "--set", "STEPS_PER_EPOCH=1", "--set", "RUN_NAME=corrected"]
+    run_python("model_training.py", *recipe, *few, "--set", "INIT_WEIGHTS=weights/oct_fluid.keras")
+    best = output / "runs" / "corrected" / "segmentation" / "best.keras"
+    seen, before = (all_seen(read_best(path)["data"]) for path in (best, "weights/oct_fluid.keras"))
+    for kind in ("cases", "patients"):
+        assert set(before[kind]) < set(seen[kind])
+        assert len(seen[kind]) == len(before[kind]) + len(cases) - 1  # one is held out
+    again = ["--set", f"INIT_WEIGHTS={best}", "--set", "RUN_NAME=again"]
+    _, stderr = run_python("model_training.py", *recipe, *few, *again, expected=2)
+    assert "was used to train this network, expected a case that was not" in stderr
+    run_python("test.py", cases[0], "--output", tmp_path / "again", "--model", best)
+    assert (tmp_path / "again" / f"Spectralis_{cases[0].name}.mhd").is_file()

@@ -118,6 +118,29 @@ QUICK = {
     ),
     **dict.fromkeys(
         (
+            "docker build -t retinal-fluid .",
+            'docker run --rm --user $(id -u):$(id -g) -v "$PWD:/data" retinal-fluid scan.mhd --output segmented',
+        ),
+        checked("true", "test_its_entry_point_segments_with_what_is_copied"),
+    ),
+    "python prepare_data.py --recipe strong --set DATA_ROOT=data-corrected --set OUTPUT_ROOT=output-corrected "
+    "--set 'PATIENT_PATTERN=^(.+?)__'": checked(
+        f"python {CHECK_SETTINGS} --recipe strong --set DATA_ROOT=data-corrected --set 'PATIENT_PATTERN=^(.+?)__'",
+        "test_a_network_goes_on_from_corrected_scans",
+    ),
+    "python model_training.py --recipe strong --set OUTPUT_ROOT=output-corrected --set 'PATIENT_PATTERN=^(.+?)__' "
+    "--set RUN_NAME=corrected --set INIT_WEIGHTS=weights/oct_fluid.keras --set ENCODER_WEIGHTS=None --set ADAM_LR=3e-4 "
+    "--set STEPS_PER_EPOCH=60 --set EPOCH=3": checked(
+        f"python {CHECK_SETTINGS} --recipe strong --set INIT_WEIGHTS=weights/oct_fluid.keras "
+        "--set ENCODER_WEIGHTS=None --set ADAM_LR=3e-4 --set STEPS_PER_EPOCH=60 --set EPOCH=3",
+        "test_a_network_goes_on_from_corrected_scans",
+    ),
+    "python test.py more-scans --output segmented-again "
+    "--model output-corrected/runs/corrected/segmentation/best.keras": checked(
+        "python test.py --help", "test_a_network_goes_on_from_corrected_scans"
+    ),
+    **dict.fromkeys(
+        (
             'pip install "tensorflow[and-cuda]"',
             'pip install "jax[cuda13]"',
             "pip install eyepy",
@@ -141,6 +164,10 @@ SLOW = {
     ),
     'python test.py scans other/oct.mhd "export/*.png" --output segmented --vendor Cirrus '
     "--spacing-mm 0.0117 0.002 0.047": executed(),
+    "python test.py scans --output segmented --model weights/oct_fluid.keras --format nii.gz": executed(),
+    "python -m utils.tools.import_cases corrected segmented --output data-corrected": shortened(
+        "python -m utils.tools.import_cases corrected segmented --output data-corrected --all"
+    ),
     "python -m utils.tools.export_onnx best.keras": shortened(
         "python -m utils.tools.export_onnx output/runs/unet/segmentation/best.keras --output best.onnx"
     ),

@@ -16,12 +16,11 @@ from utils.importing.layouts import Found, Item
 from utils.importing.segmentations import read_segmentation
 from utils.labels import FLUIDS
 from utils.names import as_text, same_name, suffix_of
-from utils.segmentation.results import holds_labels
+from utils.segmentation.results import holds_labels, volumes_of_readers
 from utils.volumes.formats import read_content
 from utils.volumes.mhd import VOLUMES, VolumeHeader, volume_files, voxel_digest
 from utils.volumes.scans import search_scans
 
-_NOT_LABELS = ("probability_", "uncertainty")  # how the names of test.py's other volumes begin
 _LEFT_OUT = {
     "unchanged": "their labels are as test.py wrote them (--all takes them too)",
     "without": "they have no label volume; save one as .nii.gz, .nrrd or .mha (DICOM segmentations are not read back)",
@@ -104,11 +103,7 @@ def _results(source):
             else:
                 volumes[owner].append(path)
     for name in records:
-        volumes[name] += [
-            path
-            for path in sorted((source / name).iterdir())
-            if suffix_of(path) in VOLUMES and not path.name.startswith((".", *_NOT_LABELS))
-        ]
+        volumes[name] += volumes_of_readers(source / name)
     return [_Result(name, record, volumes[name]) for name, record in records.items()], notes
 
 

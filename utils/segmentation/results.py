@@ -11,6 +11,8 @@ from utils.files import UNFINISHED, read_json
 from utils.names import as_text, suffix_of
 from utils.volumes.mhd import VOLUMES, read_volume, voxel_digest
 
+_OWN_VOLUMES = ("probability_", "uncertainty")  # how the names of the volumes in a scan's folder begin
+
 
 def finished_record(output, name):
     """Content of the ``scan.json`` of the scan whose results are called `name` in the folder `output`.
@@ -41,18 +43,27 @@ def holds_labels(path, digest):
     return bool((labels == voxels).all()) and voxel_digest(labels) == digest
 
 
+def volumes_of_readers(folder):
+    """Paths of the volumes in a scan's folder that test.py did not write, sorted."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if suffix_of(path) in VOLUMES and not path.name.startswith((".", *_OWN_VOLUMES))
+    ]
+
+
 def check_uncorrected(output, name, record):
-    """Raise `InputError` if a label file of this record holds other labels than were written: a reader's correction.
+    """Raise `InputError` if a reader's correction would be lost: a changed label file, or a volume in the folder.
 
     DICOM segmentations, damaged files and files of before, whose record has no digest of the labels, are not compared.
     """
+    lost = volumes_of_readers(output / name)
     for path in (output / file for file in _label_files(record, name) if suffix_of(file) in VOLUMES):
-        try:
-            corrected = "labels_digest" in record and not holds_labels(path, record["labels_digest"])
-        except InputError:
-            continue  # nothing can be lost
-        if corrected:
-            raise InputError(f"{path}: was corrected since it was written; use another --output")
+        with contextlib.suppress(InputError):  # nothing is lost with a damaged file
+            if "labels_digest" in record and not holds_labels(path, record["labels_digest"]):
+                lost.append(path)
+    if lost:
+        raise InputError(f"{lost[0]}: was corrected since the scan was segmented; use another --output")
 
 
 @contextlib.contextmanager
