@@ -8,20 +8,23 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK
-from helpers import prepare, run_python
+from dicoms import save_tomographies
+from helpers import PROJECT, prepare, run_python
 from PIL import Image
 from stand_in import export_brightness_model
 
 from utils.errors import InputError
 from utils.exported_model import read_best
 from utils.files import sha256
+from utils.labels import FLUIDS
+from utils.plots import CLASS_COLOURS
 from utils.prepared import all_seen, check_unseen, describe_data, read_csv_data
 from utils.segmentation.output import Job, segment_to_files
 from utils.segmentation.predict import prediction_digest
 from utils.tools.import_cases import main
 from utils.volumes.geometry import Placement
 from utils.volumes.mhd import read_header, read_volume, write_volume
-from utils.volumes.scans import find_scans
+from utils.volumes.scans import find_scans, read_scan
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
 SLANTED = Placement((0.8, 0.0, -0.6, 0.6, 0.0, 0.8, 0.0, -1.0, 0.0), (10.0, -20.0, 30.0), True)
@@ -263,6 +266,38 @@ def test_a_folder_of_pictures_and_an_output_without_label_volumes(segmented, tmp
     folder = run_import(out, "--patient-pattern", "/([^/]+)$") / "Spectralis" / "eva__eva"
     np.testing.assert_array_equal(read_volume(folder / "reference.mhd")[0], labels)
     np.testing.assert_array_equal(read_volume(folder / "oct.mhd")[0], eye(7) // 257)
+
+
+def test_a_dicom_series_in_another_order_of_its_files(segmented, tmp_path):
+    save_tomographies(tmp_path / "eva", eye(7) // 257, [2, 1, 0])
+    out = tmp_path / "out"
+    out.mkdir()
+    (files,) = find_scans([tmp_path / "eva"])
+    model = segmented / "best.keras"
+    job = Job(str(out), (str(model),), prediction_digest(read_best(model)), vendor="Spectralis")
+    segment_to_files(files, job)
+    labels = read_volume(out / "Spectralis_eva.mhd")[0]
+    labels[0, 70:76, 80:95] = 2
+    save(image_of(labels, out, "eva"), out / "Spectralis_eva.nii.gz")
+    folder = run_import(out) / "Spectralis" / "eva__eva"
+    np.testing.assert_array_equal(read_volume(folder / "reference.mhd")[0], labels)
+    np.testing.assert_array_equal(read_volume(folder / "oct.mhd")[0], read_scan(files, "Spectralis").voxels)
+    headers = [read_header(path).placement for path in (folder / "oct.mhd", out / "Spectralis_eva.mhd")]
+    assert headers[0] == headers[1]
+    assert headers[0].stated
+
+
+def test_the_lists_of_labels_for_both_programs():
+    """Their formats are as both programs' own files have them; neither program was run."""
+    lines = {path.name: path.read_text().splitlines() for path in (PROJECT / "docs" / "labels").iterdir()}
+    assert lines["slicer.ctbl"][0].startswith("# Color table file")
+    rows = {name: [line.split() for line in of_file if line[0] != "#"] for name, of_file in lines.items()}
+    assert [(int(row[0]), row[1], *map(int, row[2:])) for row in rows["slicer.ctbl"][1:]] == [
+        (label, fluid, *CLASS_COLOURS[label].tolist(), 255) for fluid, label in FLUIDS.items()
+    ]
+    assert [(int(row[0]), *map(int, row[1:7]), row[7]) for row in rows["itk_snap.txt"][1:]] == [
+        (label, *CLASS_COLOURS[label].tolist(), 1, 1, 1, f'"{fluid}"') for fluid, label in FLUIDS.items()
+    ]
 
 
 # ---- Refused -------------------------------------------------------------------------------------------------------

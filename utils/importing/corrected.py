@@ -176,7 +176,7 @@ def _item(result, written, digest, options, classes, notes):
         read_masks=lambda shape: (read_segmentation(path, grid, files.path, classes.targets)[0], 0),
         vendor=result.record["facts"]["vendor"],
         spacing_mm=result.spacing_mm,
-        record=_correction(result.record, path, labels, written, bool(corrections)),
+        record=_correction(result.record, path, labels, written, digest and bool(corrections)),
     )
 
 
