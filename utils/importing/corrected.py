@@ -167,7 +167,7 @@ def _item(result, written, digest, options, classes, notes):
     path, labels, of_path = (corrections or list(found.values()))[0]
     notes += [*of_path, *_renumbered(path, labels, written)]
     scan_name = result.record["facts"]["scan"]
-    text = as_text(files.path)
+    text = as_text(Path(files.path).as_posix())
     return Item(
         name=scan_name.partition("__")[2] or scan_name,
         path_text=text[: len(text) - len(suffix_of(text))] if options.patient_pattern else scan_name,

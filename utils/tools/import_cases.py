@@ -238,7 +238,7 @@ def _source_files(cases, source):
     digest = functools.cache(sha256)  # many images may share a file of outlines
 
     def name_of(path):
-        return as_text(path.relative_to(source) if path.is_relative_to(source) else path.name)
+        return as_text(path.relative_to(source).as_posix() if path.is_relative_to(source) else path.name)
 
     return {root: {name_of(path): digest(path) for path in item.files} for root, item in cases.items()}
 
