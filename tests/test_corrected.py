@@ -375,6 +375,14 @@ def test_a_volume_of_no_scan_is_named(out, capsys):
     assert f"note: {out / 'Spectralis_annabel.nii.gz'}: is left out: named after none" in capsys.readouterr().out
 
 
+def test_a_volume_belongs_to_the_scan_of_the_longest_name(out):
+    (out / "Spectralis_bert").rename(out / "Spectralis_anna_2")
+    save(image_of(corrected_labels(), out, "bert"), out / "Spectralis_anna_2_mine.nrrd")
+    data = run_import(out)
+    assert [path.name for path in data.glob("*/*")] == ["bert__bert"]
+    assert_imported(data, corrected_labels(), "bert")
+
+
 def test_scans_that_moved_or_changed(out, segmented):
     scans = segmented / "scans"
     path = out / "Spectralis_anna" / "scan.json"
