@@ -1,9 +1,8 @@
 """Several scans of one eye over time: the volumes of each fluid by date."""
 
-import re
-
 from utils.files import write_csv, written_whole
 from utils.labels import FLUIDS
+from utils.names import portable
 from utils.plots import CLASS_COLOURS
 
 
@@ -25,7 +24,7 @@ def write_follow_up(output, table):
     write_csv(output / "follow_up.csv", known[[*columns, "circles_around", "model", "model_sha256", "threshold"]])
     plots = []
     for number, ((patient, eye), scans) in enumerate(known.groupby(["patient", "laterality"]), 1):
-        name = f"follow_up/{number:03d}_{re.sub(r'[^0-9A-Za-z-]', '_', patient)}_{eye}.png"
+        name = f"follow_up/{number:03d}_{portable(patient)}_{eye}.png"
         save_follow_up(output / name, f"{patient}, {eye}", scans)
         plots.append((f"{patient}, {eye}", name))
     return plots
