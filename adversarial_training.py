@@ -130,7 +130,7 @@ def fine_tune(folder, start, start_details, data, state):
                     run.after_step(step.means())
             row = run.end_epoch(score_both(run, step, epoch, data.b_scans, shown), config.BATCH_SIZE)
             report(row, run.progress["best"], run.seconds_left())
-            if warning := discriminator_state(run.progress["history"]):
+            if warning := discriminator_state(run.progress["history"], config.D_WARM_UP_STEPS):
                 print(f"warning: {warning}", flush=True)
     run.finish(reason, next_step="evaluate.py")
 

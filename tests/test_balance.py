@@ -30,6 +30,12 @@ def test_a_discriminator_that_collapsed_or_won_is_named(row, expected):
     assert state is None if expected is None else expected in state
 
 
+def test_a_discriminator_that_begins_to_learn_is_not_named():
+    blind = epoch(0.03, 0.97) | {"steps": 40}
+    assert discriminator_state([blind], warm_up_steps=60) is None
+    assert "collapsed" in discriminator_state([blind, blind], warm_up_steps=60)
+
+
 def test_no_epoch_no_warning():
     assert discriminator_state([]) is None
 

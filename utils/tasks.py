@@ -40,9 +40,10 @@ DEMO_SETTINGS = {
     "STEPS_PER_EPOCH": 50,
     "VALIDATION_B_SCANS": 12,
 }
-# A trained network needs a smaller learning rate than a new one. The discriminator is new.
-FINE_TUNING_SETTINGS = {**DEMO_SETTINGS, "ADAM_LR": 1e-4, "D_ADAM_LR": 1e-3, "STEPS_PER_EPOCH": 30}
-FINE_TUNING_SETTINGS |= {"D_WARM_UP_STEPS": 10, "ADVERSARIAL_RAMP_STEPS": 10}
+# A trained network needs a smaller learning rate than a new one. The discriminator is new: it is narrow, to learn in
+# few steps, and for most of them it learns alone.
+FINE_TUNING_SETTINGS = {**DEMO_SETTINGS, "ADAM_LR": 1e-4, "ADVERSARIAL_EPOCH": 2, "STEPS_PER_EPOCH": 50}
+FINE_TUNING_SETTINGS |= {"D_ADAM_LR": 1e-3, "D_BASE_FILTERS": 8, "D_WARM_UP_STEPS": 60, "ADVERSARIAL_RAMP_STEPS": 5}
 DEMO_CASES, DEMO_SLICES = 32, 6
 
 # The model in the box: recipes/strong.py on real and on synthetic scans.

@@ -7,10 +7,11 @@ SURE = 0.95  # accuracy; from here on it is hardly ever wrong
 REJECTED = 3.0  # adversarial loss, -log of 5 %; from here on it gives generated masks less than 5 %
 
 
-def discriminator_state(history):
+def discriminator_state(history, warm_up_steps=0):
     """A warning about the last epoch of `history`, or None.
 
-    `history` is a list of one dictionary an epoch.
+    `history` is a list of one dictionary an epoch. Nothing is said of epochs that lie within the first `warm_up_steps`:
+    the discriminator then begins to learn.
 
     - Collapsed: the discriminator is no better than chance, or says the same of every mask.
     - Won: it is right on almost every mask and gives generated masks so low a probability that the U-Net can hardly
@@ -19,6 +20,8 @@ def discriminator_state(history):
     if not history or "d_accuracy_real" not in history[-1]:
         return None
     row = history[-1]
+    if warm_up_steps and sum(row.get("steps", 0) for row in history) <= warm_up_steps:
+        return None
     on_real, on_generated = row["d_accuracy_real"], row["d_accuracy_generated"]
     found = f"right on {on_real:.0%} of the readers' masks and {on_generated:.0%} of the generated ones"
     if min(on_real, on_generated) < 1 - SURE and max(on_real, on_generated) > SURE:
