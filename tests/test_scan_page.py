@@ -90,6 +90,9 @@ DRIVE = """async inner => {
   seen.end = get("said").textContent;
   get("previous").click();
   seen.button = get("said").textContent;
+  inner.location.hash = "1";
+  await pause();
+  seen.asked = get("said").textContent;
   const box = get("map").getBoundingClientRect();
   const place = { clientX: box.left + 9, clientY: box.top + box.height * 0.3 };
   get("map").dispatchEvent(new inner.MouseEvent("click", place));
@@ -123,6 +126,7 @@ def test_the_page_is_driven_in_a_browser(page, tmp_path):
         assert seen["srf"] == [86, 180, 233, 255]
         assert seen["slid"][:8] == seen["stays"][:8] == "B-scan 1"
         assert (seen["end"][:8], seen["button"][:8], seen["clicked"][:8]) == ("B-scan 5", "B-scan 4", "B-scan 2")
+        assert seen["asked"].startswith("B-scan 1 of 5")  # as the index links to a B-scan
         assert seen["line"][:3] == [86, 180, 233]
         assert (seen["thickest"], seen["thickest_srf"]) == ("40 µm", "24 µm")
         assert sum(seen["brightest"][:3]) < 30 < 400 < sum(seen["brightest_irf"][:3])
