@@ -62,6 +62,5 @@ class OnnxNetwork:
         self.output = self._session.get_outputs()  # each has a `shape`
 
     def predict_on_batch(self, images):
-        """The outputs for `images`, float32 (B, H, W, 3), as numpy arrays; a single output not in a list."""
-        outputs = self._session.run(None, {self._image: images})
-        return outputs if len(outputs) > 1 else outputs[0]
+        """The outputs for `images`, float32 (B, H, W, 3), as a list of numpy arrays."""
+        return self._session.run(None, {self._image: images})
