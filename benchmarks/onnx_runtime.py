@@ -11,11 +11,11 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.scripts import run_measured
 from utils.phantom.retouch_like import generate_phantom
 from utils.volumes.mhd import read_volume, write_volume
 
@@ -40,29 +40,16 @@ def main():
             for name, model in forms.items():
                 for scan in ("one", "all"):
                     output = folder / f"{number} {name}"
-                    taken, peak = segment(folder / f"{scan}.mhd", output, model)
+                    options = ("--output", output, "--model", model, "--vendor", "Spectralis")
+                    taken, peak = run_measured("test.py", folder / f"{scan}.mhd", *options)
                     seconds[name, scan] = min(taken, seconds.get((name, scan), taken))
                     peaks[name] = max(peak, peaks.get(name, 0))
         labels = [read_volume(folder / f"0 {name}" / "Spectralis_all.mhd")[0] for name in forms]
     print("| form | one B-scan, with start-up (s) | a further B-scan (s) | peak memory (GB) |\n|---|---|---|---|")
     for name in forms:
         further = (seconds[name, "all"] - seconds[name, "one"]) / (arguments.b_scans - 1)
-        print(f"| {name} | {seconds[name, 'one']:.1f} | {further:.3f} | {peaks[name]:.2f} |")
+        print(f"| {name} | {seconds[name, 'one']:.1f} | {further:.3f} | {peaks[name] / 1e9:.2f} |")
     print(f"{np.count_nonzero(labels[0] != labels[1])} of {np.count_nonzero(labels[0])} fluid pixels differ")
-
-
-def segment(scan, output, model):
-    """(seconds, peak memory in GB) of test.py on one scan, in a process of its own."""
-    command = [sys.executable, "test.py", scan, "--output", output, "--model", model, "--vendor", "Spectralis"]
-    program = (
-        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    started = time.perf_counter()
-    result = subprocess.run(
-        [sys.executable, "-c", program, *map(str, command)], capture_output=True, text=True, check=True
-    )
-    return time.perf_counter() - started, int(result.stdout) * 1024 / 1e9
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 from utils.tasks import overrides
 
@@ -16,6 +17,19 @@ def run(script, *arguments, **settings):
     if result.returncode:
         sys.exit(f"{command}\n{result.stdout}\n{result.stderr}")
     return result.stdout
+
+
+def run_measured(*command):
+    """(seconds, peak memory in bytes) of a Python command in a process of its own."""
+    program = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    started = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, "-c", program, sys.executable, *map(str, command)], capture_output=True, text=True, check=True
+    )
+    return time.perf_counter() - started, int(result.stdout) * 1024
 
 
 def prepare(folder, cases, slices, seed=0, varied=False, **settings):

@@ -13,16 +13,14 @@ memory of test.py by the number of B-scans.
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.scripts import run_measured
 from utils.exported_model import export_best, read_best
 from utils.labels import FLUIDS
 from utils.phantom.retouch_like import generate_phantom
@@ -183,15 +181,8 @@ def write_scan(path, b_scans):
 
 def peak_of_test(model, scan, output):
     """Peak memory in GiB of test.py on one scan."""
-    program = (
-        "import json, resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
-        "print(json.dumps(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))"
-    )
-    command = [sys.executable, "test.py", scan, "--output", output, "--model", model]
-    result = subprocess.run(
-        [sys.executable, "-c", program, *map(str, command)], capture_output=True, text=True, check=True
-    )
-    return json.loads(result.stdout) / 2**20
+    _, peak = run_measured("test.py", scan, "--output", output, "--model", model)
+    return peak / 2**30
 
 
 if __name__ == "__main__":
