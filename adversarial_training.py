@@ -1,6 +1,7 @@
 """Step 3: fine-tune the best U-Net against a discriminator that learns to tell its masks from a reader's.
 
-Reads   OUTPUT_ROOT/{train_data,val_data}.csv, OUTPUT_ROOT/pre_processed/ and the best model of the segmentation step
+Reads   OUTPUT_ROOT/{train_data,val_data}.csv, OUTPUT_ROOT/pre_processed/ and the best model of the segmentation step;
+        with UNLABELLED_SHARE the rows of pre_processed/slice_gt.csv that have no labels
 Writes  OUTPUT_ROOT/runs/RUN_NAME/adversarial/: the same files as model_training.py in segmentation/
 
     python adversarial_training.py [--set NAME=VALUE ...]
@@ -8,22 +9,26 @@ Writes  OUTPUT_ROOT/runs/RUN_NAME/adversarial/: the same files as model_training
 The starting model is epoch 0: where no epoch beats it on the validation B-scans, it is the best one.
 """
 
+import contextlib
 import functools
 import itertools
+from dataclasses import replace
 
 import numpy as np
 
 import config
+from utils.data_prepare import get_iterator_nuts
 from utils.errors import InputError, run_script
 from utils.exported_model import check_input, export_epoch, read_best, set_weights
 from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import as_list, create_inference_network, create_network
+from utils.patch_settings import blind_to_labels
 from utils.plots import save_comparison
 from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.segmentation.decisions import decisions_of_run
 from utils.training import run_folder
 from utils.training.choosing import add_decisions
-from utils.training.data import read_training_data
+from utils.training.data import read_training_data, with_unlabelled
 from utils.training.discriminator_state import converged, discriminator_state
 from utils.training.epoch import compile_for_scoring, epoch_batches, estimate_steps, score_epoch, segmentation_losses
 from utils.training.optimizer import copy_weights, create_optimizer
@@ -45,6 +50,13 @@ def main(argv):
     if config.DEVICES * config.HOSTS > 1:
         raise InputError("config.DEVICES, config.HOSTS: must both be 1, adversarial training runs on one device")
     data = read_training_data(**config.training_data_settings())
+    if config.UNLABELLED_SHARE:
+        data = with_unlabelled(
+            data,
+            config.preprocessed_folder() / "slice_gt.csv",
+            [config.split_csv(part) for part in ("val", "test")],
+            config.preparation_settings(),
+        )
     start = config.run_folder("segmentation") / "best.keras"
     start_details = read_best(start)
     check_start(start, start_details, data.description)
@@ -108,7 +120,7 @@ def fine_tune(folder, start, start_details, data, state):
         panels=PANELS,
         export=functools.partial(export_epoch, folder, inference, model_details(data, start_details)),
     )
-    expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), config.batch_settings())
+    expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), patches_for_both())
     with run.interruptible(), failures_named():
         if not run.progress["history"]:
             run.record({"epoch": 0, **score_both(run, step, 0, data.b_scans, shown)})
@@ -116,14 +128,7 @@ def fine_tune(folder, start, start_details, data, state):
             print(f"epoch 0, the model of the segmentation step: {best['metric']} {best['value']:.4f}")
         while not (reason := why_ended(run.progress)):
             epoch, first_step = run.begin_epoch(expected_steps)
-            with epoch_batches(
-                config.split_csv("train"),
-                config.batch_settings(),
-                training=True,
-                epoch=epoch,
-                steps=config.STEPS_PER_EPOCH,
-                first_step=first_step,
-            ) as batches:
+            with training_batches(epoch, first_step, data.unlabelled) as batches:
                 step.begin_means()
                 for batch in batches:
                     step(*batch)
@@ -150,11 +155,11 @@ def create_step(start):
     discriminator = create_discriminator(
         (*as_list(unet.output)[0].shape[1:3], 3),
         config.N_CLASSES,
-        config.D_BASE_FILTERS or config.BASE_FILTERS,
-        config.SEED,
-        d_dtype_policy,
-        config.D_POOLING,
+        seed=config.SEED,
+        dtype_policy=d_dtype_policy,
+        **config.discriminator_settings(),
     )
+    with_teacher = config.SELF_TRAINING == "teacher"
     step = AdversarialStep(
         unet,
         discriminator,
@@ -163,15 +168,42 @@ def create_step(start):
             OptimizerSettings(config.D_ADAM_LR, config.D_ADAM_BETA_1), d_dtype_policy, "discriminator_adam"
         ),
         losses,
-        config.ADVERSARIAL_WEIGHT,
-        real_label=config.D_REAL_LABEL,
-        warm_up_steps=config.D_WARM_UP_STEPS,
-        ramp_steps=config.ADVERSARIAL_RAMP_STEPS,
-        adversarial_limit=config.ADVERSARIAL_LIMIT,
-        d_ready_accuracy=config.D_READY_ACCURACY,
-        d_ahead_accuracy=config.D_AHEAD_ACCURACY,
+        config.adversarial_rules(),
+        create_network(**config.network_settings() | {"encoder_weights": None}) if with_teacher else None,
     )
     return step, inference
+
+
+def patches_for_both():
+    """`BatchSettings` by which both networks' patches are drawn: with unlabelled scans, never by labels."""
+    settings = config.batch_settings()
+    return blind_to_labels(settings) if config.UNLABELLED_SHARE else settings
+
+
+@contextlib.contextmanager
+def training_batches(epoch, first_step, unlabelled):
+    """The context of an epoch's batches from `first_step` on, (images, targets) as `epoch_batches` yields them.
+
+    With rows of scans without outlines, `unlabelled`, these are followed by as many images of theirs as
+    UNLABELLED_SHARE says.
+    """
+    settings = patches_for_both()
+    with epoch_batches(
+        config.split_csv("train"),
+        settings,
+        training=True,
+        epoch=epoch,
+        steps=config.STEPS_PER_EPOCH,
+        first_step=first_step,
+    ) as batches:
+        if not unlabelled:
+            yield batches
+            return
+        settings = replace(settings, batch_size=config.unlabelled_batch_size(), mixed=())
+        others = get_iterator_nuts(
+            unlabelled, settings, training=True, epoch=epoch, first_batch=first_step, repeated=True
+        )
+        yield ((*batch, images) for batch, (images, _) in zip(batches, others, strict=False))
 
 
 def model_details(data, start_details):
@@ -205,7 +237,7 @@ def score_both(run, step, epoch, b_scans, shown):
 
 def validation_batches():
     """The context of the validation patches' batches, always the same."""
-    return epoch_batches(config.split_csv("val"), config.batch_settings(), training=False, epoch=0)
+    return epoch_batches(config.split_csv("val"), patches_for_both(), training=False, epoch=0)
 
 
 def held_out_patches(inference):

@@ -11,7 +11,7 @@ from utils import setting_rules
 from utils.errors import InputError
 from utils.patch_settings import AugmentationSettings, BatchSettings, MixedRoot, PatchSettings
 from utils.settings import parse, read_overrides, read_recipe
-from utils.training.rules import OptimizerSettings, TrainingRules
+from utils.training.rules import AdversarialRules, OptimizerSettings, TrainingRules
 
 # ---- Where things are ----------------------------------------------------------------------------------------------
 # Folder of the raw volumes: RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd.
@@ -174,6 +174,17 @@ SCALE_AUGMENTATION = 0.0
 # Largest share by which SCALE_AUGMENTATION changes rows and columns.
 SCALE_RANGE = 0.25
 
+# Share of the patches of a step of adversarial_training.py that scans without outlines give, beside BATCH_SIZE with
+# outlines. prepare_data.py --unlabelled prepares them. DROP_HEALTHY and OVERSAMPLING then do not apply to any patch.
+UNLABELLED_SHARE = 0.0
+# Who says which of their pixels are certain, and are learned from: "discriminator", or "teacher", the running average
+# of the weights that EMA_MOMENTUM keeps. None: nobody.
+SELF_TRAINING = None
+# Weight of the cross-entropy of these pixels beside the segmentation loss.
+SELF_TRAINING_WEIGHT = 0.1
+# Probability above which a pixel is certain.
+SELF_TRAINING_CONFIDENCE = 0.9
+
 # ---- Adversarial fine-tuning ---------------------------------------------------------------------------------------
 # Epochs of adversarial_training.py. None: as EPOCH.
 ADVERSARIAL_EPOCH = None
@@ -187,6 +198,16 @@ D_BASE_FILTERS = None
 # How the discriminator's features are pooled over the patch: "max" or "average".
 # An average hardly changes where one place of many is wrong.
 D_POOLING = "max"
+# "patch" gives one verdict on a patch, "pixel" one on each field of 8 rows and 2 columns, then without D_POOLING.
+D_VERDICT = "patch"
+# False hides the image from the discriminator: its look cannot give away where a mask comes from.
+D_SEES_IMAGE = True
+# The discriminator sees generated masks of "all" images, or of the "unlabelled" ones alone.
+D_GENERATED_FROM = "all"
+# "one-hot" masks, or the U-Net's "probabilities" and readers' masks that are made as unsure.
+D_MASKS = "one-hot"
+# Bounds how fast the discriminator's verdict can change with its input.
+D_SPECTRAL_NORM = False
 # Learning rate of the discriminator, below the U-Net's, since it learns faster.
 D_ADAM_LR = 1e-4
 # First-moment decay of the discriminator's Adam, as ADAM_BETA_1.
@@ -266,6 +287,11 @@ def mixed_roots():
     )
 
 
+def unlabelled_batch_size():
+    """Patches of a step that scans without outlines give."""
+    return max(1, round(BATCH_SIZE * UNLABELLED_SHARE / (1 - UNLABELLED_SHARE)))
+
+
 def batch_settings():
     """Which patches are drawn, and how they become batches, in training, validation and evaluation alike."""
     patches = PatchSettings(
@@ -340,6 +366,35 @@ def optimizer_settings(epochs):
         cosine_steps=epochs * STEPS_PER_EPOCH if LR_SCHEDULE == "cosine" else None,
         warm_up_steps=WARM_UP_STEPS,
         ema_momentum=EMA_MOMENTUM,
+    )
+
+
+def discriminator_settings():
+    """Arguments of `model.create_discriminator` besides sizes, seed and dtype policy."""
+    return {
+        "base_filters": D_BASE_FILTERS or BASE_FILTERS,
+        "pooling": D_POOLING,
+        "verdict": D_VERDICT,
+        "sees_image": D_SEES_IMAGE,
+        "spectral_norm": D_SPECTRAL_NORM,
+    }
+
+
+def adversarial_rules():
+    """The `AdversarialRules` of a run."""
+    return AdversarialRules(
+        weight=ADVERSARIAL_WEIGHT,
+        real_label=D_REAL_LABEL,
+        warm_up_steps=D_WARM_UP_STEPS,
+        ramp_steps=ADVERSARIAL_RAMP_STEPS,
+        limit=ADVERSARIAL_LIMIT,
+        ready_accuracy=D_READY_ACCURACY,
+        ahead_accuracy=D_AHEAD_ACCURACY,
+        generated_from=D_GENERATED_FROM,
+        masks=D_MASKS,
+        self_training=SELF_TRAINING,
+        self_training_weight=SELF_TRAINING_WEIGHT,
+        self_training_confidence=SELF_TRAINING_CONFIDENCE,
     )
 
 

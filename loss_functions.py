@@ -115,6 +115,29 @@ def straight_through_one_hot(probabilities):
     return ops.stop_gradient(one_hot) + (probabilities - ops.stop_gradient(probabilities))
 
 
+def smoothed_reference(one_hot, probabilities, least=0.9):
+    """A reader's mask as unsure as the network's `probabilities`, both float32 (B, H, W, classes).
+
+    The reader's class has the probability that the network gives it, but at least `least`; the others share the rest as
+    the network has it ("scaling" of Luc et al., arXiv:1611.08408). Where the network is right and sure, its mask and
+    the reader's are the same: only its mistakes tell them apart.
+    """
+    true = ops.sum(one_hot * probabilities, axis=-1, keepdims=True)
+    raised = ops.maximum(true, least)
+    others = (1 - one_hot) * probabilities * (1 - raised) / ops.maximum(1 - true, _EPSILON)
+    return one_hot * raised + others
+
+
+def self_training_loss(labels, is_certain, probabilities):
+    """Mean cross-entropy of the pixels that are certain; 0 where none is.
+
+    `labels` are one-hot (B, H, W, classes), `is_certain` (B, H, W) is 0 or 1, all float32. Neither has a gradient.
+    """
+    labels, is_certain = ops.stop_gradient(labels), ops.stop_gradient(is_certain)
+    cross_entropy = -ops.sum(labels * ops.log(ops.clip(probabilities, _EPSILON, 1.0)), axis=-1)
+    return ops.sum(is_certain * cross_entropy) / ops.maximum(ops.sum(is_certain), 1.0)
+
+
 def _binary_cross_entropy(label, logits):
     logits = ops.cast(logits, "float32")
     return ops.mean(ops.softplus(logits) - label * logits)  # -label log s - (1 - label) log(1 - s), s = sigmoid(logits)

@@ -257,8 +257,30 @@ def _check_unet_arguments(input_shape, regularizer_type, padding):
             )
 
 
+class SpectralNormAtMostOne(keras.constraints.Constraint):
+    """Scales a kernel (..., outputs) down so that, as a matrix, it enlarges no vector.
+
+    The same bound as spectral normalisation (Miyato et al., ICLR 2018), kept after each update instead of within the
+    forward pass: the discriminator's logit then cannot change faster than its input.
+    """
+
+    def __call__(self, kernel):
+        matrix = ops.reshape(kernel, (-1, kernel.shape[-1]))
+        gram = ops.matmul(ops.transpose(matrix), matrix)
+        return kernel / ops.maximum(1.0, ops.sqrt(ops.norm(gram, ord=2)))
+
+
 def create_discriminator(
-    image_shape=(164, 36, 3), n_classes=4, base_filters=64, seed=None, dtype_policy="float32", pooling="average"
+    image_shape=(164, 36, 3),
+    n_classes=4,
+    base_filters=64,
+    seed=None,
+    dtype_policy="float32",
+    pooling="average",
+    *,
+    verdict="patch",
+    sees_image=True,
+    spectral_norm=False,
 ):
     """Network that tells reference masks from generated ones, given the image.
 
@@ -266,33 +288,41 @@ def create_discriminator(
     n_classes), both float32. Height and width may be None. Output `logit`: linear, float32 (B, 1), above 0 if the mask
     looks like a reference. `seed` and `dtype_policy` are as in `create_unet_model`. `pooling` over the image is the
     features' "average" or their "max"; with "max" a single wrong place still counts.
+
+    - `verdict` "pixel" gives a logit for each field of 8 rows and 2 columns instead: (B, height / 8, width / 2, 1).
+    - Without `sees_image` the only input is `mask`: the image cannot give away where a mask comes from.
+    - `spectral_norm` keeps every kernel a `SpectralNormAtMostOne`.
     """
     options = LayerOptions(np.random.default_rng(seed), padding="same", dtype_policy=dtype_policy)
     global_pooling = {"average": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}[pooling]
+    bound = {"kernel_constraint": SpectralNormAtMostOne() if spectral_norm else None}
 
     def convolve(tensor, filters, size, name):
         convolution = layers.Conv2D(
-            filters, size, padding=options.padding, activation="relu", **options.kernel(), name=name
+            filters, size, padding=options.padding, activation="relu", **options.kernel(), **bound, name=name
         )
         return convolution(tensor)
 
-    image = keras.Input(image_shape, name="image")
-    mask = keras.Input((*image_shape[:2], n_classes), name="mask")
+    inputs = [keras.Input(image_shape, name="image")] if sees_image else []
+    inputs.append(keras.Input((*image_shape[:2], n_classes), name="mask"))
     branches = []
-    for name, tensor in (("image", image), ("mask", mask)):
+    for tensor in inputs:
+        name = tensor.name
         tensor = convolve(tensor, base_filters, 7, f"{name}_convolution1")
         tensor = convolve(tensor, base_filters, 3, f"{name}_convolution2")
         branches.append(convolve(tensor, base_filters, 3, f"{name}_convolution3"))
-    tensor = layers.Concatenate(dtype=dtype_policy, name="joined")(branches)
+    tensor = layers.Concatenate(dtype=dtype_policy, name="joined")(branches) if sees_image else branches[0]
     # Pooling before the convolutions keeps the cost of a pass below half of the U-Net's.
     for level, pool_size in enumerate(((2, 2), (2, 1), (2, 1)), start=1):
         tensor = layers.MaxPooling2D(pool_size, dtype=dtype_policy, name=f"level{level}_pooled")(tensor)
         tensor = convolve(tensor, base_filters * 2**level, 3, f"level{level}_convolution1")
         tensor = convolve(tensor, base_filters * 2**level, 3, f"level{level}_convolution2")
-    tensor = global_pooling(dtype="float32", name=pooling)(tensor)
+    if verdict == "patch":
+        tensor = global_pooling(dtype="float32", name=pooling)(tensor)
     kernel_initializer = keras.initializers.GlorotUniform(seed=options.seed())
-    logit = layers.Dense(1, kernel_initializer=kernel_initializer, dtype="float32", name="logit")(tensor)
-    return keras.Model([image, mask], logit, name="discriminator")
+    # Of the channels alone: a verdict on each patch, or on each field.
+    to_logit = layers.Dense(1, kernel_initializer=kernel_initializer, dtype="float32", **bound, name="logit")
+    return keras.Model(inputs, to_logit(tensor), name="discriminator")
 
 
 def main(argv):

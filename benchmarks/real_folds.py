@@ -87,9 +87,9 @@ def draw_folds(held):
     return folds
 
 
-def validation_patients(patients, held):
-    """A fifth of `patients`, with its share of what they hold, on whom the epochs of a fold's training are chosen."""
-    return _drawn(patients, held, test_fraction=0.2)
+def some_patients(patients, held, share):
+    """A `share` of `patients`, with their share of what these hold, as `held` of `patients_with` says."""
+    return _drawn(patients, held, test_fraction=share)
 
 
 def _drawn(patients, held, test_fraction=0.2, folds=None, fold=0):

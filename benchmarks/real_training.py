@@ -28,7 +28,7 @@ from benchmarks.real_folds import (
     find_real_cases,
     patients_with,
     read_folds,
-    validation_patients,
+    some_patients,
 )
 from benchmarks.scripts import run
 from utils.errors import InputError, run_script
@@ -66,10 +66,7 @@ def prepare_folds(of_fold, held_out, output, settings):
     the settings with both roots}.
     """
     for case in (case for cases in of_fold.values() for case in cases):
-        link = output / "data" / (case.vendor or "") / case.name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)  # the scans may have moved
-        link.symlink_to(case.folder.resolve(), target_is_directory=True)
+        link_to(case.folder, output / "data" / (case.vendor or "") / case.name)
     held = patients_with([case for cases in of_fold.values() for case in cases])
     roots = {"DATA_ROOT": output / "data", "PATIENT_PATTERN": PATIENTS}
     of_folds = {fold: {**settings, **roots, "OUTPUT_ROOT": output / f"fold_{fold}"} for fold in held_out}
@@ -79,11 +76,18 @@ def prepare_folds(of_fold, held_out, output, settings):
     return of_folds
 
 
+def link_to(path, link):
+    """Make `link` one to `path`, a file or folder, also where it was one to another: scans may have moved."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.resolve())
+
+
 def split_of(fold, of_fold, held):
     """{part: cases} in which `fold` is held out, and a fifth of the other folds' patients chooses the epoch."""
     others = [case for other, cases in of_fold.items() if other != fold for case in cases]
     patients = [patient_of(case.name, PATIENTS) for case in others]
-    validating = set(validation_patients(sorted(set(patients)), held))
+    validating = set(some_patients(sorted(set(patients)), held, 0.2))  # on whom the epochs are chosen
     parts = {"train": [], "val": [], "test": of_fold[fold]}
     for case, patient in zip(others, patients, strict=True):
         parts["val" if patient in validating else "train"].append(case)

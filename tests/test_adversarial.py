@@ -27,12 +27,15 @@ from loss_functions import (
 )
 from model import create_discriminator, create_unet_model
 from utils.training.adversarial import AdversarialStep, discriminator_policy
+from utils.training.rules import AdversarialRules
 
 SEGMENTATION_LOSS = get_combined_cross_entropy_and_dice_loss_function(4, 4)
 SIZE = 24  # pixels of a patch's sides; the masks have 4 less
 WARM_UP, RAMP, READY, AHEAD = 2, 4, 0.05, 0.9
 BALANCE = {"real_label": 0.9, "warm_up_steps": WARM_UP, "ramp_steps": RAMP}
-BALANCE |= {"d_ready_accuracy": READY, "d_ahead_accuracy": AHEAD}
+BALANCE |= {"ready_accuracy": READY, "ahead_accuracy": AHEAD}
+UNLABELLED = {"generated_from": "unlabelled", "masks": "probabilities", "self_training": "teacher"}
+UNLABELLED |= {"self_training_weight": 0.5, "self_training_confidence": 0.3}
 ON_JAX = keras.backend.backend() == "jax"
 
 
@@ -73,7 +76,8 @@ def create_step(
     height, width = keras.tree.flatten(generator.output)[0].shape[1:3]
     discriminator = create_discriminator((height, width, 3), base_filters=4, seed=2, dtype_policy=d_dtype_policy)
     optimizers = optimizers or (adam(), adam())
-    return AdversarialStep(generator, discriminator, *optimizers, segmentation_losses, adversarial_weight, **options)
+    rules = AdversarialRules(adversarial_weight, **options)
+    return AdversarialStep(generator, discriminator, *optimizers, segmentation_losses, rules)
 
 
 def arrays(variables):
@@ -171,7 +175,7 @@ def test_one_pass_back_through_the_discriminator_serves_both(limit):
         [SEGMENTATION_LOSS],
         optimizers,
         real_label=0.9,
-        adversarial_limit=limit,
+        limit=limit,
     )
     unet, discriminator = step.generator, step.discriminator
     images, masks = batch()
@@ -417,17 +421,31 @@ def run_on_jax(*command):
 def trained_for_comparison(weights=None):
     """(the networks' weights, those after some steps with every option on, and the steps' measures).
 
-    Without dropout, which each backend draws in its own way, and Adam, which enlarges rounding errors.
+    Of a step with one verdict a patch, and of one with verdicts on fields and unlabelled images, each. Without dropout,
+    which each backend draws in its own way, and Adam, which enlarges rounding errors.
     """
-    optimizers = keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)
-    options = {**BALANCE, "adversarial_limit": 0.01}
-    step = create_step(create_generator(dropout=0.0, penalty=0.01), 0.5, [SEGMENTATION_LOSS], optimizers, **options)
-    variables = [*step.generator.weights, *step.discriminator.weights]
-    for variable, value in zip(variables, weights or arrays(variables), strict=True):
-        variable.assign(value)
-    before = arrays(variables)
-    measures = take(step, *range(WARM_UP + 4))
-    return before, [*arrays(variables), *(np.array(list(of_step.values())) for of_step in measures)]
+    before, after, weights = [], [], list(weights or [])
+    for verdict, options in (("patch", {}), ("pixel", UNLABELLED)):
+        teacher = create_generator(dropout=0.0) if options else None
+        optimizers = keras.optimizers.SGD(0.1, use_ema=bool(teacher), ema_momentum=0.5), keras.optimizers.SGD(0.1)
+        optimizers[0].average_into = optimizers[0].finalize_variable_values
+        generator = create_generator(dropout=0.0, penalty=0.01)
+        discriminator = create_discriminator(
+            (SIZE - 4, SIZE - 4, 3), base_filters=4, seed=2, verdict=verdict, spectral_norm=bool(teacher)
+        )
+        rules = AdversarialRules(0.5, **BALANCE, limit=0.01, **options)
+        step = AdversarialStep(generator, discriminator, *optimizers, [SEGMENTATION_LOSS], rules, teacher)
+        variables = [*generator.weights, *discriminator.weights]
+        given, weights = weights[: len(variables)] or arrays(variables), weights[len(variables) :]
+        for variable, value in zip(variables, given, strict=True):
+            variable.assign(value)
+        before += arrays(variables)
+        for seed in range(WARM_UP + 4):
+            step.begin_means()
+            step(*batch(seed), *([batch(seed + 50)[0]] if options else []))
+            after.append(np.array(list(step.means().values())))
+        after += arrays(variables)
+    return before, after
 
 
 @pytest.mark.slow

@@ -144,6 +144,14 @@ def test_the_recipes_in_the_box_are_valid_and_give_a_reason_for_each_value(path)
         (["GRADIENT_CLIP=0"], "GRADIENT_CLIP = 0.0: must be above 0"),
         (["GREY_AUGMENTATION=2"], "GREY_AUGMENTATION = 2.0: must be from 0 to 1"),
         (["PADDING=reflect"], "PADDING = 'reflect': must be 'valid' or 'same'"),
+        (["UNLABELLED_SHARE=1.0"], "UNLABELLED_SHARE = 1.0: must be from 0 to 0.9"),
+        (["D_GENERATED_FROM=unlabelled"], "D_GENERATED_FROM = 'unlabelled': must be 'all' with UNLABELLED_SHARE = 0"),
+        (
+            ["EMA_MOMENTUM=0.9", "SELF_TRAINING=teacher"],
+            "SELF_TRAINING = 'teacher': must be None with UNLABELLED_SHARE",
+        ),
+        (["UNLABELLED_SHARE=0.5", "SELF_TRAINING=teacher"], "EMA_MOMENTUM = None: must be a number with SELF_TRAIN"),
+        (["UNLABELLED_SHARE=0.5", "SELF_TRAINING=discriminator"], "D_VERDICT = 'patch': must be 'pixel' with SELF_T"),
     ],
 )
 def test_settings_of_recipes_that_cannot_work_are_named(overrides, expected):

@@ -146,6 +146,13 @@ def test_fine_tuning_keeps_the_starting_model_unless_it_is_beaten(trained):
     assert best["made_from"] == start["sha256"]
 
 
+def test_fine_tuning_with_unlabelled_scans_says_where_there_are_none(trained):
+    settings, _ = trained
+    _, stderr = run("adversarial_training.py", expected=2, **settings, UNLABELLED_SHARE=0.5)
+    (line,) = stderr.strip().splitlines()
+    assert "slice_gt.csv: holds 0 B-scans without labels" in line
+
+
 def test_evaluation_scores_the_held_out_cases(trained):
     settings, _ = trained
     printed, _ = run("evaluate.py", **settings)

@@ -20,7 +20,7 @@ from utils.augmentation import draw_scale, resized, rotated, rotation_map, with_
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES
 from utils.noise_transfer import RANKS, OtherScans, with_noise_of
-from utils.prepared import VOLUME_KINDS, volume_paths
+from utils.prepared import VOLUME_KINDS, is_labelled, volume_paths
 from utils.volumes.mhd import open_volume
 
 COLUMN_STEP = 10  # pixels between columns that patches are centred on
@@ -41,8 +41,8 @@ class ReadOCT(NutFunction):
     the neighbour that they lack; mask is uint8 (rows, columns), labels 0..3; roi is uint8 (rows, columns), 0 or 1.
     B-scans smaller than `minimum_shape` (rows, columns) are padded at the bottom and the right with 0: invalid,
     background, outside of the ROI. Volumes are memory-mapped, so that a row costs a few slices and not three volumes;
-    the `open_cases` cases used last stay mapped. Raises InputError where a volume is missing or damaged, volumes do not
-    match one another, lack the slice, or a mask holds other labels.
+    the `open_cases` cases used last stay mapped. Rows without labels have an empty mask. Raises InputError where a
+    volume is missing or damaged, volumes do not match one another, lack the slice, or a mask holds other labels.
     """
 
     def __init__(self, preprocessed_folder, minimum_shape=(1, 1), open_cases=64):
@@ -51,14 +51,14 @@ class ReadOCT(NutFunction):
         self._open_case = functools.lru_cache(open_cases)(_open_case)
 
     def __call__(self, row):
-        volume, masks, rois = self._open_case(row.folder or self.preprocessed_folder, row.vendor, row.image_name)
+        volume, masks, rois = self._open_case(*_case_of(row, self.preprocessed_folder))
         if not 0 <= row.slice < len(volume):
             raise InputError(
                 f"{volume.filename}: the CSV asks for slice {row.slice}, the volume has slices 0 to {len(volume) - 1}; "
                 "run prepare_data.py again"
             )
         # Copies: a sample that waits in a buffer must not depend on the file.
-        (mask,), (roi,) = (np.array(_slices(volume, [row.slice])) for volume in (masks, rois))
+        mask, roi = (np.array(plane) for plane in (_mask_slice(masks, row.slice), *_slices(rois, [row.slice])))
         if mask.max() >= len(CLASS_NAMES):
             raise InputError(
                 f"{masks.filename}: slice {row.slice} holds the label {mask.max()}, expected at most "
@@ -69,9 +69,24 @@ class ReadOCT(NutFunction):
         return cv2.merge(image), mask, roi
 
 
-def _open_case(preprocessed_folder, vendor, image_name):
-    """Memory maps (slices, rows, columns; uint8) of a case's volumes; InputError where one is not as expected."""
+def _case_of(row, preprocessed_folder):
+    """Arguments of `_open_case` for the case of a `SliceRow`."""
+    return row.folder or preprocessed_folder, row.vendor, row.image_name, is_labelled(row)
+
+
+def _open_case(preprocessed_folder, vendor, image_name, labelled):
+    """Memory maps (slices, rows, columns; uint8) of a case's volumes; InputError where one is not as expected.
+
+    Those without a reference have an array of zeros as mask.
+    """
     paths = volume_paths(preprocessed_folder, vendor, image_name)
+    if not labelled:
+        volume, roi = _open_all([paths[0], paths[2]])
+        return volume, np.broadcast_to(np.uint8(0), volume.shape), roi
+    return _open_all(paths)
+
+
+def _open_all(paths):
     volumes = [open_volume(path)[0] for path in paths]
     expected = volumes[0].shape
     offenders = [
@@ -94,6 +109,11 @@ def padded(plane, minimum_shape):
 def _neighbours(volume, index):
     """Slices z-1, z, z+1, where the first and the last stand in for those that are not there."""
     return _slices(volume, [max(index - 1, 0), index, min(index + 1, len(volume) - 1)])
+
+
+def _mask_slice(masks, index):
+    """Slice of a mask volume of `_open_case`; the zeros of an unlabelled one have no file."""
+    return _slices(masks, [index])[0] if isinstance(masks, np.memmap) else masks[index]
 
 
 def _slices(volume, indices):
@@ -293,7 +313,7 @@ class CutPatch(NutFunction):
 
     def __call__(self, patch):
         row, shape = patch.row, self.settings.shape
-        volume, masks, _ = self._open_case(row.folder or self.preprocessed_folder, row.vendor, row.image_name)
+        volume, masks, _ = self._open_case(*_case_of(row, self.preprocessed_folder))
         rows, columns = np.maximum(volume.shape[1:], shape).tolist()
         box = tuple(slice(first, first + size) for first, size in zip((patch.top, patch.left), shape, strict=True))
         rng = None if patch.seed is None else np.random.default_rng(patch.seed)
@@ -304,7 +324,7 @@ class CutPatch(NutFunction):
             source_map, box = rotation_map((rows, columns), patch.angle_degrees, box)
         if patch.mirrored:  # columns are counted from the other end
             box = (box[0], slice(columns - box[1].stop, columns - box[1].start))
-        planes = (*_neighbours(volume, row.slice), *_slices(masks, [row.slice]))
+        planes = (*_neighbours(volume, row.slice), _mask_slice(masks, row.slice))
         *image, mask = (np.array(padded(plane, shape)[box]) for plane in planes)
         image = cv2.merge(image)
         if patch.mirrored:

@@ -1,6 +1,6 @@
 """The settings in config.py that decide which patches are drawn and how they become batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -55,3 +55,8 @@ class BatchSettings:
     mixed: tuple = ()  # of `MixedRoot`s
     oversampling: float = 0.0  # of B-scans that hold a rare fluid: 0 none, 1 until every kind is equally frequent
     shard: tuple = (0, 1)  # (index, count): of several hosts' parts of the epoch, which have no patch in common
+
+
+def blind_to_labels(settings):
+    """`BatchSettings` by which no B-scan and no patch is chosen by its labels, as scans without labels need it."""
+    return replace(settings, oversampling=0.0, patches=replace(settings.patches, drop_healthy=0.0))

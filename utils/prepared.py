@@ -14,13 +14,19 @@ VOLUME_KINDS = ("oct_imgs", "oct_masks", "roi_masks")  # folders below the prepr
 MESSAGES = 10  # complaints printed in full; the rest are only counted
 
 COLUMNS = ("image_name", "vendor", "root", "slice", "is_IRF", "is_SRF", "is_PED")  # of the slice CSV, in order
-# A row of it, with the folder of its preprocessed volumes where that is not the run's own.
+# A row of it, with the folder of its preprocessed volumes where that is not the run's own. Without a reference is_* are
+# None.
 SliceRow = namedtuple("SliceRow", (*COLUMNS, "folder"), defaults=(None,))
 
 
 def volume_paths(preprocessed_folder, vendor, image_name):
     """Paths of a case's preprocessed volumes, in the order of `VOLUME_KINDS`."""
     return tuple(Path(preprocessed_folder) / kind / f"{vendor}_{image_name}.mhd" for kind in VOLUME_KINDS)
+
+
+def is_labelled(row):
+    """Whether the B-scan of a `SliceRow` has a reference."""
+    return row.is_IRF is not None
 
 
 # ---- The slice CSV and its splits ----------------------------------------------------------------------------------
@@ -31,6 +37,38 @@ def read_csv_data(path):
     ignored. Raises InputError if the file or a column is missing, a value is unusable, a row was lost in reading, or
     the file has no rows.
     """
+    rows = _text_rows(path)
+    if not rows:
+        raise InputError(
+            f"{path}: lists no B-scan, expected at least one; "
+            "add patients to the data set, or move rows there from another part's CSV"
+        )
+    _raise_all(f"{path}: row {number}: {fault}" for number, row in enumerate(rows, 1) if (fault := _fault(row)))
+    return [SliceRow(*row[:3], *map(int, row[3:7])) for row in rows]
+
+
+def read_unlabelled_rows(slice_csv, held_out_csvs, patient_pattern):
+    """The rows without labels in slice_gt.csv that may train, as a list of `SliceRow`.
+
+    These are scans that prepare_data.py --unlabelled took, of patients who are in none of `held_out_csvs`. Raises
+    InputError if there is none, and as `read_csv_data`.
+    """
+    held_out = {patient_of(row.image_name, patient_pattern) for path in held_out_csvs for row in _text_rows(path)}
+    unlabelled = [row for row in _text_rows(slice_csv) if not any(row[4:7])]
+    rows = [row for row in unlabelled if patient_of(row.image_name, patient_pattern) not in held_out]
+    if not rows:
+        found = f"{len(unlabelled)} B-scans without labels" + ", all of validation and test patients" * bool(unlabelled)
+        raise InputError(
+            f"{slice_csv}: holds {found}, expected some with UNLABELLED_SHARE above 0; "
+            "run prepare_data.py --unlabelled on a DATA_ROOT with scans without a reference, or set it to 0"
+        )
+    faults = (_fault(row._replace(is_IRF="0", is_SRF="0", is_PED="0")) for row in rows)
+    _raise_all(f"{slice_csv}: {row.image_name}: {fault}" for row, fault in zip(rows, faults, strict=True) if fault)
+    return [row._replace(slice=int(row.slice), is_IRF=None, is_SRF=None, is_PED=None) for row in rows]
+
+
+def _text_rows(path):
+    """The rows of a slice CSV as `SliceRow`s of text."""
     # Imported here because it takes a second: the processes that choose patches read no CSV.
     import pandas as pd
     from nutsml import ReadPandas
@@ -56,19 +94,12 @@ def read_csv_data(path):
             f"{path}: lacks the column {', '.join(missing)}; found {', '.join(map(str, reader.dataframe.columns))}"
         )
     rows = list(reader)
-    if not expected_rows:
-        raise InputError(
-            f"{path}: lists no B-scan, expected at least one; "
-            "add patients to the data set, or move rows there from another part's CSV"
-        )
     if len(rows) != expected_rows:
         raise InputError(
             f"{path}: read {len(rows)} rows of {expected_rows}, expected all; "
             "look for stray quotes and line breaks, or run prepare_data.py again"
         )
-    rows = [SliceRow(*row) for row in rows]
-    _raise_all(f"{path}: row {number}: {fault}" for number, row in enumerate(rows, 1) if (fault := _fault(row)))
-    return [SliceRow(*row[:3], *map(int, row[3:7])) for row in rows]
+    return [SliceRow._make((*row, None)) for row in rows]
 
 
 def _fault(row):
@@ -90,8 +121,13 @@ def _fault(row):
 
 def check_volumes_exist(rows, preprocessed_folder):
     """Raise InputError naming the preprocessed volumes that `rows` ask for and that are not there."""
-    cases = dict.fromkeys((row.vendor, row.image_name) for row in rows)
-    paths = (path for case in cases for path in volume_paths(preprocessed_folder, *case))
+    cases = dict.fromkeys((row.vendor, row.image_name, is_labelled(row)) for row in rows)
+    paths = (
+        path
+        for *case, labelled in cases
+        for kind, path in zip(VOLUME_KINDS, volume_paths(preprocessed_folder, *case), strict=True)
+        if labelled or kind != "oct_masks"
+    )
     _raise_all(f"{path}: no such file; run prepare_data.py" for path in paths if not path.is_file())
 
 

@@ -27,6 +27,7 @@ OPTIONAL = {
     "ADVERSARIAL_EPOCH": int,
     "GRADIENT_CLIP": float,
     "EMA_MOMENTUM": float,
+    "SELF_TRAINING": str,
 }
 
 _MEASURES = ["dice", "dice_irf", "dice_srf", "dice_ped", "iou_score", "f_score", "f_irf", "f_srf", "f_ped", "loss"]
@@ -60,12 +61,18 @@ _RULES = [
     ("OPTIMIZER", lambda value: value in ("adam", "adamw"), "'adam' or 'adamw'"),
     ("LR_SCHEDULE", lambda value: value in ("constant", "cosine"), "'constant' or 'cosine'"),
     ("SEED FOLD WORKERS HOST KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
-    ("ADVERSARIAL_WEIGHT ADVERSARIAL_LIMIT", lambda value: value >= 0, "at least 0"),
+    ("ADVERSARIAL_WEIGHT ADVERSARIAL_LIMIT SELF_TRAINING_WEIGHT", lambda value: value >= 0, "at least 0"),
     ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR SAVE_MINUTES PREDICTION_GB", lambda value: value > 0, "above 0"),
     ("FOLDS", lambda value: value >= 2, "at least 2, or None for one split"),
     ("ADAM_BETA_1 D_ADAM_BETA_1 DROP_HEALTHY BATCH_NORM_MOMENTUM", lambda value: 0 <= value < 1, "from 0 to below 1"),
     ("TEST_FRACTION VALIDATION_FRACTION", lambda value: 0 < value < 1, "between 0 and 1"),
     ("D_POOLING", lambda value: value in ("average", "max"), "'average' or 'max'"),
+    ("D_VERDICT", lambda value: value in ("patch", "pixel"), "'patch' or 'pixel'"),
+    ("D_GENERATED_FROM", lambda value: value in ("all", "unlabelled"), "'all' or 'unlabelled'"),
+    ("D_MASKS", lambda value: value in ("one-hot", "probabilities"), "'one-hot' or 'probabilities'"),
+    ("UNLABELLED_SHARE", lambda value: 0 <= value <= 0.9, "from 0 to 0.9"),
+    ("SELF_TRAINING", lambda value: value in ("discriminator", "teacher"), "'discriminator', 'teacher' or None"),
+    ("SELF_TRAINING_CONFIDENCE", lambda value: 0 <= value < 1, "from 0 to below 1"),
     ("D_READY_ACCURACY", lambda value: 0 <= value <= 1, "from 0 to 1"),
     ("D_REAL_LABEL D_AHEAD_ACCURACY", lambda value: 0.5 <= value <= 1, "from 0.5 to 1"),
     (
@@ -121,6 +128,16 @@ def faults(values):
         )
     if config.NOISE_TRANSFER and not config.NOISE_ROOTS:
         complaints.append(f"config.NOISE_ROOTS = []: must name a root with NOISE_TRANSFER = {config.NOISE_TRANSFER:g}")
+    if not config.UNLABELLED_SHARE:
+        for name, allowed in (("SELF_TRAINING", None), ("D_GENERATED_FROM", "all")):
+            if (value := getattr(config, name)) != allowed:
+                complaints.append(f"config.{name} = {value!r}: must be {allowed!r} with UNLABELLED_SHARE = 0")
+    if config.SELF_TRAINING == "teacher" and config.EMA_MOMENTUM is None:
+        complaints.append("config.EMA_MOMENTUM = None: must be a number with SELF_TRAINING = 'teacher'")
+    if config.SELF_TRAINING == "discriminator" and config.D_VERDICT != "pixel":
+        complaints.append(
+            f"config.D_VERDICT = {config.D_VERDICT!r}: must be 'pixel' with SELF_TRAINING = 'discriminator'"
+        )
     if config.HOST >= config.HOSTS:
         complaints.append(f"config.HOST = {config.HOST}: must be below HOSTS = {config.HOSTS}")
     if config.HOSTS > 1 and config.COORDINATOR is None:

@@ -9,16 +9,18 @@ from loss_functions import (
     generator_loss,
     generator_to_discriminator_gradient,
     get_dice_loss,
-    straight_through_one_hot,
+    self_training_loss,
 )
-from utils.base import crop_and_cast
 from utils.networks import as_list
 from utils.training.backends import create_backend
+from utils.training.optimizer import average_into
+from utils.training.verdicts import Verdicts, told_rightly
 
 MEANS = (
     *("loss", "adversarial_loss", "adversarial_weight", "adversarial_share", "foreground_dice"),
     *("d_loss", "d_accuracy_real", "d_accuracy_generated", "d_updates"),
 )
+SELF_TRAINING_MEANS = ("self_training_loss", "self_training_share")
 _ACCURACY_MEMORY = 0.95  # share of the running accuracy that a step keeps: a mean over about 20 steps
 
 
@@ -43,29 +45,36 @@ class AdversarialStep:
     - The discriminator learns to tell the reader's one-hot masks from the generated ones, as they were before the
       generator's update.
     - Each network changes only by its own update.
-    - At a generated mask, the two networks' gradients differ only by a factor.
+    - With one verdict on a patch, the two networks' gradients at a generated mask differ only by a factor.
 
-    These settings keep the two in balance:
+    `rules`, `AdversarialRules`, keep the two in balance:
 
-    - `real_label` is the discriminator's target for a reader's mask. Below 1 it keeps the discriminator less confident.
-    - For the first `warm_up_steps` only the discriminator learns. The generator makes its masks as in training, with
+    - ``real_label`` is the discriminator's target for a reader's mask. Below 1 it keeps the discriminator less
+      confident.
+    - For the first ``warm_up_steps`` only the discriminator learns. The generator makes its masks as in training, with
       dropout, but its weights and batch statistics do not change.
-    - After that the weight of the adversarial loss rises linearly and reaches `adversarial_weight` after `ramp_steps`.
-    - `adversarial_limit` caps the norm of the adversarial gradient at the U-Net's logits, over the batch. It is a
-      multiple of the norm of the segmentation losses' gradient; None means no cap. The more confident the
-      discriminator, the larger its gradient. Without a cap it overwhelms the segmentation losses, even with a small
-      weight.
-    - The adversarial loss counts only while the discriminator's accuracy is at least `d_ready_accuracy`; 0 means
-      always.
-    - The discriminator learns only while its accuracy is at most `d_ahead_accuracy`; 1 means always. Accuracies are
-      running means over about 20 steps.
+    - After that the weight of the adversarial loss rises linearly and reaches ``weight`` after ``ramp_steps``; so does
+      that of self-training.
+    - ``limit`` caps the norm of the adversarial gradient at the U-Net's logits, over the batch. It is a multiple of the
+      norm of the other losses' gradient; None means no cap. The more confident the discriminator, the larger its
+      gradient. Without a cap it overwhelms the segmentation losses, even with a small weight.
+    - What the discriminator says counts only while its accuracy is at least ``ready_accuracy``; 0 means always.
+    - The discriminator learns only while its accuracy is at most ``ahead_accuracy``; 1 means always. Accuracies are
+      running means over about 20 steps. A patch with several verdicts is judged by their mean.
+
+    Images without outlines, `unlabelled`, have no segmentation loss. Their generated masks have the adversarial loss,
+    and are what the discriminator learns from (``generated_from``). With ``self_training`` their pixels are learned
+    from as if a reader had labelled them, where they are certain: where the discriminator takes the field around for a
+    reader's (Hung et al., BMVC 2018), or where the `teacher`, which has the running average of the U-Net's weights, is
+    sure of its own label (Tarvainen and Valpola, NeurIPS 2017).
 
     The optimizers are built here, also a `keras.optimizers.LossScaleOptimizer` (for "mixed_float16"). The
     `discriminator` is one of `model.create_discriminator` with a `discriminator_policy`. Raises `ValueError` if it is
     in float16.
 
-    Call the step with (images, targets): float32 (B, H, W, 3), and the one-hot mask (B, H, W, 4) or the list of all
-    four targets. `variables` hold everything that a step changes and that the next step depends on.
+    Call the step with (images, targets) or (images, targets, unlabelled images): float32 (B, H, W, 3), and the one-hot
+    mask (B, H, W, 4) or the list of all four targets. `variables` hold everything that a step changes and that the next
+    step depends on.
     """
 
     def __init__(
@@ -75,40 +84,27 @@ class AdversarialStep:
         generator_optimizer,
         discriminator_optimizer,
         segmentation_losses,
-        adversarial_weight,
-        *,
-        real_label=1.0,
-        warm_up_steps=0,
-        ramp_steps=0,
-        adversarial_limit=None,
-        d_ready_accuracy=0.0,
-        d_ahead_accuracy=1.0,
+        rules,
+        teacher=None,
     ):
         if any(layer.compute_dtype == "float16" for layer in discriminator.layers):
             raise ValueError("the discriminator is in float16, which loses gradients; see `discriminator_policy`")
         self.generator, self.discriminator = generator, discriminator
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
-        self.segmentation_losses = segmentation_losses
-        self.adversarial_weight, self.real_label = adversarial_weight, real_label
-        self.warm_up_steps, self.ramp_steps = warm_up_steps, ramp_steps
-        self.adversarial_limit = adversarial_limit
-        self.d_ready_accuracy, self.d_ahead_accuracy = d_ready_accuracy, d_ahead_accuracy
+        self.segmentation_losses, self.rules, self.teacher = segmentation_losses, rules, teacher
+        self._mean_names = MEANS + (SELF_TRAINING_MEANS if rules.self_training else ())
         generator_optimizer.build(generator.trainable_variables)
         discriminator_optimizer.build(discriminator.trainable_variables)
-        # In two parts, because both masks of a patch share the discriminator's features of the image.
-        image_features, _ = discriminator.get_layer("joined").input
-        image, mask = discriminator.inputs
-        self._image_features = keras.Model(image, image_features)
-        self._logits = keras.Model([image_features, mask], discriminator.output)
-
+        self._verdicts = Verdicts(discriminator, rules.masks)
         self.taken_steps = keras.Variable(0, dtype="int32", trainable=False, name="taken_steps")
         self.d_accuracy = keras.Variable(0.5, dtype="float32", trainable=False, name="running_accuracy")
-        self._sums = keras.Variable(np.zeros(len(MEANS)), dtype="float32", trainable=False, name="sums")
+        self._sums = keras.Variable(np.zeros(len(self._mean_names)), dtype="float32", trainable=False, name="sums")
         self._summed_steps = 0
-        self._backend = create_backend([*self.variables, self._sums])
+        of_teacher = teacher.variables if teacher else []  # every step gives it others
+        self._backend = create_backend([*self.variables, *of_teacher, self._sums])
         self._compiled_step = self._backend.compiled(self._step, generator.jit_compile)
-        self._compiled_verdicts = self._backend.compiled(self._verdicts, generator.jit_compile)
-        self._compiled_probability = self._backend.compiled(self._probability, generator.jit_compile)
+        self._compiled_n_right = self._backend.compiled(self._n_right, generator.jit_compile)
+        self._compiled_probabilities = self._backend.compiled(self._verdicts.probabilities, generator.jit_compile)
 
     @property
     def variables(self):
@@ -117,15 +113,14 @@ class AdversarialStep:
         optimizers = [*self.generator_optimizer.variables, *self.discriminator_optimizer.variables]
         return [*networks, *optimizers, self.taken_steps, self.d_accuracy]
 
-    def __call__(self, images, targets):
-        targets = list(targets) if isinstance(targets, list | tuple) else [targets]
-        self._compiled_step(images, targets)
+    def __call__(self, images, targets, unlabelled=None):
+        self._compiled_step(images, as_list(targets), *([] if unlabelled is None else [unlabelled]))
         self._summed_steps += 1
 
     # ---- Measures --------------------------------------------------------------------------------------------------
     def begin_means(self):
         """Start the `means` anew from the next step."""
-        self._sums.assign(np.zeros(len(MEANS)))
+        self._sums.assign(np.zeros(len(self._mean_names)))
         self._summed_steps = 0
 
     def means(self):
@@ -141,9 +136,10 @@ class AdversarialStep:
         | ``d_loss`` | the discriminator's loss |
         | ``d_accuracy_real``, ``d_accuracy_generated`` | its accuracy before its update |
         | ``d_updates`` | share of steps in which it learned |
+        | ``self_training_loss``, ``self_training_share`` | with self-training: its loss, the share of certain pixels |
         """
         sums = ops.convert_to_numpy(self._sums.value)
-        return {name: float(total) / self._summed_steps for name, total in zip(MEANS, sums, strict=True)}
+        return {name: float(total) / self._summed_steps for name, total in zip(self._mean_names, sums, strict=True)}
 
     def held_out_accuracy(self, batches):
         """``d_held_out_real`` and ``d_held_out_generated``: the discriminator's accuracy, without dropout.
@@ -153,73 +149,77 @@ class AdversarialStep:
         right, n_patches = np.zeros(2), 0
         for images, targets in batches:
             mask = targets[0] if isinstance(targets, list | tuple) else targets
-            right += ops.convert_to_numpy(self._compiled_verdicts(images, mask))
+            right += ops.convert_to_numpy(self._compiled_n_right(images, mask))
             n_patches += len(images)
         return dict(zip(("d_held_out_real", "d_held_out_generated"), (right / n_patches).tolist(), strict=True))
 
     def verdict(self, images, masks):
         """The discriminator's probabilities, float32 (B,), that one-hot `masks` (B, h, w, 4) are a reader's.
 
-        `images` are float32 (B, H, W, 3) as for a step. They are centre-cropped to the masks' size.
+        `images` are float32 (B, H, W, 3) as for a step. They are centre-cropped to the masks' size. Of several verdicts
+        on a patch it is the mean.
         """
-        return ops.convert_to_numpy(self._compiled_probability(images, masks))
+        return ops.convert_to_numpy(self._compiled_probabilities(images, masks))
 
-    def _verdicts(self, images, mask):
+    def _n_right(self, images, mask):
         """How many of a batch's masks the discriminator judges right: of the reader's, of the generated."""
-        _, generated = self._generate(images, training=False)
-        image, real = self._cropped(images, mask, generated)
-        right_on_real, right_on_generated = _told_rightly(*self._logits_on_both(image, real, generated))
-        return ops.stack([ops.sum(right_on_real), ops.sum(right_on_generated)])
-
-    def _probability(self, images, masks):
-        image, masks = crop_and_cast(images, masks)
-        return ops.sigmoid(self.discriminator([image, masks], training=False)[:, 0])
+        output = self._outputs(images, training=False)[0]
+        masks = self._verdicts.readers_mask(mask, output), self._verdicts.generated_mask(output)
+        return ops.stack([ops.sum(right) for right in told_rightly(*self._verdicts.logits_on_both(images, *masks))])
 
     # ---- Learning --------------------------------------------------------------------------------------------------
-    def _step(self, images, targets):
+    def _step(self, images, targets, unlabelled=None):
         """Both updates on one batch.
 
         One backward pass through the discriminator's loss serves both. Its gradient at the discriminator's weights
         trains the discriminator. Its gradient at a generated mask, times a factor that the logit gives
         (`generator_to_discriminator_gradient`), is that of the generator's adversarial loss: the path from the logit
-        back to the mask is the same.
+        back to the mask is the same. With several verdicts on a patch there is no such factor, and the generator's loss
+        has a backward pass of its own.
         """
         backend, generator, discriminator = self._backend, self.generator, self.discriminator
 
         # 1. Forward: the generator's outputs and masks, and its weight penalties. Its old statistics are kept.
         statistics = generator.non_trainable_weights
         before = [ops.copy(variable) for variable in statistics]
+        taught = self._taught(unlabelled) if self.teacher else None
+        images = images if unlabelled is None else ops.concatenate([images, unlabelled])
 
         def forward():
-            outputs, generated = self._generate(images, training=True)
+            outputs = self._outputs(images, training=True)
+            generated = self._verdicts.generated_mask(outputs[0])
             return (outputs, generated, sum(generator.losses, ops.zeros(()))), {}
 
         (outputs, generated, penalty), _, pull = backend.pullback(forward, generator.trainable_variables)
 
         # 2. Both losses, and back to the discriminator's weights, the generated masks and the outputs.
         def losses(generated, *outputs):
-            return self._losses(images, targets, generated, outputs)
+            return self._losses(images, targets, taught, generated, outputs)
 
-        total, measures, pull_losses = backend.pullback(losses, discriminator.trainable_variables, generated, *outputs)
-        d_gradients, (at_generated, *at_outputs) = pull_losses(ops.ones_like(total))
+        _, measures, pull_losses = backend.pullback(losses, discriminator.trainable_variables, generated, *outputs)
+        d_gradients, (at_generated, *at_outputs) = pull_losses((ops.ones(()), ops.zeros(())))
         measures["loss"] = measures["segmentation_loss"] + penalty
 
         # 3. The adversarial gradient at the generated masks, weighted, scaled as the generator's losses, and capped.
         scale = self.generator_optimizer.scale_loss(ops.ones(()))
-        factor = measures["adversarial_weight"] * generator_to_discriminator_gradient(measures["logits"])
-        factor *= scale / self.discriminator_optimizer.scale_loss(ops.ones(()))
-        at_generated *= ops.reshape(factor, (-1, 1, 1, 1))
+        factor = measures["adversarial_weight"] * scale
+        if self._verdicts.on_fields:
+            _, (at_generated, *_) = pull_losses((ops.zeros(()), ops.ones(())))
+        else:
+            factor *= measures["generator_factors"] / self.discriminator_optimizer.scale_loss(ops.ones(()))
+            factor = ops.reshape(factor, (-1, 1, 1, 1))
+        at_generated *= factor
         lengths = [_length_at_logits(gradient, outputs[0]) for gradient in (at_outputs[0], at_generated)]
         share = lengths[1] / ops.maximum(lengths[0], 1e-30)
-        if self.adversarial_limit is not None:
-            at_generated *= ops.minimum(1.0, self.adversarial_limit / ops.maximum(share, 1e-30))
+        if self.rules.limit is not None:
+            at_generated *= ops.minimum(1.0, self.rules.limit / ops.maximum(share, 1e-30))
         measures["adversarial_share"] = share
 
         # 4. Which network learns: the generator after the warm-up, the discriminator unless it is far ahead.
-        g_learns = self.taken_steps >= self.warm_up_steps if self.warm_up_steps else True
+        g_learns = self.taken_steps >= self.rules.warm_up_steps if self.rules.warm_up_steps else True
         accuracy = (measures["d_accuracy_real"] + measures["d_accuracy_generated"]) / 2
         self.d_accuracy.assign(_ACCURACY_MEMORY * self.d_accuracy + (1 - _ACCURACY_MEMORY) * accuracy)
-        d_learns = self.d_accuracy <= self.d_ahead_accuracy if self.d_ahead_accuracy < 1 else True
+        d_learns = self.d_accuracy <= self.rules.ahead_accuracy if self.rules.ahead_accuracy < 1 else True
 
         # 5. The updates. If the generator does not learn, its statistics are restored.
         def g_gradients():
@@ -235,52 +235,81 @@ class AdversarialStep:
         # 6. Measures for the log.
         self.taken_steps.assign_add(1)
         measures["d_updates"] = d_learns
-        self._sums.assign_add(ops.stack([ops.cast(measures[name], "float32") for name in MEANS]))
+        self._sums.assign_add(ops.stack([ops.cast(measures[name], "float32") for name in self._mean_names]))
 
-    def _losses(self, images, targets, generated, outputs):
-        """(sum of both networks' losses, each scaled for its optimizer; measures of the batch)."""
-        image, real = self._cropped(images, targets[0], generated)
-        on_real, on_generated = self._logits_on_both(image, real, generated)
-        terms = zip(self.segmentation_losses, targets, outputs, strict=True)
+    def _losses(self, images, targets, taught, generated, outputs):
+        """Both networks' losses on a batch, whose first images have `targets` and the others none.
+
+        Returns ((sum of the losses that are differentiated together, each scaled for its optimizer; the adversarial
+        loss), measures). `taught` are labels and certainty by the teacher, or None.
+        """
+        n_labelled = ops.shape(targets[0])[0]
+        labelled = [output[:n_labelled] for output in outputs]
+        readers = self._verdicts.readers_mask(targets[0], labelled[0])
+        first = n_labelled if self.rules.generated_from == "unlabelled" else 0
+        on_real, on_generated = self._verdicts.logits_on_both(images, readers, generated, first)
+        terms = zip(self.segmentation_losses, targets, labelled, strict=True)
         segmentation_loss = sum(loss(target, output) for loss, target, output in terms)
-        right_on_real, right_on_generated = _told_rightly(on_real, on_generated)
+        right_on_real, right_on_generated = told_rightly(on_real, on_generated)
         measures = {
             "segmentation_loss": segmentation_loss,
             "adversarial_loss": generator_loss(on_generated),
             "adversarial_weight": self._weight(),
-            "foreground_dice": 1 - get_dice_loss(targets[0], outputs[0]),
-            "d_loss": discriminator_loss(on_real, on_generated, self.real_label),
+            "foreground_dice": 1 - get_dice_loss(targets[0], labelled[0]),
+            "d_loss": discriminator_loss(on_real, on_generated, self.rules.real_label),
             "d_accuracy_real": ops.mean(right_on_real),
             "d_accuracy_generated": ops.mean(right_on_generated),
-            "logits": on_generated,
         }
-        minimised = self.generator_optimizer.scale_loss(segmentation_loss)
-        return minimised + self.discriminator_optimizer.scale_loss(measures["d_loss"]), measures
+        if not self._verdicts.on_fields:
+            factors = generator_to_discriminator_gradient(on_generated)
+            measures["generator_factors"] = ops.pad(factors, ((first, 0), (0, 0)))
+        minimised = segmentation_loss
+        if self.rules.self_training:
+            unlabelled = ops.cast(outputs[0][n_labelled:], "float32")
+            labels, is_certain = taught or self._certain(unlabelled, on_generated)
+            measures["self_training_loss"] = self_training_loss(labels, is_certain, unlabelled)
+            measures["self_training_share"] = ops.mean(is_certain)
+            minimised += self._ramped(self.rules.self_training_weight) * measures["self_training_loss"]
+        minimised = self.generator_optimizer.scale_loss(minimised)
+        total = minimised + self.discriminator_optimizer.scale_loss(measures["d_loss"])
+        return (total, measures["adversarial_loss"]), measures
 
     def _weight(self):
-        """Weight of the adversarial loss in this step: 0 in the warm-up, then rising linearly to the full weight.
+        """Weight of the adversarial loss in this step; 0 while the discriminator is not ready."""
+        return ops.where(self._is_ready(), self._ramped(self.rules.weight), 0.0)
 
-        It is 0 while the discriminator is not ready.
-        """
-        ramped_steps = ops.cast(self.taken_steps - self.warm_up_steps + 1, "float32")
-        weight = self.adversarial_weight * ops.clip(ramped_steps / (self.ramp_steps + 1), 0.0, 1.0)
-        return ops.where(self.d_accuracy >= self.d_ready_accuracy, weight, 0.0)
+    def _is_ready(self):
+        return self.d_accuracy >= self.rules.ready_accuracy
 
-    def _generate(self, images, training):
-        """The generator's outputs, a list, and its masks, one-hot float32."""
-        outputs = self.generator(images, training=training)
-        outputs = as_list(outputs)
-        return outputs, straight_through_one_hot(ops.cast(outputs[0], "float32"))
+    def _ramped(self, weight):
+        """What `weight` is in this step: 0 in the warm-up, then rising linearly to the full weight."""
+        ramped_steps = ops.cast(self.taken_steps - self.rules.warm_up_steps + 1, "float32")
+        return weight * ops.clip(ramped_steps / (self.rules.ramp_steps + 1), 0.0, 1.0)
 
-    def _logits_on_both(self, image, real, generated):
-        """The discriminator's logits (B, 1) on real and on generated masks."""
-        features = self._image_features(image)
-        return [self._logits([features, mask]) for mask in (real, generated)]
+    def _outputs(self, images, training):
+        """The generator's outputs, a list."""
+        return as_list(self.generator(images, training=training))
 
-    @staticmethod
-    def _cropped(images, mask, generated):
-        """The middles of images and readers' masks of the size of `generated`, float32."""
-        return [crop_and_cast(whole, generated)[0] for whole in (images, mask)]
+    # ---- Self-training ---------------------------------------------------------------------------------------------
+    def _certain(self, probabilities, on_generated):
+        """Labels (one-hot) and certainty, 0 or 1, of the unlabelled images' pixels by the discriminator's logits."""
+        height, width, n_classes = probabilities.shape[1:]
+        of_fields = ops.sigmoid(on_generated[-ops.shape(probabilities)[0] :])
+        of_pixels = ops.image.resize(of_fields, (height, width), interpolation="nearest")[..., 0]
+        is_certain = ops.logical_and(of_pixels > self.rules.self_training_confidence, self._is_ready())
+        labels = ops.one_hot(ops.argmax(probabilities, axis=-1), n_classes, dtype="float32")
+        return labels, ops.cast(is_certain, "float32")
+
+    def _taught(self, images):
+        """Labels (one-hot) and certainty, 0 or 1, of the pixels of `images` by the teacher."""
+        average_into(self.teacher, self.generator_optimizer)
+        own = zip(self.teacher.non_trainable_weights, self.generator.non_trainable_weights, strict=True)
+        for statistic, of_generator in own:
+            statistic.assign(of_generator.value)
+        probabilities = ops.cast(as_list(self.teacher(images, training=False))[0], "float32")
+        labels = ops.one_hot(ops.argmax(probabilities, axis=-1), probabilities.shape[-1], dtype="float32")
+        is_certain = ops.max(probabilities, axis=-1) > self.rules.self_training_confidence
+        return labels, ops.cast(is_certain, "float32")
 
 
 def _length_at_logits(gradient, probabilities):
@@ -288,8 +317,3 @@ def _length_at_logits(gradient, probabilities):
     gradient, probabilities = ops.cast(gradient, "float32"), ops.cast(probabilities, "float32")
     mean = ops.sum(probabilities * gradient, axis=-1, keepdims=True)
     return ops.sqrt(ops.sum(ops.square(probabilities * (gradient - mean))))
-
-
-def _told_rightly(logits_on_real, logits_on_generated):
-    """1 for each mask that the discriminator judges right, else 0: two float32 (B, 1)."""
-    return [ops.cast(right, "float32") for right in (logits_on_real > 0, logits_on_generated <= 0)]

@@ -33,12 +33,12 @@ class TensorFlowSteps:
 
         ``pull(cotangents)`` is the gradient of the sum of outputs times cotangents with respect to `variables` and to
         `arrays`, as two lists. ``outputs`` and ``cotangents`` have one structure: arrays, or nested tuples and lists of
-        them. Call it once.
+        them.
         """
         import tensorflow
 
         sources = [[variable.value for variable in variables], list(arrays)]
-        with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
+        with tensorflow.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(sources)
             outputs, measures = function(*arrays)
         return outputs, measures, lambda cotangents: tape.gradient(outputs, sources, cotangents, "zero")

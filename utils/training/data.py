@@ -1,10 +1,10 @@
 """What both training scripts learn from and judge epochs by, read and checked before Keras is imported."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from utils.data_prepare import mixed_rows
-from utils.prepared import check_unseen, describe_data, read_csv_data
+from utils.prepared import check_unseen, check_volumes_exist, describe_data, read_csv_data, read_unlabelled_rows
 from utils.training.validation import check_monitor, choose_b_scans
 
 
@@ -15,6 +15,7 @@ class TrainingData:
     rows: dict  # "train" and "val": a list of `SliceRow`; "train" holds those of mixed data sets as well
     b_scans: list  # of validation cases, which every epoch is scored on
     description: dict  # of `describe_data`, for ``best.json``
+    unlabelled: tuple = ()  # `SliceRow`s of scans without outlines
 
 
 def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation):
@@ -37,3 +38,14 @@ def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation):
         check_unseen(csv_paths["val"], rows["val"], description[f"mixed {number}"], **preparation)
         rows["train"] = rows["train"] + others
     return TrainingData(rows, b_scans, description)
+
+
+def with_unlabelled(data, slice_csv, held_out_csvs, preparation):
+    """`data` (`TrainingData`) with the scans without outlines in `slice_csv`, whose description then holds them.
+
+    Arguments and errors are those of `read_unlabelled_rows` and `read_training_data`.
+    """
+    rows = read_unlabelled_rows(slice_csv, held_out_csvs, preparation["patient_pattern"])
+    check_volumes_exist(rows, preparation["preprocessed_folder"])
+    described = describe_data({"unlabelled": rows}, **preparation)
+    return replace(data, unlabelled=rows, description=data.description | {"unlabelled": described["unlabelled"]})

@@ -29,10 +29,20 @@ def create_optimizer(settings, dtype_policy, name="adam"):
 def copy_weights(network, optimizer, inference):
     """Give `inference` the weights of `network`, or their running average where its `optimizer` keeps one."""
     inference.set_weights(network.get_weights())
-    keeper = getattr(optimizer, "inner_optimizer", optimizer)
+    keeper = _keeper(optimizer)
     if keeper.use_ema and int(keeper.iterations) > 0:
-        keeper.average_into(inference.trainable_variables)
+        average_into(inference, optimizer)
         inference.set_weights(inference.get_weights())  # on JAX they would share arrays, which `evaluate` deletes
+
+
+def average_into(network, optimizer):
+    """Give the trainable weights of `network` the running average that its `optimizer` keeps, zeros before a step."""
+    _keeper(optimizer).average_into(network.trainable_variables)
+
+
+def _keeper(optimizer):
+    """The optimizer that keeps the average: that within a `LossScaleOptimizer`."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def _cosine(settings):

@@ -28,3 +28,21 @@ class OptimizerSettings:
     cosine_steps: int | None = None  # over which the learning rate falls to 0; None: it stays
     warm_up_steps: int = 0  # of these, over which it first rises from 0
     ema_momentum: float | None = None  # of the running average of the weights; None: there is none
+
+
+@dataclass(frozen=True)
+class AdversarialRules:
+    """What the U-Net and the discriminator learn from each other, and what keeps them in balance."""
+
+    weight: float  # of the adversarial loss beside the segmentation losses
+    real_label: float = 1.0  # the discriminator's target for a reader's mask; below 1 it stays less confident
+    warm_up_steps: int = 0  # in which the discriminator learns alone
+    ramp_steps: int = 0  # over which the weights then rise from 0
+    limit: float | None = None  # of the adversarial gradient norm, as a share of the other losses'; None: no cap
+    ready_accuracy: float = 0.0  # below it the discriminator has no effect on the U-Net
+    ahead_accuracy: float = 1.0  # above it the discriminator does not learn
+    generated_from: str = "all"  # images whose generated masks it sees; "unlabelled": those without outlines alone
+    masks: str = "one-hot"  # what it sees of them; "probabilities": the U-Net's, beside smoothed readers' masks
+    self_training: str | None = None  # who says which pixels without outlines are certain: "discriminator", "teacher"
+    self_training_weight: float = 0.0
+    self_training_confidence: float = 0.9  # from which probability on a pixel is certain

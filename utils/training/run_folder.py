@@ -35,6 +35,7 @@ MAY_CHANGE = {
         "CHOOSE_DECISIONS",
     ),
 }
+CSV_OF = {"train": "train_data.csv", "val": "val_data.csv", "unlabelled": "slice_gt.csv, where it has no labels,"}
 _PACKAGES = [
     *("tensorflow", "jax", "keras", "segmentation-models", "nutsml", "numpy", "numba"),
     *("pandas", "scikit-image", "SimpleITK"),
@@ -93,13 +94,13 @@ def check_same_data(path, before, data):
         print(f"note: {path} does not say which cases were used; going on with those of today's split")
         return
     complaints = []
-    for part in ("train", "val"):
+    for part in ("train", "val", *({"unlabelled"} & data.keys() & before.keys())):
         cases, cases_before = set(data[part]["cases"]), set(before[part]["cases"])
         if cases != cases_before:
             new, gone = len(cases - cases_before), len(cases_before - cases)
-            complaints.append(f"{path}: {part}_data.csv has {new} cases that it did not have, and lacks {gone}")
+            complaints.append(f"{path}: {CSV_OF[part]} has {new} cases that it did not have, and lacks {gone}")
         elif data[part] != before[part]:
-            complaints.append(f"{path}: {part}_data.csv lists other B-scans, or other patients, of the same cases")
+            complaints.append(f"{path}: {CSV_OF[part]} lists other B-scans, or other patients, of the same cases")
     if data["preparation"] != before["preparation"]:
         complaints.append(f"{path}: the volumes have been prepared in another way since")
     if complaints:
