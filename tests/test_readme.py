@@ -91,6 +91,11 @@ QUICK = {
         f"python {CHECK_SETTINGS} --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000",
         "test_two_hosts_hold_equal_weights_and_train_as_one",
     ),
+    "python prepare_data.py --unlabelled": executed(),
+    "python adversarial_training.py --set UNLABELLED_SHARE=0.5": checked(
+        f"python {CHECK_SETTINGS} --set UNLABELLED_SHARE=0.5",
+        "test_fine_tuning_with_unlabelled_scans_continues_to_the_bit",
+    ),
     "python -m utils.phantom --varied --output data-phantoms --cases 600 --seed 11": shortened(
         "python -m utils.phantom --varied --output data-phantoms --cases 6 --slices 1 --seed 11"
     ),
