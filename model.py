@@ -295,11 +295,13 @@ def create_discriminator(
     """
     options = LayerOptions(np.random.default_rng(seed), padding="same", dtype_policy=dtype_policy)
     global_pooling = {"average": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}[pooling]
+    # In most fields both masks are background: with "relu" too many channels would end as zeros everywhere.
+    activation = {"patch": "relu", "pixel": "leaky_relu"}[verdict]
     bound = {"kernel_constraint": SpectralNormAtMostOne() if spectral_norm else None}
 
     def convolve(tensor, filters, size, name):
         convolution = layers.Conv2D(
-            filters, size, padding=options.padding, activation="relu", **options.kernel(), **bound, name=name
+            filters, size, padding=options.padding, activation=activation, **options.kernel(), **bound, name=name
         )
         return convolution(tensor)
 

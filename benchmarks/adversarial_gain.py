@@ -95,7 +95,7 @@ def one_seed(folder, seed, variants, arguments, settings):
     if arguments.plain:
         remove_outlines(settings)
     runs = output / "runs"
-    run("model_training.py", **settings, RUN_NAME="start")
+    run("model_training.py", **settings | {"RUN_NAME": "start"})
     for number, variant in enumerate(variants):
         name = f"variant{number}"
         shutil.copytree(runs / "start", runs / name)

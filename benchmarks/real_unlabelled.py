@@ -60,13 +60,13 @@ def main(argv):
         parts = split_of(fold, of_fold, held)
         of_this = {**recipe, **prepare_fold(arguments.output / f"fold_{fold}", parts, held, arguments.outlined)}
         runs = of_this["OUTPUT_ROOT"] / "runs"
-        run("model_training.py", **of_this, RUN_NAME="start")
+        run("model_training.py", **of_this | {"RUN_NAME": "start"})
         judged.setdefault("start", []).append((runs / "start" / "segmentation" / "best.keras", of_fold[fold]))
         for name, *given in arguments.variant:
             tuned = of_this | settings_of(arguments.tune) | settings_of(given)
             if not (runs / name).exists():
                 shutil.copytree(runs / "start" / "segmentation", runs / name / "segmentation")
-            run("adversarial_training.py", **{**tuned, "RUN_NAME": name})
+            run("adversarial_training.py", **tuned | {"RUN_NAME": name})
             judged.setdefault(name, []).append((runs / name / "adversarial" / "best.keras", of_fold[fold]))
             print(f"fold {fold}, {name}: fine-tuned", flush=True)
     print_table(judged, arguments.variant[0][0], arguments.output)
