@@ -54,7 +54,7 @@ def main(argv):
         data = with_unlabelled(
             data,
             config.preprocessed_folder() / "slice_gt.csv",
-            [config.split_csv(part) for part in ("val", "test")],
+            {part: config.split_csv(part) for part in ("val", "test")},
             config.preparation_settings(),
         )
     start = config.run_folder("segmentation") / "best.keras"

@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 import config
-from benchmarks.scripts import prepare, run
+from benchmarks.scripts import prepare, run, settings_of
 
 CONTROL = "ADVERSARIAL_WEIGHT=0,D_BASE_FILTERS=1"
 DRAWS = 2000  # of the bootstrap
@@ -65,7 +65,7 @@ def main():
     settings |= {"EPOCH": arguments.epochs, "KEEP_EPOCHS": arguments.scored_epochs}
     settings |= {"ADAM_LR": 1e-3, "VALIDATION_B_SCANS": 24, "WORKERS": 1}
     settings |= (config.recipe(arguments.recipe) if arguments.recipe else {}) | {"STEPS_PER_EPOCH": arguments.steps}
-    settings |= {"EPOCH": arguments.epochs, **parsed(arguments.settings)}
+    settings |= {"EPOCH": arguments.epochs, **settings_of(arguments.settings)}
     for seed in range(arguments.seeds):
         done = {row["variant"] for row in read_results(arguments.results) if row["seed"] == seed}
         left = [variant for variant in (CONTROL, *arguments.variants) if variant not in done]
@@ -73,11 +73,6 @@ def main():
             with tempfile.TemporaryDirectory() as folder:
                 one_seed(Path(folder), seed, left, arguments, settings)
     print_tables(pd.DataFrame(read_results(arguments.results)))
-
-
-def parsed(settings):
-    """Settings by name from ["NAME=VALUE", ...]."""
-    return dict(setting.split("=", 1) for setting in settings if setting)
 
 
 def read_results(path):
@@ -99,8 +94,8 @@ def one_seed(folder, seed, variants, arguments, settings):
     for number, variant in enumerate(variants):
         name = f"variant{number}"
         shutil.copytree(runs / "start", runs / name)
-        fine_tuning = {**settings, "ADAM_LR": arguments.further_rate, "RUN_NAME": name, **parsed(arguments.tune)}
-        fine_tuning |= parsed(variant.split(","))
+        fine_tuning = {**settings, "ADAM_LR": arguments.further_rate, "RUN_NAME": name, **settings_of(arguments.tune)}
+        fine_tuning |= settings_of(variant.split(","))
         warm_up_steps = int(fine_tuning.get("D_WARM_UP_STEPS", config.D_WARM_UP_STEPS))
         warm_up_epochs = -(-warm_up_steps // arguments.steps)
         run(

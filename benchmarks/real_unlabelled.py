@@ -35,7 +35,7 @@ from benchmarks.real_folds import (
 from benchmarks.real_scoring import Judged
 from benchmarks.real_training import link_to, split_of, write_split
 from benchmarks.real_transfer import fluid_lines, heading
-from benchmarks.scripts import run
+from benchmarks.scripts import run, settings_of
 from utils.errors import run_script
 from utils.files import write_csv
 from utils.preparation.splits import patient_of
@@ -70,11 +70,6 @@ def main(argv):
             judged.setdefault(name, []).append((runs / name / "adversarial" / "best.keras", of_fold[fold]))
             print(f"fold {fold}, {name}: fine-tuned", flush=True)
     print_table(judged, arguments.variant[0][0], arguments.output)
-
-
-def settings_of(texts):
-    """{setting: text} of "SETTING=VALUE" texts."""
-    return dict(text.split("=", 1) for text in texts)
 
 
 def prepare_fold(output, parts, held, share):

@@ -7,6 +7,11 @@ import time
 from utils.tasks import overrides
 
 
+def settings_of(texts):
+    """{setting: text} of "SETTING=VALUE" texts; empty ones are none."""
+    return dict(text.split("=", 1) for text in texts if text)
+
+
 def run(script, *arguments, **settings):
     """Run a script ("model_training.py" or "-m utils.phantom") with settings. Returns what it printed.
 

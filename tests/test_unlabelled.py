@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import batch_settings, noise, read_csv, write_prepared_case
+from helpers import batch_settings, noise, read_csv, write_prepared_case, write_record
 from keras import layers
 from test_adversarial import SEGMENTATION_LOSS, SIZE, arrays, batch, changed, no_segmentation_loss, take
 from test_scripts import SETTINGS, run, start, wait_for
@@ -17,9 +17,11 @@ from loss_functions import discriminator_loss, generator_loss, smoothed_referenc
 from model import create_discriminator
 from utils.data_prepare import get_iterator_nuts, patch_samples
 from utils.errors import InputError
+from utils.files import read_json, write_json
 from utils.patch_settings import blind_to_labels
-from utils.prepared import COLUMNS, SliceRow, check_volumes_exist, read_unlabelled_rows
+from utils.prepared import COLUMNS, SliceRow, check_volumes_exist, read_csv_data, read_unlabelled_rows, record_path
 from utils.training.adversarial import AdversarialStep
+from utils.training.data import TrainingData, with_unlabelled
 from utils.training.optimizer import create_optimizer
 from utils.training.rules import AdversarialRules, OptimizerSettings
 
@@ -55,6 +57,22 @@ def test_without_any_the_error_says_so(tmp_path, kept, message):
         InputError, match=message + r".*, expected some with UNLABELLED_SHARE above 0; run prepare_data"
     ):
         read_unlabelled_rows(slice_csv, held_out, PATIENT)
+
+
+def test_a_copy_of_a_validation_scan_under_another_name_is_refused(tmp_path):
+    slice_csv, (val_csv, test_csv) = write_csvs(tmp_path)
+    for name in ("p2a", "p3a"):
+        write_prepared_case(tmp_path / "pre_processed", "Topcon", name, noise((2, 30, 30)))
+        write_record(tmp_path, "Topcon", name)
+    preparation = {"preprocessed_folder": tmp_path / "pre_processed", "patient_pattern": PATIENT}
+    preparation |= {"axial_spacing_mm": 0.003872, "reference_histogram_csv": None}
+    data = TrainingData({"val": read_csv_data(val_csv)}, [], {})
+    arguments = data, slice_csv, {"val": val_csv, "test": test_csv}, preparation
+    assert {row.image_name for row in with_unlabelled(*arguments).unlabelled} == {"p3a"}
+    record = record_path(tmp_path / "pre_processed", "Topcon", "p3a", "images")
+    write_json(record, read_json(record) | {"voxels": "p2a"})
+    with pytest.raises(InputError, match=r"val\.csv: Topcon p2a was used to train"):
+        with_unlabelled(*arguments)
 
 
 @pytest.fixture

@@ -40,12 +40,14 @@ def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation):
     return TrainingData(rows, b_scans, description)
 
 
-def with_unlabelled(data, slice_csv, held_out_csvs, preparation):
+def with_unlabelled(data, slice_csv, csv_paths, preparation):
     """`data` (`TrainingData`) with the scans without outlines in `slice_csv`, whose description then holds them.
 
-    Arguments and errors are those of `read_unlabelled_rows` and `read_training_data`.
+    `csv_paths` is {"val": path, "test": path}, whose patients are left out. Arguments and errors are otherwise those of
+    `read_unlabelled_rows` and `read_training_data`; a copy of a validation scan is an error, too.
     """
-    rows = read_unlabelled_rows(slice_csv, held_out_csvs, preparation["patient_pattern"])
+    rows = read_unlabelled_rows(slice_csv, csv_paths.values(), preparation["patient_pattern"])
     check_volumes_exist(rows, preparation["preprocessed_folder"])
-    described = describe_data({"unlabelled": rows}, **preparation)
-    return replace(data, unlabelled=rows, description=data.description | {"unlabelled": described["unlabelled"]})
+    described = describe_data({"unlabelled": rows}, **preparation)["unlabelled"]
+    check_unseen(csv_paths["val"], data.rows["val"], described, **preparation)
+    return replace(data, unlabelled=rows, description=data.description | {"unlabelled": described})
