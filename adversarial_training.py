@@ -144,6 +144,7 @@ def create_step(start):
     """(`AdversarialStep`, the U-Net's exported form), both networks with the weights of the model at `start`."""
     from model import create_discriminator
     from utils.training.adversarial import AdversarialStep, discriminator_policy
+    from utils.training.teacher import Teacher
 
     losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES, config.CROSS_ENTROPY)
     unet = create_network(**config.network_settings() | {"encoder_weights": None})  # it gets a trained model's
@@ -159,7 +160,9 @@ def create_step(start):
         dtype_policy=d_dtype_policy,
         **config.discriminator_settings(),
     )
-    with_teacher = config.SELF_TRAINING == "teacher"
+    teacher = None
+    if config.SELF_TRAINING == "teacher":
+        teacher = Teacher(create_network(**config.network_settings() | {"encoder_weights": None}), config.SEED)
     step = AdversarialStep(
         unet,
         discriminator,
@@ -169,7 +172,7 @@ def create_step(start):
         ),
         losses,
         config.adversarial_rules(),
-        create_network(**config.network_settings() | {"encoder_weights": None}) if with_teacher else None,
+        teacher,
     )
     return step, inference
 

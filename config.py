@@ -178,7 +178,7 @@ SCALE_RANGE = 0.25
 # outlines. prepare_data.py --unlabelled prepares them. DROP_HEALTHY and OVERSAMPLING then do not apply to any patch.
 UNLABELLED_SHARE = 0.0
 # Who says which of their pixels are certain, and are learned from: "discriminator", or "teacher", the running average
-# of the weights that EMA_MOMENTUM keeps. None: nobody.
+# of the weights that EMA_MOMENTUM keeps, which labels patches before they are pasted into one another. None: nobody.
 SELF_TRAINING = None
 # Weight of the cross-entropy of these pixels beside the segmentation loss.
 SELF_TRAINING_WEIGHT = 0.1

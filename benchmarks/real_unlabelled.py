@@ -11,9 +11,9 @@ For every fold of `benchmarks.real_transfer`, which judges:
    The first one is the control: its weights of the adversarial loss and of self-training should be 0. All see the same
    patches, and their discriminators learn alone for as many steps.
 
-The best epoch of each, chosen on validation B-scans, segments the fold's B-scans. Prints the table of
-`benchmarks.real_transfer`, with each line's gain over the control's, and the discriminators' held-out accuracy.
-What is finished is not done again.
+The best epoch of each, chosen on validation B-scans, segments the fold's B-scans, and so does the last epoch. Prints
+the table of `benchmarks.real_transfer`, with each line's gain over the control's, and the discriminators' held-out
+accuracy. What is finished is not done again.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from benchmarks.real_training import link_to, split_of, write_split
 from benchmarks.real_transfer import fluid_lines, heading
 from benchmarks.scripts import run, settings_of
 from utils.errors import run_script
+from utils.exported_model import export_best, read_best
 from utils.files import write_csv
 from utils.preparation.splits import patient_of
 
@@ -67,7 +68,9 @@ def main(argv):
             if not (runs / name).exists():
                 shutil.copytree(runs / "start" / "segmentation", runs / name / "segmentation")
             run("adversarial_training.py", **tuned | {"RUN_NAME": name})
-            judged.setdefault(name, []).append((runs / name / "adversarial" / "best.keras", of_fold[fold]))
+            best = runs / name / "adversarial" / "best.keras"
+            judged.setdefault(name, []).append((best, of_fold[fold]))
+            judged.setdefault(f"{name}, last epoch", []).append((export_last(best), of_fold[fold]))
             print(f"fold {fold}, {name}: fine-tuned", flush=True)
     print_table(judged, arguments.variant[0][0], arguments.output)
 
@@ -93,20 +96,39 @@ def prepare_fold(output, parts, held, share):
     return settings
 
 
+def export_last(best):
+    """The model of a run's last epoch, exported below the folder of the `best` one's; returns its path."""
+    import keras
+
+    last, weights = best.parent / "last_epoch" / best.name, max((best.parent / "epochs").glob("*.weights.h5"))
+    details = read_best(best) | {"epoch": int(weights.name.partition(".")[0])}
+    if not last.exists() or read_best(last)["epoch"] != details["epoch"]:
+        last.parent.mkdir(exist_ok=True)
+        network = keras.models.load_model(best, compile=False)
+        network.load_weights(weights)
+        export_best(last.parent, network, details)
+    return last
+
+
 def print_table(judged, control, output):
-    """Print a line for each network of `judged`, {name: [(model file, cases)]}, with its gain over `control`."""
+    """Print a line for each network of `judged`, {name: [(model file, cases)]}, with its gain over `control`.
+
+    The gain of a last epoch is that over the last epoch of `control`.
+    """
     rows, accuracies = {}, {}
     for name, models in judged.items():
         of_models = [Judged(model, cases, output / "scores").scores() for model, cases in models]
         rows[name] = pd.concat(of_models)
         write_csv(output / f"{name}.csv", rows[name])
-        logs = [pd.read_csv(model.with_name("log.csv")) for model, _ in models]
-        if name != "start":
+        fine_tuned = [model for model, _ in models if model.parent.name == "adversarial"]
+        if fine_tuned:
+            logs = [pd.read_csv(model.with_name("log.csv")) for model in fine_tuned]
             held_out = [log[["d_held_out_real", "d_held_out_generated"]].iloc[1:].mean(axis=1) for log in logs]
             accuracies[name] = ", ".join(f"{of_fold.min():.2f} to {of_fold.max():.2f}" for of_fold in held_out)
     print(heading([]))
     for name, of_name in rows.items():
-        for line in fluid_lines(of_name, rows[control], {}).values():
+        compared = f"{control}, last epoch" if name.endswith(", last epoch") else control
+        for line in fluid_lines(of_name, rows[compared], {}).values():
             print(f"| {name} | {accuracies.get(name, '–')} | {line} |")
 
 

@@ -24,6 +24,7 @@ from utils.training.adversarial import AdversarialStep
 from utils.training.data import TrainingData, with_unlabelled
 from utils.training.optimizer import create_optimizer
 from utils.training.rules import AdversarialRules, OptimizerSettings
+from utils.training.teacher import Teacher, pasted_rectangles
 
 PATIENT = r"^(p\d)"
 UNLABELLED = 2  # patches of a step
@@ -241,27 +242,43 @@ def test_the_discriminator_says_which_pixels_are_learned_from(logit, ready, shar
     assert measures["self_training_loss"] == pytest.approx(share * np.mean(-np.log(probabilities.max(axis=-1))), 1e-5)
 
 
-def test_the_teacher_has_the_average_of_the_weights_and_teaches_what_it_is_sure_of():
+def test_rectangles_of_half_a_patch_lie_where_the_numbers_say():
+    drawn = np.array([[0, 0.5, 0.25], [1, 1, 0.5], [0.5, 0, 1]], np.float32)
+    tall, wide, square = np.asarray(pasted_rectangles((20, 40), drawn))[..., 0]
+    assert tall.sum() == wide.sum() == 400
+    assert tall[:, 5:25].all()  # half as wide, a quarter of what is left of it
+    assert wide[10:].all()  # half as high, at the bottom
+    assert square[:15, 12:].all()  # 14.1 rows and 28.3 columns, at the top and the right
+    assert square.sum() == 15 * 28
+
+
+def test_the_teacher_has_the_average_of_the_weights_and_teaches_pasted_patches():
     """Before the first step the average is zeros, which are sure of nothing; then it is the weights."""
-    confidence, teacher = 0.3, create_generator()
+    confidence, network, same_places = 0.3, create_generator(), keras.random.SeedGenerator(5)
     rules = {"self_training": "teacher", "self_training_weight": 1.0, "self_training_confidence": confidence}
     optimizer = create_optimizer(OptimizerSettings(0.05, 0.9, ema_momentum=0.5), "float32", "generator_adam")
+    teacher = Teacher(network, seed=5)
     step = create_step((SEGMENTATION_LOSS,), teacher=teacher, generator_optimizer=optimizer, weight=0.0, **rules)
     averages, shares, certain = None, [], []
     for seed in range(3):
         before = arrays(step.generator.weights)
+        images = unlabelled_images(seed)
+        drawn = keras.random.uniform((len(images), 3), seed=same_places)
+        is_pasted = np.asarray(pasted_rectangles((SIZE, SIZE), drawn))
         step.begin_means()
-        step(*batch(seed), unlabelled_images(seed))
+        step(*batch(seed), images)
         shares.append(step.means()["self_training_share"])
         if seed:
-            for variable, average in zip(teacher.weights, averages, strict=True):
+            for variable, average in zip(network.weights, averages, strict=True):
                 np.testing.assert_allclose(variable, average, rtol=1e-5, atol=1e-6)
-            probabilities = teacher.predict_on_batch(unlabelled_images(seed))
+            probabilities = network.predict_on_batch(images)
+            seen = np.where(is_pasted, images[::-1], images)  # of two patches, either is the one before the other
+            probabilities = np.where(is_pasted[:, 2:-2, 2:-2], probabilities[::-1], probabilities)
             certain.append(np.mean(probabilities.max(axis=-1) > confidence))
             labels = np.eye(4)[probabilities.argmax(axis=-1)]
             student = create_generator()
             student.set_weights(before)
-            cross_entropy = -np.sum(labels * np.log(student.predict_on_batch(unlabelled_images(seed))), axis=-1)
+            cross_entropy = -np.sum(labels * np.log(student.predict_on_batch(seen)), axis=-1)
             expected = cross_entropy[probabilities.max(axis=-1) > confidence].mean()
             assert step.means()["self_training_loss"] == pytest.approx(expected, rel=1e-3)
         after = arrays(step.generator.weights)

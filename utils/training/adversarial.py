@@ -13,7 +13,6 @@ from loss_functions import (
 )
 from utils.networks import as_list
 from utils.training.backends import create_backend
-from utils.training.optimizer import average_into
 from utils.training.verdicts import Verdicts, told_rightly
 
 MEANS = (
@@ -65,8 +64,7 @@ class AdversarialStep:
     Images without outlines, `unlabelled`, have no segmentation loss. Their generated masks have the adversarial loss,
     and are what the discriminator learns from (``generated_from``). With ``self_training`` their pixels are learned
     from as if a reader had labelled them, where they are certain: where the discriminator takes the field around for a
-    reader's (Hung et al., BMVC 2018), or where the `teacher`, which has the running average of the U-Net's weights, is
-    sure of its own label (Tarvainen and Valpola, NeurIPS 2017).
+    reader's (Hung et al., BMVC 2018), or where the `teacher`, a `utils.training.teacher.Teacher`, is sure of its label.
 
     The optimizers are built here, also a `keras.optimizers.LossScaleOptimizer` (for "mixed_float16"). The
     `discriminator` is one of `model.create_discriminator` with a `discriminator_policy`. Raises `ValueError` if it is
@@ -100,7 +98,7 @@ class AdversarialStep:
         self.d_accuracy = keras.Variable(0.5, dtype="float32", trainable=False, name="running_accuracy")
         self._sums = keras.Variable(np.zeros(len(self._mean_names)), dtype="float32", trainable=False, name="sums")
         self._summed_steps = 0
-        of_teacher = teacher.variables if teacher else []  # every step gives it others
+        of_teacher = teacher.network.variables if teacher else []  # every step gives it others
         self._backend = create_backend([*self.variables, *of_teacher, self._sums])
         self._compiled_step = self._backend.compiled(self._step, generator.jit_compile)
         self._compiled_n_right = self._backend.compiled(self._n_right, generator.jit_compile)
@@ -108,10 +106,14 @@ class AdversarialStep:
 
     @property
     def variables(self):
-        """Weights, random states, both optimizers' variables, the steps taken and the running accuracy."""
+        """Weights, random states, both optimizers' variables, the steps taken and the running accuracy.
+
+        The teacher's weights follow from them.
+        """
         networks = [*self.generator.variables, *self.discriminator.variables]
         optimizers = [*self.generator_optimizer.variables, *self.discriminator_optimizer.variables]
-        return [*networks, *optimizers, self.taken_steps, self.d_accuracy]
+        places = [self.teacher.places.state] if self.teacher else []
+        return [*networks, *optimizers, self.taken_steps, self.d_accuracy, *places]
 
     def __call__(self, images, targets, unlabelled=None):
         self._compiled_step(images, as_list(targets), *([] if unlabelled is None else [unlabelled]))
@@ -182,7 +184,11 @@ class AdversarialStep:
         # 1. Forward: the generator's outputs and masks, and its weight penalties. Its old statistics are kept.
         statistics = generator.non_trainable_weights
         before = [ops.copy(variable) for variable in statistics]
-        taught = self._taught(unlabelled) if self.teacher else None
+        taught = None
+        if self.teacher:
+            unlabelled, *taught = self.teacher.teach(
+                unlabelled, generator, self.generator_optimizer, self.rules.self_training_confidence
+            )
         images = images if unlabelled is None else ops.concatenate([images, unlabelled])
 
         def forward():
@@ -298,17 +304,6 @@ class AdversarialStep:
         of_pixels = ops.image.resize(of_fields, (height, width), interpolation="nearest")[..., 0]
         is_certain = ops.logical_and(of_pixels > self.rules.self_training_confidence, self._is_ready())
         labels = ops.one_hot(ops.argmax(probabilities, axis=-1), n_classes, dtype="float32")
-        return labels, ops.cast(is_certain, "float32")
-
-    def _taught(self, images):
-        """Labels (one-hot) and certainty, 0 or 1, of the pixels of `images` by the teacher."""
-        average_into(self.teacher, self.generator_optimizer)
-        own = zip(self.teacher.non_trainable_weights, self.generator.non_trainable_weights, strict=True)
-        for statistic, of_generator in own:
-            statistic.assign(of_generator.value)
-        probabilities = ops.cast(as_list(self.teacher(images, training=False))[0], "float32")
-        labels = ops.one_hot(ops.argmax(probabilities, axis=-1), probabilities.shape[-1], dtype="float32")
-        is_certain = ops.max(probabilities, axis=-1) > self.rules.self_training_confidence
         return labels, ops.cast(is_certain, "float32")
 
 

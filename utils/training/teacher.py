@@ -1,0 +1,63 @@
+"""Self-training with a teacher: the average of a U-Net's weights labels what its next steps learn from."""
+
+import keras
+from keras import ops
+
+from utils.base import center_crop
+from utils.networks import as_list
+from utils.training.optimizer import average_into
+
+_PASTED_AREA = 0.5  # of a patch
+
+
+class Teacher:
+    """A network with the running average of a U-Net's weights (Tarvainen and Valpola, NeurIPS 2017).
+
+    It labels patches without outlines. The U-Net sees these with a rectangle of half their area pasted in from another
+    patch of the batch, labels and all, at a place drawn anew in each step (CutMix: French et al., BMVC 2020). Of the
+    very patch that the teacher saw it would learn next to nothing. `network` has the U-Net's form and no weights of its
+    own; `seed` is that of the places.
+    """
+
+    def __init__(self, network, seed):
+        self.network, self.places = network, keras.random.SeedGenerator(seed)
+
+    def teach(self, images, unet, optimizer, confidence):
+        """(images with rectangles pasted in, their labels one-hot, and which pixels are certain: 0 or 1), float32.
+
+        `images` are (B, H, W, 3), the others (B, h, w, 4) and (B, h, w) of the network's output. A pixel is certain
+        where the likeliest class has more than `confidence`. The average is that of the `optimizer` of the `unet`, and
+        the batch statistics are the unet's.
+        """
+        average_into(self.network, optimizer)
+        pairs = zip(self.network.non_trainable_weights, unet.non_trainable_weights, strict=True)
+        for statistic, of_unet in pairs:
+            statistic.assign(of_unet.value)
+        probabilities = ops.cast(as_list(self.network(images, training=False))[0], "float32")
+        labels = ops.one_hot(ops.argmax(probabilities, axis=-1), probabilities.shape[-1], dtype="float32")
+        is_certain = ops.cast(ops.max(probabilities, axis=-1, keepdims=True) > confidence, "float32")
+        drawn = keras.random.uniform((ops.shape(images)[0], 3), seed=self.places)
+        is_pasted = pasted_rectangles(images.shape[1:3], drawn)
+        images = _pasted(images, is_pasted)
+        is_pasted = center_crop(is_pasted, *labels.shape[1:3])
+        return images, _pasted(labels, is_pasted), _pasted(is_certain, is_pasted)[..., 0]
+
+
+def pasted_rectangles(shape, drawn):
+    """Where rectangles lie in patches of `shape` (rows, columns): bool (B, rows, columns, 1).
+
+    `drawn` are three numbers from 0 to 1 for each patch, (B, 3): the rectangle's form, from as high as the patch and
+    half as wide to half as high and as wide, and its place from top to bottom and from left to right.
+    """
+    height = _PASTED_AREA ** drawn[:, :1]
+    inside = []
+    for length, share, place in zip(shape, (height, _PASTED_AREA / height), (drawn[:, 1:2], drawn[:, 2:]), strict=True):
+        pixels, first = ops.arange(length, dtype="float32")[None], place * (1 - share) * length
+        inside.append(ops.logical_and(pixels >= first, pixels < first + share * length))
+    of_rows, of_columns = inside
+    return ops.logical_and(of_rows[:, :, None, None], of_columns[:, None, :, None])
+
+
+def _pasted(arrays, is_pasted):
+    """`arrays` (B, rows, columns, n), each with what the one before it holds where `is_pasted`."""
+    return ops.where(is_pasted, ops.roll(arrays, 1, axis=0), arrays)
