@@ -430,16 +430,18 @@ _RECIPES = Path(__file__).parent / "recipes"
 
 
 def load(argv, parser=None):
-    """Apply ``--recipe NAME``, then every ``--set NAME=VALUE`` in `argv`, and return the other arguments.
+    """Apply every ``--recipe NAME``, then every ``--set NAME=VALUE`` in `argv`, and return the other arguments.
 
     `parser` is the script's own `argparse.ArgumentParser`, to which both are added. A recipe is a file in recipes/
     (`utils.settings.read_recipe`). Raises `InputError` for an unknown name (with the closest match) or a value of
     another type than the one in this file.
     """
     arguments = parse(argv, parser or argparse.ArgumentParser())
-    of_recipe = {} if arguments.recipe is None else recipe(arguments.recipe)
+    changes = {}
+    for name in arguments.recipes:
+        changes |= recipe(name)
     overrides = read_overrides(arguments.overrides, values(), setting_rules.OPTIONAL)
-    globals().update(of_recipe | overrides, _given=frozenset(overrides))
+    globals().update(changes | overrides, _given=frozenset(overrides))
     return arguments
 
 

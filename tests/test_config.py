@@ -71,9 +71,9 @@ def test_the_shipped_values_are_valid_and_serialisable():
 
 
 # ---- Recipes -------------------------------------------------------------------------------------------------------
-def write_recipe(monkeypatch, folder, text):
+def write_recipe(monkeypatch, folder, text, name="mine"):
     monkeypatch.setattr(config, "_RECIPES", folder)
-    (folder / "mine.py").write_text(text, "utf-8")
+    (folder / f"{name}.py").write_text(text, "utf-8")
 
 
 def test_set_wins_over_a_recipe_and_a_recipe_over_the_file(monkeypatch, tmp_path):
@@ -82,7 +82,14 @@ def test_set_wins_over_a_recipe_and_a_recipe_over_the_file(monkeypatch, tmp_path
     )
     arguments = config.load(["--recipe", "mine", "--set", "EPOCH=3"])
     assert (config.EPOCH, config.RUN_NAME, config.ADAM_LR, config.FOLDS) == (3, "mine", 1.0, None)
-    assert arguments.recipe == "mine"
+    assert arguments.recipes == ["mine"]
+
+
+def test_of_several_recipes_the_later_one_wins(monkeypatch, tmp_path):
+    write_recipe(monkeypatch, tmp_path, "EPOCH = 7\nSEED = 7\nADAM_LR = 0.7\n")
+    write_recipe(monkeypatch, tmp_path, "SEED = 8\nADAM_LR = 0.8\n", name="yours")
+    config.load(["--recipe", "mine", "--set", "ADAM_LR=0.9", "--recipe", "yours"])
+    assert (config.EPOCH, config.SEED, config.ADAM_LR) == (7, 8, 0.9)
 
 
 @pytest.mark.parametrize(

@@ -91,9 +91,14 @@ QUICK = {
         f"python {CHECK_SETTINGS} --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000",
         "test_two_hosts_hold_equal_weights_and_train_as_one",
     ),
-    "python prepare_data.py --unlabelled": executed(),
-    "python adversarial_training.py --set UNLABELLED_SHARE=0.5": checked(
-        f"python {CHECK_SETTINGS} --set UNLABELLED_SHARE=0.5",
+    "python prepare_data.py --recipe strong --unlabelled": checked(
+        f"python {CHECK_SETTINGS} --recipe strong", "test_fine_tuning_with_unlabelled_scans_continues_to_the_bit"
+    ),
+    "python model_training.py --recipe strong": checked(
+        f"python {CHECK_SETTINGS} --recipe strong", "test_the_strong_recipe_runs_through_and_continues_to_the_bit"
+    ),
+    "python adversarial_training.py --recipe strong --recipe unlabelled": checked(
+        f"python {CHECK_SETTINGS} --recipe strong --recipe unlabelled",
         "test_fine_tuning_with_unlabelled_scans_continues_to_the_bit",
     ),
     "python -m utils.phantom --varied --output data-phantoms --cases 600 --seed 11": shortened(

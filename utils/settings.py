@@ -10,8 +10,15 @@ from utils.errors import InputError
 
 
 def parse(argv, parser):
-    """`parser`'s arguments in `argv`, with ``recipe`` and ``overrides``, which every script has."""
-    parser.add_argument("--recipe", metavar="NAME", help="settings of recipes/NAME.py; --set wins over them")
+    """`parser`'s arguments in `argv`, with ``recipes`` and ``overrides``, which every script has."""
+    parser.add_argument(
+        "--recipe",
+        dest="recipes",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="settings of recipes/NAME.py; of several the later one wins, and --set over all",
+    )
     parser.add_argument(
         "--set",
         dest="overrides",
