@@ -36,7 +36,10 @@ from utils.training.rules import OptimizerSettings
 from utils.training.run import TrainingRun, why_finished
 from utils.training.state import newest_state
 
-PANELS = {"segmentation loss": ["loss"], "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"]}
+PANELS = {
+    "losses of the U-Net": ["loss", "self_training_loss"],
+    "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"],
+}
 PANELS |= {"losses against each other": ["adversarial_loss", "d_loss"]}
 PANELS |= {"discriminator, in training": ["d_accuracy_real", "d_accuracy_generated", "d_updates"]}
 PANELS |= {"discriminator, held out": ["d_held_out_real", "d_held_out_generated"]}
@@ -99,6 +102,11 @@ def adversarial_epochs():
     return config.ADVERSARIAL_EPOCH or config.EPOCH
 
 
+def discriminator_counts():
+    """Whether the U-Net learns from what the discriminator says."""
+    return config.ADVERSARIAL_WEIGHT > 0 or config.SELF_TRAINING == "discriminator"
+
+
 def fine_tune(folder, start, start_details, data, state):
     """Fine-tune the exported model `start` (and its details) from `state` (that of `newest_state`, or None) on.
 
@@ -107,8 +115,11 @@ def fine_tune(folder, start, start_details, data, state):
     set_up_keras(config.SEED, config.DETERMINISTIC)
     step, inference = create_step(start)
     print(run_folder.settings_text(config.values()))
-    n_parameters = step.discriminator.count_params()
-    print(f"{folder}: discriminator of {n_parameters:,} parameters, weight {config.ADVERSARIAL_WEIGHT}")
+    if discriminator_counts():
+        n_parameters = step.discriminator.count_params()
+        print(f"{folder}: discriminator of {n_parameters:,} parameters, weight {config.ADVERSARIAL_WEIGHT}")
+    else:
+        print(f"{folder}: ADVERSARIAL_WEIGHT is 0, so that the discriminator has no effect on the U-Net")
     shown = held_out_patches(inference)
     run = TrainingRun(
         folder,
@@ -135,7 +146,8 @@ def fine_tune(folder, start, start_details, data, state):
                     run.after_step(step.means())
             row = run.end_epoch(score_both(run, step, epoch, data.b_scans, shown), config.BATCH_SIZE)
             report(row, run.progress["best"], run.seconds_left())
-            if warning := discriminator_state(run.progress["history"], config.D_WARM_UP_STEPS):
+            warning = discriminator_state(run.progress["history"], config.D_WARM_UP_STEPS)
+            if warning and discriminator_counts():
                 print(f"warning: {warning}", flush=True)
     run.finish(reason, next_step="evaluate.py")
 
@@ -273,14 +285,17 @@ def draw_verdicts(path, verdict, images, reference, before, after):
 
 def report(row, best, seconds_left):
     """One line for an epoch that has ended."""
+    parts = [f"epoch {row['epoch']}: loss {row['loss']:.4f}"]
+    if discriminator_counts():
+        right = f"{row['d_accuracy_real']:.2f}/{row['d_accuracy_generated']:.2f}"
+        parts.append(f"adversarial {row['adversarial_loss']:.3f}")
+        parts.append(f"D loss {row['d_loss']:.3f}, D right on real/generated {right}")
+    if config.SELF_TRAINING:
+        share = row["self_training_share"]
+        parts.append(f"self-training {row['self_training_loss']:.4f} on {share:.0%} of the pixels")
+    parts.append(f"{best['metric']} {row[best['metric']]:.4f}, {row['seconds']:.0f} s")
     starred = "  *best" if best["epoch"] == row["epoch"] else ""
-    print(
-        f"epoch {row['epoch']}: loss {row['loss']:.4f}, adversarial {row['adversarial_loss']:.3f}, "
-        f"D loss {row['d_loss']:.3f}, D right on real/generated {row['d_accuracy_real']:.2f}/"
-        f"{row['d_accuracy_generated']:.2f}, {best['metric']} {row[best['metric']]:.4f}, {row['seconds']:.0f} s, "
-        f"{seconds_left / 60:.0f} min left{starred}",
-        flush=True,
-    )
+    print(", ".join(parts) + f", {seconds_left / 60:.0f} min left{starred}", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from keras import layers
 from test_adversarial import SEGMENTATION_LOSS, SIZE, arrays, batch, changed, no_segmentation_loss, take
 from test_scripts import SETTINGS, run, start, wait_for
 
+import adversarial_training
 from loss_functions import discriminator_loss, generator_loss, smoothed_reference, straight_through_one_hot
 from model import create_discriminator
 from utils.data_prepare import get_iterator_nuts, patch_samples
@@ -323,6 +324,29 @@ def test_a_discriminator_of_masks_alone():
 
 
 # ---- The script ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("settings", "says_discriminator", "says_self_training"),
+    [
+        ({}, True, False),
+        ({"ADVERSARIAL_WEIGHT": 0.0}, False, False),
+        ({"ADVERSARIAL_WEIGHT": 0.0, "SELF_TRAINING": "teacher"}, False, True),
+        ({"ADVERSARIAL_WEIGHT": 0.0, "SELF_TRAINING": "discriminator"}, True, True),
+    ],
+)
+def test_an_epochs_line_says_what_the_unet_learns_from(
+    set_config, capsys, settings, says_discriminator, says_self_training
+):
+    set_config(**settings)
+    row = {"epoch": 2, "loss": 0.5, "val_dice": 0.7, "seconds": 3.2, "adversarial_loss": 0.6, "d_loss": 0.7}
+    row |= {"d_accuracy_real": 0.8, "d_accuracy_generated": 0.6, "self_training_loss": 0.02, "self_training_share": 0.9}
+    adversarial_training.report(row, {"epoch": 2, "metric": "val_dice"}, seconds_left=120)
+    line = capsys.readouterr().out
+    assert line.startswith("epoch 2: loss 0.5000, ")
+    assert line.endswith(", val_dice 0.7000, 3 s, 2 min left  *best\n")
+    assert ("adversarial 0.600, D loss 0.700, D right on real/generated 0.80/0.60" in line) == says_discriminator
+    assert ("self-training 0.0200 on 90% of the pixels" in line) == says_self_training
+
+
 @pytest.fixture(scope="module")
 def plain_scans(tmp_path_factory):
     """Twelve phantoms; a third of the training cases have lost their outlines. Returns the settings, trained."""
