@@ -39,10 +39,10 @@ from utils.training.state import newest_state
 PANELS = {
     "losses of the U-Net": ["loss", "self_training_loss"],
     "Dice on whole B-scans": ["dice", "dice_irf", "dice_srf", "dice_ped"],
+    "losses against each other": ["adversarial_loss", "d_loss"],
+    "discriminator, in training": ["d_accuracy_real", "d_accuracy_generated", "d_updates"],
+    "discriminator, held out": ["d_held_out_real", "d_held_out_generated"],
 }
-PANELS |= {"losses against each other": ["adversarial_loss", "d_loss"]}
-PANELS |= {"discriminator, in training": ["d_accuracy_real", "d_accuracy_generated", "d_updates"]}
-PANELS |= {"discriminator, held out": ["d_held_out_real", "d_held_out_generated"]}
 HELD_OUT_BATCHES = 32  # at most, of the validation patches, on whose masks the discriminator is tried
 SHOWN_PATCHES = 6
 
