@@ -28,6 +28,7 @@ from loss_functions import (
 from model import create_discriminator, create_unet_model
 from utils.training.adversarial import AdversarialStep, discriminator_policy
 from utils.training.rules import AdversarialRules
+from utils.training.teacher import Teacher
 
 SEGMENTATION_LOSS = get_combined_cross_entropy_and_dice_loss_function(4, 4)
 SIZE = 24  # pixels of a patch's sides; the masks have 4 less
@@ -422,11 +423,12 @@ def trained_for_comparison(weights=None):
     """(the networks' weights, those after some steps with every option on, and the steps' measures).
 
     Of a step with one verdict a patch, and of one with verdicts on fields and unlabelled images, each. Without dropout,
-    which each backend draws in its own way, and Adam, which enlarges rounding errors.
+    which each backend draws in its own way, as it does the places where a teacher pastes: the images of a batch without
+    outlines are one. And without Adam, which enlarges rounding errors.
     """
     before, after, weights = [], [], list(weights or [])
     for verdict, options in (("patch", {}), ("pixel", UNLABELLED)):
-        teacher = create_generator(dropout=0.0) if options else None
+        teacher = Teacher(create_generator(dropout=0.0), seed=5) if options else None
         optimizers = keras.optimizers.SGD(0.1, use_ema=bool(teacher), ema_momentum=0.5), keras.optimizers.SGD(0.1)
         optimizers[0].average_into = optimizers[0].finalize_variable_values
         generator = create_generator(dropout=0.0, penalty=0.01)
@@ -442,7 +444,8 @@ def trained_for_comparison(weights=None):
         before += arrays(variables)
         for seed in range(WARM_UP + 4):
             step.begin_means()
-            step(*batch(seed), *([batch(seed + 50)[0]] if options else []))
+            unlabelled = [batch(seed + 50, n_patches=1)[0].repeat(4, axis=0)] if options else []
+            step(*batch(seed), *unlabelled)
             after.append(np.array(list(step.means().values())))
         after += arrays(variables)
     return before, after
