@@ -4,7 +4,7 @@ On top of the recipe that trained the model: `--recipe strong --recipe unlabelle
 """
 
 UNLABELLED_SHARE = 0.5  # as many patches without outlines as with
-SELF_TRAINING = "teacher"  # its last epoch gained Dice on every kind of scans tried
+SELF_TRAINING = "teacher"  # took false lesions away on another scanner's phantoms
 SELF_TRAINING_WEIGHT = 5.0  # makes its loss about as large as the segmentation loss
 EMA_MOMENTUM = 0.97  # the teacher is the average of about the last 30 steps
 ADVERSARIAL_WEIGHT = 0.0  # a discriminator finds more fluid, but also where there is none
