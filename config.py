@@ -46,6 +46,11 @@ FOLD = 0
 VALIDATION_FRACTION = 0.2
 
 # ---- Labels --------------------------------------------------------------------------------------------------------
+# Which of IRF, SRF and PED the references outline. One that is missing here is unknown in them, not absent. DATA_ROOT's
+# outlined.csv says it for single cases.
+OUTLINED = ("IRF", "SRF", "PED")
+# Labels in the other.mhd beside a reference of what may be fluid or not: nobody judged these pixels.
+NOT_JUDGED_OTHER = ()
 IRF_CODE = 1  # intraretinal fluid in reference.raw
 SRF_CODE = 2  # subretinal fluid
 PED_CODE = 3  # pigment epithelial detachment

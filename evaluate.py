@@ -95,7 +95,7 @@ def evaluate_model():
     """Segment and score the held-out cases, and the validation cases that detection's thresholds are chosen on."""
     folder = config.run_folder("evaluation")
     parts = {
-        part: pairs_of_split(config.split_csv(part), config.DATA_ROOT, folder / name)
+        part: pairs_of_split(config.split_csv(part), config.DATA_ROOT, config.preprocessed_folder(), folder / name)
         for part, name in (("test", "predictions"), ("val", "validation"))
     }
     missing = [path for pairs in parts.values() for pair in pairs for path in (pair.oct_path, pair.reference_path)]
@@ -203,7 +203,9 @@ def pool_folds():
         for tables, path in ((volumes, folder / "volumes.csv"), (validations, folder / "validation.csv")):
             tables.append(read_volumes(path))
             detection.check_thresholds(path, tables[-1])
-        pairs += pairs_of_split(root / "test_data.csv", config.DATA_ROOT, folder / "predictions")
+        pairs += pairs_of_split(
+            root / "test_data.csv", config.DATA_ROOT, root / "pre_processed", folder / "predictions"
+        )
     score, aucs = detection.choose_score(validations)
     own = [", ".join(detection.SCORES[name] for name in table.threshold_score.unique()) for table in volumes]
     notes = [

@@ -1,14 +1,17 @@
 """Losses of the segmentation network and of the discriminator, in float32 on any Keras backend.
 
-The reference is one-hot (B, H, W, classes) of the full patch, any dtype. It is centre-cropped to the prediction, class
-probabilities (B, h, w, classes). Class 0 is the background. Losses are scalars: means over the batch, except Dice,
-which sums over the batch first. With several replicas the Dice loss is the mean of the replicas' losses. That differs
-from the Dice loss of the global batch.
+The reference is one-hot (B, H, W, classes) of the full patch, any dtype; where a reader did not outline every fluid it
+allows several classes. `utils.base.crop_and_cast` crops it to the prediction, class probabilities (B, h, w, classes),
+and makes it one-hot. Class 0 is the background. Losses are scalars: means over the batch, except Dice, which sums over
+the batch first. With several replicas the Dice loss is the mean of the replicas' losses. That differs from the Dice
+loss of the global batch.
 """
 
+import keras
 from keras import ops
 
-from utils.base import crop_and_cast
+from utils.base import crop_and_cast, cropped_to, is_judged
+from utils.labels import NOT_JUDGED
 
 _EPSILON = 1e-7
 
@@ -28,16 +31,17 @@ def get_balanced_cross_entropy_loss_function(batch_size, num_classes):
     """Function (y_true, y_pred) -> cross-entropy in which every class has the same weight, even with few pixels.
 
     For each image and class, the summed cross-entropy is divided by the class's pixel count. The loss is the mean over
-    all `num_classes` and images. A class that the image lacks adds 0. `batch_size` is unused; the original's signature
-    has it.
+    all `num_classes` and images. A class that the image lacks adds 0. Pixels that were not judged are not counted.
+    `batch_size` is unused; the original's signature has it.
     """
 
     def balanced_cross_entropy_loss(y_true, y_pred):
         if num_classes != y_pred.shape[-1]:
             raise ValueError(f"num_classes is {num_classes}, the prediction has {y_pred.shape[-1]}")
+        judged = ops.cast(is_judged(cropped_to(y_true, y_pred)), "float32")
         y_true, y_pred = crop_and_cast(y_true, y_pred)
         cross_entropy = ops.sum(-y_true * ops.log(ops.clip(y_pred, _EPSILON, 1.0)), axis=(1, 2))
-        pixel_count = ops.sum(y_true, axis=(1, 2))
+        pixel_count = ops.sum(y_true * judged, axis=(1, 2))
         return ops.mean(cross_entropy / ops.maximum(pixel_count, 1.0))
 
     return balanced_cross_entropy_loss
@@ -74,6 +78,16 @@ def get_plain_cross_entropy_and_class_dice_loss_function(num_classes):
         return 0.5 * (cross_entropy + ops.sum(dice_losses) / ops.maximum(ops.sum(present), 1.0))
 
     return combined_loss
+
+
+def presence_loss(y_true, y_pred):
+    """Binary cross-entropy of a presence head's output (B, 1), mean over the batch.
+
+    `y_true` (B, 1) is 0, 1, or 255 where it is not known whether the fluid is there: such a patch adds 0.
+    """
+    known = y_true != NOT_JUDGED
+    cross_entropy = keras.losses.BinaryCrossentropy()
+    return cross_entropy(ops.where(known, y_true, 0), y_pred, sample_weight=ops.cast(known[:, 0], "float32"))
 
 
 def generator_loss(d_logits_on_generated):

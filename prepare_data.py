@@ -3,6 +3,7 @@
     python prepare_data.py [--skip-bad] [--unlabelled] [--set NAME=VALUE ...]
 
 Reads   DATA_ROOT/RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd (other layouts: see `utils.preparation.cases`)
+        DATA_ROOT/outlined.csv, if there is one: which fluids were outlined in which cases
 Writes  OUTPUT_ROOT/pre_processed/{oct_imgs,oct_masks,roi_masks}/<Vendor>_<case>.mhd
         OUTPUT_ROOT/pre_processed/{slice_gt,reference_histogram,summary}.csv and overview.png
         OUTPUT_ROOT/{train,val,test}_data.csv
@@ -56,7 +57,7 @@ from utils.preparation.prepare_case import (
 )
 from utils.preparation.preprocessing import grey_value_histogram, to_8_bit
 from utils.preparation.reference_histogram import read_reference_histogram, write_reference_histogram
-from utils.preparation.splits import PARTS, split_patients, split_text
+from utils.preparation.splits import PARTS, not_outlined_text, split_patients, split_text
 from utils.prepared import COLUMNS, record_path, volume_paths
 from utils.volumes.mhd import read_volume
 
@@ -73,7 +74,8 @@ def main(argv):
     with contextlib.ExitStack() as lock:
         if Path(config.OUTPUT_ROOT).exists():  # a second process fails at once, not after the checks
             lock.enter_context(locked(config.OUTPUT_ROOT))
-        facts, findings = check_cases(find_cases(config.DATA_ROOT), need_reference=not arguments.unlabelled)
+        cases = find_cases(config.DATA_ROOT, config.OUTLINED, config.NOT_JUDGED_OTHER)
+        facts, findings = check_cases(cases, need_reference=not arguments.unlabelled)
         report_left_out(volumes_of_no_case(config.DATA_ROOT))
         if findings:
             report_findings(findings, arguments.skip_bad)
@@ -100,6 +102,8 @@ def main(argv):
         print(notes)
     fluids = {(case.vendor, case.name): fluids_held(of_case) for case, of_case in labelled(facts).items()}
     print(f"\n{summary_text(summary)}\n\n{split_text(split, fluids)}")
+    if missing := not_outlined_text({case: of_case.outlined for case, of_case in labelled(facts).items()}, split):
+        print(f"\n{missing}")
     print(f"Look at {folder / 'overview.png'}; then: python model_training.py")
 
 
@@ -164,8 +168,8 @@ def create_split(facts, existing):
 
 
 def labelled(facts):
-    """Those of `facts` ({case: `CaseFacts`}) whose case has a reference."""
-    return {case: of_case for case, of_case in facts.items() if case.reference_path is not None}
+    """Those of `facts` ({case: `CaseFacts`}) in whose case a reader has outlined some fluid."""
+    return {case: of_case for case, of_case in facts.items() if of_case.outlined and np.any(of_case.label_counts)}
 
 
 def fluids_held(facts):
@@ -234,13 +238,17 @@ def create_test_train_set(facts, split):
 
 
 def slice_table(facts):
-    """A DataFrame with the `COLUMNS` of the slice CSV and a row for each B-scan. Without a reference, labels are ""."""
+    """A DataFrame with the `COLUMNS` of the slice CSV and a row for each B-scan.
+
+    is_* is "" where the fluid was not outlined, or no voxel of the B-scan was judged.
+    """
     rows = []
     for case, of_case in facts.items():
-        if of_case.label_counts is None:
-            held = [[""] * len(FLUIDS)] * of_case.shape[0]
-        else:
-            held = [[int(counts[label] > 0) for label in FLUIDS.values()] for counts in of_case.label_counts]
+        known = {fluid: label for fluid, label in FLUIDS.items() if fluid in of_case.outlined}
+        held = [
+            [int(counts[known[fluid]] > 0) if fluid in known and any(counts) else "" for fluid in FLUIDS]
+            for counts in of_case.label_counts or of_case.shape[0] * [[]]
+        ]
         rows += [(case.name, case.vendor, case.root, index, *labels) for index, labels in enumerate(held)]
     return pandas.DataFrame(rows, columns=COLUMNS)
 
@@ -272,8 +280,9 @@ def read_known_facts():
 
 
 def facts_key(case):
-    """Text that changes when a file of `case` changes, and differs between cases."""
-    return json.dumps([case.vendor, case.root, source_files(case)])
+    """Text that changes when a file of `case` changes, or what it tells, and differs between cases."""
+    told = [case.outlined, case.is_stated, case.not_judged]
+    return json.dumps([case.vendor, case.root, source_files(case), *told])
 
 
 def read_existing_split():

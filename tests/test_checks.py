@@ -367,10 +367,12 @@ def test_table():
     assert max(map(len, findings_table(findings, width=150).splitlines())) <= 150
 
 
-def facts_of(greys, label_counts, spacing_mm=(0.01, 0.002, 0.05)):
+def facts_of(greys, label_counts, spacing_mm=(0.01, 0.002, 0.05), outlined=("IRF", "SRF", "PED")):
     """`CaseFacts` of two slices; a voxel is 1e-6 mm3 unless said otherwise."""
     counts = np.bincount(greys, minlength=256).tolist()
-    return CaseFacts([2, 1, 1], list(spacing_mm), "uint8", "", min(greys), max(greys), counts, label_counts, [], [])
+    labels = {"label_counts": label_counts, "not_judged": None, "outlined": outlined if label_counts else []}
+    kind = {"element_type": "uint8", "voxel_hash": "", "minimum": min(greys), "maximum": max(greys)}
+    return CaseFacts([2, 1, 1], list(spacing_mm), **kind, grey_counts=counts, **labels, other_labels=[], notes=[])
 
 
 def test_summary_by_hand():

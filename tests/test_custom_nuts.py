@@ -24,7 +24,7 @@ from utils.custom_nuts import (
 from utils.errors import InputError
 from utils.patch_settings import AugmentationSettings, PatchSettings
 
-Row = namedtuple("Row", "image_name vendor slice folder is_IRF", defaults=(None, 0))
+Row = namedtuple("Row", "image_name vendor slice folder is_IRF is_SRF is_PED", defaults=(None, 0, 0, 0))
 PATCH = (256, 128)
 PATCHES = PatchSettings(PATCH, 12, 42, 0.75, AugmentationSettings(10.0, False, 0.0, 0.0, 0.0))
 

@@ -18,11 +18,10 @@ from utils.data_prepare import (
     get_iterator_nuts,
     mixed_rows,
     patch_samples,
-    read_csv_data,
 )
 from utils.errors import InputError
 from utils.patch_settings import MixedRoot
-from utils.prepared import SliceRow
+from utils.prepared import SliceRow, read_csv_data
 
 HEADER = "image_name,vendor,root,slice,is_IRF,is_SRF,is_PED"
 PATCH = (256, 128)  # B-scans of this size hold exactly one patch, which is the B-scan

@@ -123,7 +123,10 @@ def test_thresholds_come_from_the_validation_cases_and_intervals_are_over_patien
 def test_what_is_done_is_done_again_for_another_model_and_other_code(tmp_path, monkeypatch):
     """The second model knows no fluid: its labels are others."""
     write_cases(tmp_path / "data", tmp_path / "output")
-    (pair, *_) = pairs_of_split(tmp_path / "output" / "test_data.csv", tmp_path / "data", tmp_path / "predictions")
+    output = tmp_path / "output"
+    (pair, *_) = pairs_of_split(
+        output / "test_data.csv", tmp_path / "data", output / "pre_processed", tmp_path / "predictions"
+    )
     network = load_network(export_brightness_model(tmp_path / "model"))
     rows = segment_case(network, pair, Decisions(0.5))["rows"]
     record = pair.prediction_path.with_suffix(".json")

@@ -15,8 +15,8 @@ from utils.evaluation.pairs import (
     score_pairs,
     typical_cases,
 )
-from utils.files import write_csv
-from utils.prepared import SliceRow
+from utils.files import write_csv, write_json
+from utils.prepared import SliceRow, record_path
 from utils.volumes.mhd import write_volume
 
 SPACING_MM = (0.01, 0.02, 0.1)
@@ -75,7 +75,8 @@ def test_names_whatever_their_case(tmp_path, labels):
     ]
     assert score_pairs(pairs, workers=0)[0].dice[0] == 1
     write_csv(tmp_path / "test_data.csv", pd.DataFrame([SliceRow("A", "Cirrus", "A", 0, 1, 0, 0)]))
-    (pair,) = pairs_of_split(tmp_path / "test_data.csv", tmp_path / "Train-Cirrus", tmp_path / "predictions")
+    write_json(record_path(tmp_path, "Cirrus", "A", "images"), {})
+    (pair,) = pairs_of_split(tmp_path / "test_data.csv", tmp_path / "Train-Cirrus", tmp_path, tmp_path / "predictions")
     assert (pair.reference_path, pair.oct_path) == (pairs[0].reference_path, pairs[0].oct_path)
 
 

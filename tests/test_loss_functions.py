@@ -18,11 +18,13 @@ from loss_functions import (
     get_combined_cross_entropy_and_dice_loss_function,
     get_dice_loss,
     get_plain_cross_entropy_and_class_dice_loss_function,
+    presence_loss,
     self_training_loss,
     smoothed_reference,
     straight_through_one_hot,
 )
 from utils.base import center_crop
+from utils.metrics import FScore, IOUScore
 
 # Two images of 2 x 2 pixels. The first holds background, class 1, class 2, background; the second only background.
 LABELS = np.array([[[0, 1], [2, 0]], [[0, 0], [0, 0]]])
@@ -40,6 +42,30 @@ DICE_LOSS = 1 - 2 * 1.4 / (2 + 2.4)
 BALANCED_CROSS_ENTROPY = (
     ((-math.log(0.9) - math.log(0.5)) / 2 - math.log(0.5) - math.log(0.25)) / 4 + (-math.log(0.6) / 4) / 4
 ) / 2
+
+
+# Two images of 1 x 3 pixels, of which a reader outlined IRF alone in the first, everything in the second. Channels are
+# the classes that a pixel may be: IRF, then background, SRF or PED, then not judged; background, SRF, background.
+PARTLY = np.array([[[[0, 1, 0, 0], [1, 0, 1, 1], [1, 1, 1, 1]]], [[[1, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]]]], "uint8")
+PARTLY_PREDICTED = np.array(
+    [
+        [[[0.2, 0.5, 0.2, 0.1], [0.3, 0.1, 0.4, 0.2], [0.1, 0.6, 0.2, 0.1]]],
+        [[[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25], [0.4, 0.2, 0.3, 0.1]]],
+    ],
+    "float32",
+)
+# What counts of it: background is 0.9 in the second pixel, of which IRF has 0.1; the third is background for certain.
+PARTLY_DICE_LOSS = 1 - 2 * (0.8 + 0.75) / (2 + 0.8 + 0.1 + 0.3 + 0.75 + 0.6)
+# The first image has one pixel of IRF and one of background, the second two of background and one of SRF.
+PARTLY_BALANCED = -(math.log(0.5) + math.log(0.9) + (math.log(0.7) + math.log(0.4)) / 2 + math.log(0.25)) / 4 / 2
+PARTLY_PLAIN = -(math.log(0.5) + math.log(0.9) + 0 + math.log(0.7) + math.log(0.25) + math.log(0.4)) / 6
+PARTLY_FLUIDS_DICE = 1 - (2 * 0.5 / (1 + 0.5 + 0.1 + 0.1 + 0.25 + 0.2) + 2 * 0.25 / (1 + 0.2 + 0.1 + 0.25 + 0.3)) / 2
+PARTLY_LOSSES = {
+    get_dice_loss: PARTLY_DICE_LOSS,
+    get_balanced_cross_entropy_loss_function(2, 4): PARTLY_BALANCED,
+    get_combined_cross_entropy_and_dice_loss_function(2, 4): (PARTLY_DICE_LOSS + PARTLY_BALANCED) / 2,
+    get_plain_cross_entropy_and_class_dice_loss_function(4): (PARTLY_PLAIN + PARTLY_FLUIDS_DICE) / 2,
+}
 
 
 def gradient(function, values):
@@ -112,6 +138,38 @@ def test_plain_cross_entropy_and_dice_of_each_fluid_by_hand():
     assert float(loss(REFERENCE[1:], PREDICTION[1:])) == pytest.approx(-0.5 * math.log(0.6) / 4, abs=1e-6)
     with pytest.raises(ValueError, match="num_classes is 3, the prediction has 4"):
         get_plain_cross_entropy_and_class_dice_loss_function(3)(REFERENCE, PREDICTION)
+
+
+@pytest.mark.parametrize(("loss", "expected"), PARTLY_LOSSES.items(), ids=["dice", "balanced", "combined", "plain"])
+def test_losses_where_not_everything_was_outlined_by_hand(loss, expected):
+    assert float(loss(PARTLY, PARTLY_PREDICTED)) == pytest.approx(expected, abs=1e-6)
+    slopes = gradient(lambda values: loss(PARTLY, values), PARTLY_PREDICTED)
+    assert not slopes[0, 0, 2].any()  # nobody judged this pixel
+    assert slopes[0, 0, 1, 2:] == pytest.approx(slopes[0, 0, 1, 0], rel=1e-5)  # one class: nobody says which of them
+    assert slopes[0, 0, 1, 1] >= 0 > slopes[0, 0, 1, 0]  # and it is no IRF
+
+
+def test_nothing_judged_costs_nothing():
+    for loss in PARTLY_LOSSES:
+        unjudged = np.ones_like(PARTLY)
+        assert float(loss(unjudged, PARTLY_PREDICTED)) == pytest.approx(0, abs=1e-6)
+        assert not gradient(lambda values, loss=loss, y=unjudged: loss(y, values), PARTLY_PREDICTED).any()
+
+
+def test_metrics_where_not_everything_was_outlined_by_hand():
+    """At a threshold of 0.15: IRF is predicted in pixels 1, 5 and 6 and true in 1; SRF in 1, 5 and 6, true in 5."""
+    options = {"class_indexes": [1, 2], "threshold": 0.15}
+    assert float(FScore(**options)(PARTLY, PARTLY_PREDICTED)) == pytest.approx(2 / 4, abs=1e-4)
+    assert float(IOUScore(**options)(PARTLY, PARTLY_PREDICTED)) == pytest.approx(1 / 3, abs=1e-4)
+
+
+def test_presence_loss_by_hand():
+    """The third patch does not count, the mean is over all four."""
+    known, predicted = np.array([[0], [1], [255], [1]], "uint8"), np.array([[0.2], [0.6], [0.9], [0.5]], "float32")
+    expected = -(math.log(0.8) + math.log(0.6) + math.log(0.5)) / 4
+    assert float(presence_loss(known, predicted)) == pytest.approx(expected, abs=1e-6)
+    slopes = gradient(lambda values: presence_loss(known, values), predicted)
+    assert (slopes != 0).ravel().tolist() == [True, True, False, True]
 
 
 def test_the_reference_is_cropped_to_the_prediction():

@@ -22,10 +22,35 @@ def center_crop(tensor, height, width):
 
 
 def crop_and_cast(reference, prediction):
-    """`reference` (B, H, W, C; any dtype) centre-cropped to `prediction` (B, h, w, C), and both as float32."""
-    _, height, width, _ = ops.shape(prediction)
-    reference = center_crop(reference, height, width)
-    return ops.cast(reference, "float32"), ops.cast(prediction, "float32")
+    """`reference` (B, H, W, C; any dtype) centre-cropped to `prediction` (B, h, w, C), and both merged, as float32.
+
+    Channel c of `reference` is 1 where a pixel may be of class c, class 0 being the background. Where a pixel may be
+    background or some fluids, nobody can say which, so that these count as one class: the probabilities of all of them
+    become background's, and those fluids' become 0. Of the reference background alone stays. It is then one-hot, and
+    where it was one-hot before, nothing has changed. Where every class is allowed the prediction is background with
+    probability 1, so that no gradient comes from there.
+    """
+    reference = ops.cast(cropped_to(reference, prediction), "float32")
+    prediction = ops.cast(prediction, "float32")
+    background, fluids = reference[..., :1], reference[..., 1:]
+    merged = background * fluids  # 1 for fluids that count as background
+    of_fluids = prediction[..., 1:]
+    of_background = prediction[..., :1] + ops.sum(merged * of_fluids, axis=-1, keepdims=True)
+    of_background = ops.where(is_judged(reference), of_background, 1.0)
+    return (
+        ops.concatenate([background, fluids - merged], axis=-1),
+        ops.concatenate([of_background, of_fluids - merged * of_fluids], axis=-1),
+    )
+
+
+def cropped_to(tensor, prediction):
+    """The middle of `tensor` (B, H, W, C) of the size of `prediction` (B, h, w, classes)."""
+    return center_crop(tensor, *ops.shape(prediction)[1:3])
+
+
+def is_judged(reference):
+    """Where (B, h, w, 1; bool) a `reference` (B, h, w, C), as `crop_and_cast` takes it, does not allow every class."""
+    return ops.min(reference, axis=-1, keepdims=True) == 0
 
 
 def import_segmentation_models():

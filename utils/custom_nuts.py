@@ -18,9 +18,9 @@ from nutsflow import NutFunction, nut_processor
 
 from utils.augmentation import draw_scale, resized, rotated, rotation_map, with_other_grey_values
 from utils.errors import InputError
-from utils.labels import CLASS_NAMES
+from utils.labels import CLASS_NAMES, NOT_JUDGED, unlabelled_value
 from utils.noise_transfer import RANKS, OtherScans, with_noise_of
-from utils.prepared import VOLUME_KINDS, is_labelled, volume_paths
+from utils.prepared import VOLUME_KINDS, outlined_in, volume_paths
 from utils.volumes.mhd import open_volume
 
 COLUMN_STEP = 10  # pixels between columns that patches are centred on
@@ -38,11 +38,11 @@ class ReadOCT(NutFunction):
     """rows >> ReadOCT(preprocessed_folder): rows of the slice CSV to samples (image, mask, roi).
 
     image is uint8 (rows, columns, 3), slices z-1, z, z+1, where the first and the last slice of a volume stand in for
-    the neighbour that they lack; mask is uint8 (rows, columns), labels 0..3; roi is uint8 (rows, columns), 0 or 1.
-    B-scans smaller than `minimum_shape` (rows, columns) are padded at the bottom and the right with 0: invalid,
-    background, outside of the ROI. Volumes are memory-mapped, so that a row costs a few slices and not three volumes;
-    the `open_cases` cases used last stay mapped. Rows without labels have an empty mask. Raises InputError where a
-    volume is missing or damaged, volumes do not match one another, lack the slice, or a mask holds other labels.
+    the neighbour that they lack; mask is uint8 (rows, columns), labels 0..3, or as `utils.labels` says where the class
+    is not known; roi is uint8 (rows, columns), 0 or 1. B-scans smaller than `minimum_shape` (rows, columns) are padded
+    at the bottom and the right with 0: invalid, background, outside of the ROI. Volumes are memory-mapped, so that a
+    row costs a few slices and not three volumes; the `open_cases` cases used last stay mapped. Raises InputError where
+    a volume is missing or damaged, volumes do not match one another, lack the slice, or a mask holds other labels.
     """
 
     def __init__(self, preprocessed_folder, minimum_shape=(1, 1), open_cases=64):
@@ -59,28 +59,29 @@ class ReadOCT(NutFunction):
             )
         # Copies: a sample that waits in a buffer must not depend on the file.
         mask, roi = (np.array(plane) for plane in (_mask_slice(masks, row.slice), *_slices(rois, [row.slice])))
-        if mask.max() >= len(CLASS_NAMES):
+        others = mask[(mask >= len(CLASS_NAMES)) & (mask != NOT_JUDGED)]
+        if others.size:
             raise InputError(
-                f"{masks.filename}: slice {row.slice} holds the label {mask.max()}, expected at most "
+                f"{masks.filename}: slice {row.slice} holds the label {others.max()}, expected at most "
                 f"{len(CLASS_NAMES) - 1}; run prepare_data.py again"
             )
         planes = (*_neighbours(volume, row.slice), mask, roi)
         *image, mask, roi = (padded(plane, self.minimum_shape) for plane in planes)
-        return cv2.merge(image), mask, roi
+        return cv2.merge(image), _with_what_is_allowed(mask, row), roi
 
 
 def _case_of(row, preprocessed_folder):
     """Arguments of `_open_case` for the case of a `SliceRow`."""
-    return row.folder or preprocessed_folder, row.vendor, row.image_name, is_labelled(row)
+    return row.folder or preprocessed_folder, row.vendor, row.image_name, bool(outlined_in(row))
 
 
-def _open_case(preprocessed_folder, vendor, image_name, labelled):
+def _open_case(preprocessed_folder, vendor, image_name, is_outlined):
     """Memory maps (slices, rows, columns; uint8) of a case's volumes; InputError where one is not as expected.
 
-    Those without a reference have an array of zeros as mask.
+    Where nothing was outlined the mask is an array of zeros.
     """
     paths = volume_paths(preprocessed_folder, vendor, image_name)
-    if not labelled:
+    if not is_outlined:
         volume, roi = _open_all([paths[0], paths[2]])
         return volume, np.broadcast_to(np.uint8(0), volume.shape), roi
     return _open_all(paths)
@@ -114,6 +115,13 @@ def _neighbours(volume, index):
 def _mask_slice(masks, index):
     """Slice of a mask volume of `_open_case`; the zeros of an unlabelled one have no file."""
     return _slices(masks, [index])[0] if isinstance(masks, np.memmap) else masks[index]
+
+
+def _with_what_is_allowed(mask, row):
+    """`mask` (uint8) of the B-scan of `row`, with what a pixel can be where nothing is labelled and not every fluid
+    was outlined."""
+    value = unlabelled_value(outlined_in(row))
+    return np.where(mask == 0, np.uint8(value), mask) if value else mask
 
 
 def _slices(volume, indices):
@@ -208,9 +216,9 @@ def decided_patches(mask, inside, pshape, npos, nneg, rng, patch_border, fluid_l
     """Yield (window, labels) of each patch of a B-scan: slices of rows and columns, and [is_IRF, is_SRF, is_PED].
 
     `mask` (rows, columns) holds labels, `inside` (uint8) is 1 in the ROI. `npos` patches lie along the ROI's middle,
-    then come `nneg` from anywhere in it; `nneg` is a number, or a function of how many lie along the middle. is_* are 1
-    where the mask, `patch_border` pixels in from the patch's sides, holds that one of `fluid_labels`: the network's
-    output lacks the border. Raises `ValueError` where the B-scan is smaller than a patch, or the border leaves nothing.
+    then come `nneg` from anywhere in it; `nneg` is a number, or a function of how many lie along the middle. is_* are
+    those of `labels_inside`, `patch_border` pixels in: the network's output lacks the border. Raises `ValueError` where
+    the B-scan is smaller than a patch, or the border leaves nothing.
     """
     patch_rows, patch_columns = pshape
     _check_holds_patch(mask.shape, pshape)
@@ -226,10 +234,18 @@ def decided_patches(mask, inside, pshape, npos, nneg, rng, patch_border, fluid_l
 
 
 def labels_inside(mask, border, fluid_labels):
-    """[is_IRF, is_SRF, is_PED] of a patch's `mask` (rows, columns): 1 where it holds the label `border` pixels
-    inside."""
+    """[is_IRF, is_SRF, is_PED] of a patch's `mask` (rows, columns), as far as it lies `border` pixels inside.
+
+    1 where it holds the one of `fluid_labels`, else 255 where some pixel may be that fluid (`utils.labels`), else 0.
+    """
     inner = mask[border : mask.shape[0] - border, border : mask.shape[1] - border]
-    return [int((inner == label).any()) for label in fluid_labels]
+    held = [int((inner == label).any()) for label in fluid_labels]
+    if inner.max() < 128:
+        return held
+    possible = np.bitwise_or.reduce(inner[inner >= 128])
+    return [
+        is_held or NOT_JUDGED * int(possible >> label & 1) for is_held, label in zip(held, fluid_labels, strict=True)
+    ]
 
 
 def sample_patches_entropy_mask(
@@ -289,19 +305,19 @@ def PlanRetouchPatches(samples, settings, rnd):
 
 
 def drop_patch(sample, probability, rng):
-    """Whether to drop a patch sample, whose last three values are is_IRF, is_SRF, is_PED: without fluid, with
+    """Whether to drop a patch sample, whose last three values are is_IRF, is_SRF, is_PED: where none is 1, with
     `probability`."""
-    return not any(sample[-3:]) and rng.random() < probability
+    return 1 not in sample[-3:] and rng.random() < probability
 
 
 class CutPatch(NutFunction):
     """patches >> CutPatch(preprocessed_folder, settings): `Patch` to (image, mask, is_IRF, is_SRF, is_PED).
 
     `settings` are `utils.patch_settings.PatchSettings`. image is uint8 (rows, columns, 3) of the patch's size, slices
-    z-1, z, z+1 as in `ReadOCT`; mask is uint8 (rows, columns). Reads, mirrors and rotates no more of the B-scan than
-    the patch, and the margin around it that a rotation turns in. B-scans smaller than a patch are padded as in
-    `ReadOCT`, and errors are those of `ReadOCT`. A patch with a seed is scaled and changed in its noise and grey values
-    by it.
+    z-1, z, z+1 as in `ReadOCT`; mask is uint8 (rows, columns), with values as there. Reads, mirrors and rotates no more
+    of the B-scan than the patch, and the margin around it that a rotation turns in. B-scans smaller than a patch are
+    padded as in `ReadOCT`, and errors are those of `ReadOCT`. A patch with a seed is scaled and changed in its noise
+    and grey values by it.
     """
 
     def __init__(self, preprocessed_folder, settings, open_cases=64):
@@ -332,10 +348,13 @@ class CutPatch(NutFunction):
         if patch.angle_degrees:
             image, mask = rotated(image, source_map), rotated(mask, source_map)
         labels = [patch.is_IRF, patch.is_SRF, patch.is_PED]
+        is_resized = mask.shape != tuple(shape)
+        if is_resized:
+            image, mask = resized(image, mask, shape)
+        mask = _with_what_is_allowed(mask, row)  # after all that turns or pads in something
+        if is_resized:
+            labels = labels_inside(mask, self.settings.border, self.settings.fluid_labels)
         if rng is not None:
-            if mask.shape != tuple(shape):
-                image, mask = resized(image, mask, shape)
-                labels = labels_inside(mask, self.settings.border, self.settings.fluid_labels)
             if self.others and rng.random() < self.settings.augmentation.noise_transfer:
                 other = self.others.patch(shape, rng)
                 image = image if other is None else with_noise_of(image, other, rng.integers(*RANKS, endpoint=True))

@@ -21,9 +21,9 @@ from nutsml import BuildBatch, Stratify
 
 from utils.custom_nuts import CutPatch
 from utils.errors import InputError, run_script
-from utils.labels import FLUIDS
+from utils.labels import FLUIDS, allowed_tables
 from utils.patch_stream import B_SCANS_PER_BLOCK, SHUFFLE_B_SCANS, STRATIFY, PlanPatches, Prefetch
-from utils.prepared import SliceRow, check_volumes_exist, read_csv_data
+from utils.prepared import SliceRow, check_volumes_exist, read_outlined_rows
 
 BATCHES_AHEAD = 4  # batches prepared ahead of the training step; one of 16 patches takes 8 MB
 
@@ -32,7 +32,8 @@ def patch_samples(rows, settings, *, training, epoch, first_patch=0, repeated=Fa
     """Iterator over one epoch's patch samples (image, mask, is_IRF, is_SRF, is_PED) of `rows`, a list of `SliceRow`.
 
     `settings` are `utils.patch_settings.BatchSettings`. image is uint8 (rows, columns, 3) of the patch's size, slices
-    z-1, z, z+1. mask is uint8 (rows, columns), labels 0..3. is_* are 0 or 1.
+    z-1, z, z+1. mask is uint8 (rows, columns), labels 0..3, or as `utils.labels` says where the class is not known.
+    is_* are 0, 1, or 255 where that is not known.
 
     - Each epoch draws B-scans anew: all of the rarest vendor's and, in expectation, as many of every other's.
     - In training a B-scan gives 2.25 images on average: itself, with probability 0.5 its mirror image, and with 0.5 a
@@ -140,7 +141,7 @@ def get_data_iterator(csv_path, settings, *, training, epoch, first_batch=0, rep
     `get_iterator_nuts`. Raises InputError at once if the CSV is unusable or volumes are missing, then as
     `get_iterator_nuts`.
     """
-    rows = read_csv_data(csv_path)
+    rows = read_outlined_rows(csv_path)
     check_volumes_exist(rows, settings.preprocessed_folder)
     return get_iterator_nuts(rows, settings, training=training, epoch=epoch, first_batch=first_batch, repeated=repeated)
 
@@ -150,7 +151,7 @@ def mixed_rows(root):
 
     Raises InputError if its CSV is unusable or volumes are missing.
     """
-    rows = [row._replace(folder=root.preprocessed_folder) for row in read_csv_data(root.csv_path)]
+    rows = [row._replace(folder=root.preprocessed_folder) for row in read_outlined_rows(root.csv_path)]
     check_volumes_exist(rows, root.preprocessed_folder)
     return rows
 
@@ -161,7 +162,7 @@ def build_batch_train(batch_size, slice_mean, slice_sd, n_classes=4):
     | of a sample | in a batch |
     |---|---|
     | image, uint8 (rows, columns, 3) | float32 (B, rows, columns, 3): (grey value - slice_mean) / slice_sd |
-    | mask, uint8 (rows, columns) | one-hot uint8 (B, rows, columns, n_classes) |
+    | mask, uint8 (rows, columns) | uint8 (B, rows, columns, n_classes): 1 for each class that a pixel may be, else 0 |
     | is_* | uint8 (B, 1) |
     """
     normalised = (np.arange(256, dtype=np.float32) - np.float32(slice_mean)) / np.float32(slice_sd)
@@ -181,10 +182,13 @@ def look_up_grey_values(images, values):
 
 
 def one_hot_labels(masks, n_classes):
-    """One-hot encoding, uint8 (n, rows, columns, n_classes), of a sequence of n masks (rows, columns)."""
+    """One-hot encoding, uint8 (n, rows, columns, n_classes), of a sequence of n masks (rows, columns).
+
+    Where a mask says what a pixel can be (`utils.labels`), the channel of each such class is 1.
+    """
     batch = np.concatenate(masks)
-    one_hot = cv2.merge([(batch == label).view(np.uint8) for label in range(n_classes)])
-    return one_hot.reshape(len(masks), *masks[0].shape, n_classes)
+    allowed = cv2.merge([cv2.LUT(batch, table) for table in allowed_tables()[:n_classes]])
+    return allowed.reshape(len(masks), *masks[0].shape, n_classes)
 
 
 @nut_processor
@@ -220,7 +224,7 @@ def main(argv):
     parser.add_argument("--preview", action="store_true", required=True)
     config.load(argv, parser)
     config.validate()
-    rows = read_csv_data(config.split_csv("train"))
+    rows = read_outlined_rows(config.split_csv("train"))
     check_volumes_exist(rows, config.preprocessed_folder())
     patches = {}
     for vendor in sorted({row.vendor for row in rows}):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.errors import InputError
 from utils.files import read_json, sha256, write_json, written_whole
-from utils.labels import CLASS_NAMES
+from utils.labels import CLASS_NAMES, FLUIDS, in_order
 from utils.onnx_model import is_onnx, read_onnx_details
 
 NETWORK_SETTINGS = ("MODEL", "BASE_FILTERS", "TRAIN_CLASSES")  # what decides the shapes of weights
@@ -24,14 +24,22 @@ class PredictionSettings:
     slice_sd: float
     threshold: float
     reference_histogram: list | None  # counts of the 256 grey values that Cirrus and Topcon are matched to
+    taught: tuple = tuple(FLUIDS)  # names of the fluids that somebody outlined for it
 
     @classmethod
     def from_details(cls, details):
         """The settings in the content of ``best.json``; `InputError` where one is missing."""
+        details = {**details, "taught": taught_fluids(details)}
         missing = [name for name in cls.__dataclass_fields__ if name not in details]
         if missing:
             raise InputError(f"best.json: lacks {', '.join(missing)}; train the model with this version's scripts")
         return cls(**{name: details[name] for name in cls.__dataclass_fields__})
+
+
+def taught_fluids(details):
+    """Names of the fluids that a model was taught, by its ``best.json``: those that a training case outlines, its own
+    or one of a model that it was made from. Files that do not say so are of models that were taught all."""
+    return in_order(details.get("taught", FLUIDS))
 
 
 def export_best(folder, model, details):

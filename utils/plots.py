@@ -4,10 +4,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.files import written_whole
-from utils.labels import CLASS_NAMES
+from utils.labels import CLASS_NAMES, EVERY_CLASS, NOT_JUDGED
 
 # One colour for each class, distinguishable with all common colour vision deficiencies (Okabe and Ito 2008).
 CLASS_COLOURS = np.array([(0, 0, 0), (230, 159, 0), (86, 180, 233), (204, 121, 167)], np.uint8)
+NOT_JUDGED_COLOUR = np.array([0, 158, 115], np.uint8)
 _OPACITY = 0.45
 _LEGEND_ROWS = 22
 
@@ -21,15 +22,26 @@ def save_mask(path, labels):
 
 
 def overlay(grey, labels):
-    """Fluid drawn over a B-scan: translucent areas with solid outlines.
+    """Fluid drawn over a B-scan: translucent areas with solid outlines; what was not judged is tinted.
 
-    `grey` and `labels` are uint8 (rows, columns); returns uint8 (rows, columns, 3).
+    `grey` and `labels`, as `utils.labels` says, are uint8 (rows, columns); returns uint8 (rows, columns, 3).
     """
+    unjudged = labels & EVERY_CLASS == EVERY_CLASS
+    labels = np.where(labels < len(CLASS_NAMES), labels, 0)
     padded = np.pad(labels, 1, mode="edge")
     neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     outline = np.logical_or.reduce([labels != neighbour for neighbour in neighbours]) & (labels > 0)
     opacity = np.where(outline, 1.0, np.where(labels > 0, _OPACITY, 0.0))[..., np.newaxis]
-    return np.rint(grey[..., np.newaxis] * (1 - opacity) + CLASS_COLOURS[labels] * opacity).astype(np.uint8)
+    picture = np.rint(grey[..., np.newaxis] * (1 - opacity) + CLASS_COLOURS[labels] * opacity).astype(np.uint8)
+    return tinted(picture, unjudged, NOT_JUDGED_COLOUR)
+
+
+def tinted(picture, where, colour):
+    """`picture` (uint8; rows, columns, 3) with a translucent `colour` where `where` (bool) says so."""
+    if where.any():
+        picture = picture.copy()
+        picture[where] = np.rint((1 - _OPACITY) * picture[where] + _OPACITY * colour)
+    return picture
 
 
 def save_overlay(path, grey, labels):
@@ -64,7 +76,9 @@ def save_comparison(path, rows, names=("reader", "model")):
             ax.set_title(name, fontsize=10)
             ax.axis("off")
     patches = [Patch(color=CLASS_COLOURS[code] / 255, label=CLASS_NAMES[code]) for code in (1, 2, 3)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=3)
+    if any((of_source == NOT_JUDGED).any() for _, _, *labels in rows for of_source in labels):
+        patches.append(Patch(color=NOT_JUDGED_COLOUR / 255, label="not judged"))
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=80)
 

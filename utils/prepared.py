@@ -8,14 +8,15 @@ from collections import namedtuple
 from pathlib import Path, PurePath
 
 from utils.errors import InputError
+from utils.labels import FLUIDS
 from utils.preparation.splits import patient_of
 
 VOLUME_KINDS = ("oct_imgs", "oct_masks", "roi_masks")  # folders below the preprocessed one, in a sample's order
 MESSAGES = 10  # complaints printed in full; the rest are only counted
 
 COLUMNS = ("image_name", "vendor", "root", "slice", "is_IRF", "is_SRF", "is_PED")  # of the slice CSV, in order
-# A row of it, with the folder of its preprocessed volumes where that is not the run's own. Without a reference is_* are
-# None.
+# A row of it, with the folder of its preprocessed volumes where that is not the run's own. is_* are None for a fluid
+# that was not outlined.
 SliceRow = namedtuple("SliceRow", (*COLUMNS, "folder"), defaults=(None,))
 
 
@@ -24,18 +25,18 @@ def volume_paths(preprocessed_folder, vendor, image_name):
     return tuple(Path(preprocessed_folder) / kind / f"{vendor}_{image_name}.mhd" for kind in VOLUME_KINDS)
 
 
-def is_labelled(row):
-    """Whether the B-scan of a `SliceRow` has a reference."""
-    return row.is_IRF is not None
+def outlined_in(row):
+    """Names of the fluids that were outlined in the B-scan of a `SliceRow`, whether it holds them or not."""
+    return tuple(fluid for fluid in FLUIDS if getattr(row, f"is_{fluid}") is not None)
 
 
 # ---- The slice CSV and its splits ----------------------------------------------------------------------------------
 def read_csv_data(path):
     """Rows of a slice CSV (slice_gt.csv or a split of it) as a list of `SliceRow`, in the file's order.
 
-    slice and is_* are int, the rest str exactly as written: a case may be called NA or 007. Further columns are
-    ignored. Raises InputError if the file or a column is missing, a value is unusable, a row was lost in reading, or
-    the file has no rows.
+    slice is int, is_* are 0, 1 or None, the rest str exactly as written: a case may be called NA or 007. Further
+    columns are ignored. Raises InputError if the file or a column is missing, a value is unusable, a row was lost in
+    reading, or the file has no rows.
     """
     rows = _text_rows(path)
     if not rows:
@@ -44,7 +45,16 @@ def read_csv_data(path):
             "add patients to the data set, or move rows there from another part's CSV"
         )
     _raise_all(f"{path}: row {number}: {fault}" for number, row in enumerate(rows, 1) if (fault := _fault(row)))
-    return [SliceRow(*row[:3], *map(int, row[3:7])) for row in rows]
+    return [_with_values(row) for row in rows]
+
+
+def read_outlined_rows(path):
+    """The rows of `read_csv_data` in whose B-scan some fluid was outlined: those that networks learn from and that
+    judge them. Raises InputError if there is none."""
+    rows = [row for row in read_csv_data(path) if outlined_in(row)]
+    if not rows:
+        raise InputError(f"{path}: no fluid was outlined in any of its B-scans, expected some; see OUTLINED")
+    return rows
 
 
 def read_unlabelled_rows(slice_csv, held_out_csvs, patient_pattern):
@@ -62,9 +72,8 @@ def read_unlabelled_rows(slice_csv, held_out_csvs, patient_pattern):
             f"{slice_csv}: holds {found}, expected some with UNLABELLED_SHARE above 0; "
             "run prepare_data.py --unlabelled on a DATA_ROOT with scans without a reference, or set it to 0"
         )
-    faults = (_fault(row._replace(is_IRF="0", is_SRF="0", is_PED="0")) for row in rows)
-    _raise_all(f"{slice_csv}: {row.image_name}: {fault}" for row, fault in zip(rows, faults, strict=True) if fault)
-    return [row._replace(slice=int(row.slice), is_IRF=None, is_SRF=None, is_PED=None) for row in rows]
+    _raise_all(f"{slice_csv}: {row.image_name}: {fault}" for row in rows if (fault := _fault(row)))
+    return [_with_values(row) for row in rows]
 
 
 def _text_rows(path):
@@ -102,6 +111,13 @@ def _text_rows(path):
     return [SliceRow._make((*row, None)) for row in rows]
 
 
+def _with_values(row):
+    """The `SliceRow` that a row of text is."""
+    held = {f"is_{fluid}": getattr(row, f"is_{fluid}") for fluid in FLUIDS}
+    held = {name: int(text) if text else None for name, text in held.items()}
+    return row._replace(slice=int(row.slice), **held)
+
+
 def _fault(row):
     """What is wrong with a row of text, or None."""
     for name in ("image_name", "vendor"):
@@ -114,19 +130,19 @@ def _fault(row):
     if not str(row.slice).isdecimal():
         return f"slice is {row.slice!r}, expected 0, 1, 2, ..."
     for name in ("is_IRF", "is_SRF", "is_PED"):
-        if getattr(row, name) not in ("0", "1"):
-            return f"{name} is {getattr(row, name)!r}, expected 0 or 1"
+        if getattr(row, name) not in ("0", "1", ""):
+            return f"{name} is {getattr(row, name)!r}, expected 0, 1 or nothing"
     return None
 
 
 def check_volumes_exist(rows, preprocessed_folder):
     """Raise InputError naming the preprocessed volumes that `rows` ask for and that are not there."""
-    cases = dict.fromkeys((row.vendor, row.image_name, is_labelled(row)) for row in rows)
+    cases = dict.fromkeys((row.vendor, row.image_name, bool(outlined_in(row))) for row in rows)
     paths = (
         path
-        for *case, labelled in cases
+        for *case, is_outlined in cases
         for kind, path in zip(VOLUME_KINDS, volume_paths(preprocessed_folder, *case), strict=True)
-        if labelled or kind != "oct_masks"
+        if is_outlined or kind != "oct_masks"
     )
     _raise_all(f"{path}: no such file; run prepare_data.py" for path in paths if not path.is_file())
 
@@ -194,6 +210,8 @@ def describe_data(parts, patient_pattern, **preparation):
     described = {
         "preparation": {name: sorted({record[name] for record in records.values()} - {None}) for name in names}
     }
+    if not_judged := sorted({tuple(record.get("not judged", ())) for record in records.values()} - {()}):
+        described["preparation"]["not judged"] = list(map(list, not_judged))
     for part, rows in parts.items():
         cases = dict.fromkeys((row.vendor, row.image_name) for row in rows)
         text = repr([tuple(row[: len(COLUMNS)]) for row in rows])

@@ -4,6 +4,7 @@ import re
 from types import SimpleNamespace
 
 from utils.errors import InputError
+from utils.labels import FLUIDS
 from utils.networks import check_network
 
 # Names that may be None and the type that they have otherwise.
@@ -54,6 +55,16 @@ _RULES = [
             all(isinstance(root, str) and 0 < share < 1 for root, share in value.items()) and sum(value.values()) < 1
         ),
         "{OUTPUT_ROOT: share, ...} with shares above 0 that leave some for the run's own data",
+    ),
+    (
+        "OUTLINED",
+        lambda value: bool(value) and set(value) <= set(FLUIDS) and len(set(value)) == len(value),
+        "some of ('IRF', 'SRF', 'PED')",
+    ),
+    (
+        "NOT_JUDGED_OTHER",
+        lambda value: all(type(label) is int and 0 < label < 256 for label in value),
+        "labels from 1 to 255, such as (1, 2)",
     ),
     ("NOISE_ROOTS", lambda value: all(isinstance(root, str) for root in value), "[OUTPUT_ROOT, ...]"),
     ("PADDING", lambda value: value in ("valid", "same"), "'valid' or 'same'"),

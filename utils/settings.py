@@ -102,6 +102,8 @@ def _checked(place, name, value, defaults, optional, text=None):
         return text if not isinstance(value, str) else value
     if expected is float and type(value) is int:
         return float(value)
+    if expected is tuple and type(value) is list:
+        return tuple(value)
     if type(value) is expected or (value is None and name in optional):
         return value
     alternative = " or None" if name in optional else ""

@@ -165,7 +165,7 @@ def detection_table(volumes, score, seed):
             names = {"vendor": vendor, "fluid": fluid, "score": score, "patients": cases.patient.nunique()}
             by_fluid.append({**names, **counts, **measured})
         mean = pd.DataFrame(by_fluid)[["auc", "sensitivity", "specificity"]].mean().to_dict()
-        counts = {name: by_fluid[0][name] for name in ("patients", "cases")}
+        counts = {"patients": of_vendor.patient.nunique(), "cases": max(row["cases"] for row in by_fluid)}
         counts["cases_with_fluid"] = sum(row["cases_with_fluid"] for row in by_fluid)
         rows += [*by_fluid, {"vendor": vendor, "fluid": "mean", "score": score, **counts, **mean}]
     return pd.DataFrame(rows)
@@ -195,8 +195,12 @@ class VoxelPrecision:
     def __init__(self):
         self._counts = np.zeros((len(FLUIDS), 2, _N_BINS + 1), np.int64)  # (fluid, without or with it, probability)
 
-    def add(self, probabilities, reference):
-        """Count a B-scan: `probabilities` float (rows, columns, 4), `reference` uint8 (rows, columns)."""
+    def add(self, probabilities, reference, judged=...):
+        """Count a B-scan where it is `judged` (bool; rows, columns), by default everywhere.
+
+        `probabilities` is float (rows, columns, 4), `reference` uint8 (rows, columns) of labels.
+        """
+        probabilities, reference = probabilities[judged], reference[judged]
         for counts, code in zip(self._counts, FLUIDS.values(), strict=True):
             # Rounding may put a sum of float32 weights a little above 1.
             steps = np.rint(np.clip(probabilities[..., code], 0, 1) * _N_BINS).astype(np.intp)

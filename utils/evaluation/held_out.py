@@ -6,10 +6,11 @@ from tqdm import tqdm
 
 from utils.errors import InputError
 from utils.evaluation import detection
-from utils.evaluation.pairs import read_labels, score_pairs
+from utils.evaluation.pairs import read_reference_labels, score_pairs
 from utils.files import code_digest, fingerprint, read_json, write_json
-from utils.labels import FLUIDS
-from utils.segmentation.predict import prediction_digest, segment_scan
+from utils.labels import FLUIDS, NOT_JUDGED, without_unjudged
+from utils.segmentation.predict import head_presence, prediction_digest, segmented_slices
+from utils.segmentation.tiling import presence_scores
 from utils.volumes.mhd import read_header, read_volume, volume_files, write_volume
 
 
@@ -39,17 +40,20 @@ def segment_and_score(network, pairs, decisions, workers):
 def segment_case(network, pair, decisions):
     """Segment one case and write its label volume, then a record of its detection scores beside it.
 
-    Returns the record: "rows" (vendor, case, fluid, average_precision and the scores of `utils.evaluation.detection`)
-    and "by probability" (`VoxelPrecision.by_probability`). A case that an interrupted evaluation has finished with the
-    same model, decisions, files and code is not segmented again.
+    Returns the record: "rows" (vendor, case, fluid, average_precision and the scores of `utils.evaluation.detection`;
+    of the fluids that the reader outlined) and "by probability" (`VoxelPrecision.by_probability`). Voxels that nobody
+    judged count nowhere. A case that an interrupted evaluation has finished with the same model, decisions, files and
+    code is not segmented again.
     """
     record_path = pair.prediction_path.with_suffix(".json")
-    files = [*volume_files(pair.oct_path), *volume_files(pair.reference_path)]
+    paths = [path for path in (pair.oct_path, pair.reference_path, pair.other_path) if path is not None]
+    files = [file for path in paths for file in volume_files(path)]
     made_from = {
         "prediction": prediction_digest(network.details),
         "scores": code_digest("utils.evaluation.detection", __name__),
         "decisions": repr(decisions),
         "files": fingerprint(files),
+        "judged": [list(pair.outlined), list(pair.not_judged)],
     }
     if record_path.exists() and pair.prediction_path.exists():
         record = read_json(record_path)
@@ -57,23 +61,33 @@ def segment_case(network, pair, decisions):
             return _with_nan(record)
     record_path.unlink(missing_ok=True)
     voxels, spacing_mm = read_volume(pair.oct_path)
-    reference = read_labels(pair.reference_path, pair.oct_path)
-    precision = detection.VoxelPrecision()
+    reference = read_reference_labels(pair)
+    precision, presence, head_outputs = detection.VoxelPrecision(), np.zeros(len(FLUIDS)), []
+    labels = np.empty(voxels.shape, np.uint8)
+    slices = segmented_slices(network, voxels, spacing_mm, pair.vendor, decisions=decisions, head_outputs=head_outputs)
     with tqdm(total=len(voxels), desc=f"{pair.vendor} {pair.name}", unit="B-scan", leave=False) as progress:
-
-        def count(index, probabilities):
-            precision.add(probabilities, reference[index])
+        for index, (of_slice, probabilities, scores) in enumerate(slices):
+            unjudged = reference[index] == NOT_JUDGED
+            if unjudged.any():  # nothing counts there
+                probabilities[unjudged] = np.eye(probabilities.shape[-1])[0]
+                scores = presence_scores(probabilities)
+            precision.add(probabilities, without_unjudged(of_slice, reference[index])[1], ~unjudged)
+            presence = np.maximum(presence, scores)
+            labels[index] = of_slice
             progress.update()
-
-        segmentation = segment_scan(network, voxels, spacing_mm, pair.vendor, decisions=decisions, on_slice=count)
-    heads = [None] * len(FLUIDS) if segmentation.head_presence is None else segmentation.head_presence.tolist()
-    volumes_mm3 = np.bincount(segmentation.labels.ravel(), minlength=4)[1:] * float(np.prod(spacing_mm))
-    columns = zip(FLUIDS, precision.values(), segmentation.presence.tolist(), volumes_mm3.tolist(), heads, strict=True)
+    heads = head_presence(network, head_outputs)
+    heads = [None] * len(FLUIDS) if heads is None else heads.tolist()
+    judged, _ = without_unjudged(labels, reference)
+    volumes_mm3 = np.bincount(judged.ravel(), minlength=4)[1:] * float(np.prod(spacing_mm))
+    columns = zip(FLUIDS, precision.values(), presence.tolist(), volumes_mm3.tolist(), heads, strict=True)
     names = ("fluid", "average_precision", *detection.SCORES)
     rows = [{"vendor": pair.vendor, "case": pair.name, **dict(zip(names, values, strict=True))} for values in columns]
-    write_volume(pair.prediction_path, segmentation.labels, spacing_mm, read_header(pair.oct_path).placement)
+    rows = [row for row in rows if row["fluid"] in pair.outlined]
+    write_volume(pair.prediction_path, labels, spacing_mm, read_header(pair.oct_path).placement)
     rows = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # JSON has no nan
-    record = {"made_from": made_from, "rows": rows, "by probability": precision.by_probability().tolist()}
+    is_outlined = np.array([fluid in pair.outlined for fluid in FLUIDS])
+    by_probability = precision.by_probability() * is_outlined[:, np.newaxis, np.newaxis]
+    record = {"made_from": made_from, "rows": rows, "by probability": by_probability.tolist()}
     write_json(record_path, record)
     return _with_nan(record)
 

@@ -8,12 +8,14 @@ import pandas as pd
 
 from utils.errors import InputError
 from utils.evaluation.scores import score_volume
-from utils.labels import FLUIDS
+from utils.files import read_json
+from utils.labels import FLUIDS, NOT_JUDGED, in_order, without_unjudged
 from utils.names import as_text, file_called, same_name, suffix_of
 from utils.parallel import map_unordered
 from utils.preparation.checks import notes_text
+from utils.preparation.outlined import NAME, as_judged, read_outlined, root_stated
 from utils.preparation.preprocessing import to_8_bit
-from utils.prepared import read_csv_data
+from utils.prepared import read_outlined_rows, record_path
 from utils.volumes.mhd import read_header, read_volume, read_volume_onto, reordering_onto
 from utils.volumes.vendors import VENDORS, vendor_in
 
@@ -32,16 +34,26 @@ class Pair:
     prediction_path: Path
     reference_path: Path
     oct_path: Path | None = None
+    outlined: tuple = tuple(FLUIDS)  # names of the fluids that the reader outlined
+    may_be_unjudged: bool = False  # whether 255 means that nobody judged, even where it is the only label
+    other_path: Path | None = None  # other findings, some of which are not judged
+    not_judged: tuple = ()  # labels there of what may be fluid or not
 
 
-def pairs_of_split(csv_path, data_root, predictions):
-    """A `Pair` for each case of a split's CSV, sorted. `predictions` is the folder of their label volumes."""
-    cases = sorted({(row.vendor, row.image_name, row.root) for row in read_csv_data(csv_path)})
-    folders = [Path(data_root) / root for _, _, root in cases]
-    return [
-        Pair(vendor, name, predictions / f"{vendor}_{name}.mhd", *(_in_case(folder, file) for file in _CASE_FILES))
-        for (vendor, name, _), folder in zip(cases, folders, strict=True)
-    ]
+def pairs_of_split(csv_path, data_root, preprocessed_folder, predictions):
+    """A `Pair` for each case of a split's CSV, sorted. `predictions` is the folder of their label volumes.
+
+    Records in the `preprocessed_folder` say which fluids were outlined and what was not judged.
+    """
+    pairs = []
+    for vendor, name, root in sorted({(row.vendor, row.image_name, row.root) for row in read_outlined_rows(csv_path)}):
+        folder, prediction = Path(data_root) / root, predictions / f"{vendor}_{name}.mhd"
+        record = read_json(record_path(preprocessed_folder, vendor, name, "images"))
+        judged = {"outlined": in_order(record.get("outlined", FLUIDS)), "may_be_unjudged": True}
+        if not_judged := tuple(record.get("not judged", ())):
+            judged |= {"other_path": _in_case(folder, "other.mhd"), "not_judged": not_judged}
+        pairs.append(Pair(vendor, name, prediction, *(_in_case(folder, file) for file in _CASE_FILES), **judged))
+    return pairs
 
 
 def _in_case(folder, name):
@@ -54,10 +66,11 @@ def match_pairs(predictions, references):
 
     In `predictions` each case has a volume named after it, with or without "<Vendor>_" before, as test.py writes it.
     In `references` it has such a volume too, or a folder of its name that holds the reference (and oct). That folder
-    lies at any depth below one named after the vendor.
+    lies at any depth below one named after the vendor. ``outlined.csv`` there names the fluids that were outlined, by
+    the case's folder, or by its volume's path without suffix, relative to `references`.
     """
     complaints, pairs, taken = [], [], set()
-    predicted = _named_volumes(predictions)
+    predicted, stated = _named_volumes(predictions), read_outlined(references)
     cases = _reference_cases(references)
     for (vendor, name), paths in sorted(cases.items()):
         if len(paths) > 1:
@@ -77,7 +90,10 @@ def match_pairs(predictions, references):
         if len(paths) == len(of_name) == 1:
             is_named = same_name(paths[0].name).startswith("reference.")
             scan = file_called(paths[0].parent, f"oct{suffix_of(paths[0])}") if is_named else None
-            pairs.append(Pair(vendor, name, of_name[0][1], paths[0], scan))
+            folder = paths[0].parent if is_named else paths[0].with_name(paths[0].name[: -len(suffix_of(paths[0]))])
+            root = root_stated(folder.relative_to(references).as_posix(), stated)
+            judged = {"outlined": stated.get(root, tuple(FLUIDS)), "may_be_unjudged": root is not None}
+            pairs.append(Pair(vendor, name, of_name[0][1], paths[0], scan, **judged))
     for key in sorted(predicted.keys() - taken):
         complaints.append(f"{predicted[key][0]}: no reference for this case in {references}")
     return pairs, complaints
@@ -122,7 +138,8 @@ def score_pairs(pairs, workers):
     """Score all pairs, one volume at a time in each of `workers` processes. Prints which volumes were reordered.
 
     Returns (volumes, complaints): a sorted DataFrame with vendor, case and the columns of
-    `utils.evaluation.scores.score_volume`, and a line for each pair that cannot be scored.
+    `utils.evaluation.scores.score_volume`, a row for each fluid that the reader outlined, and a line for each pair that
+    cannot be scored. What nobody judged counts as 0 on both sides.
     """
     rows, complaints, notes = [], [], {}
     for pair, (scores, of_pair, on_pair) in map_unordered(_score_pair, pairs, workers=workers):
@@ -145,20 +162,39 @@ def _score_pair(pair):
     files = {"prediction": pair.prediction_path, "reference": pair.reference_path}
     try:
         notes = {what: reordering_onto(path, grid).note for what, path in files.items()}
-        labels, reference = (read_labels(path, grid) for path in files.values())
+        labels, reference = without_unjudged(read_labels(pair.prediction_path, grid), read_reference_labels(pair))
         scores = score_volume(labels, reference, read_header(grid).spacing_mm)
     except InputError as error:
         return [], list(error.messages), []
+    scores = [row for row in scores if row["fluid"] in pair.outlined]
     return scores, [], [f"{what}: {note}" for what, note in notes.items() if note is not None]
 
 
-def read_labels(path, onto=None):
+def read_reference_labels(pair):
+    """The reader's labels of a `Pair`, uint8 (slices, rows, columns) on its scan's grid: 0 to 3, and `NOT_JUDGED`.
+
+    Raises `InputError` as `read_labels`, and where 255 is the only label and nothing says that nobody judged.
+    """
+    grid = pair.oct_path or pair.reference_path
+    reference = read_labels(pair.reference_path, grid, is_reference=True)
+    if not pair.may_be_unjudged and (reference == NOT_JUDGED).any() and not (reference % NOT_JUDGED).any():
+        raise InputError(
+            f"{pair.reference_path}: holds 0 and 255, expected labels 0 to {len(FLUIDS)}; a mask of one class: replace "
+            f"255 by that class's label; if 255 is what nobody judged, name the case in {NAME}"
+        )
+    other = None if pair.other_path is None else read_volume_onto(pair.other_path, grid)
+    return as_judged(reference, pair.outlined, other, pair.not_judged)
+
+
+def read_labels(path, onto=None, is_reference=False):
     """A label volume as uint8 (slices, rows, columns), in the order of the volume at `onto` if given.
 
-    Raises `InputError` if it holds other values than 0, 1, 2 and 3, or lies elsewhere than `onto`.
+    Raises `InputError` if it holds other values than 0, 1, 2 and 3 (a reference: than these and 255), or lies elsewhere
+    than `onto`.
     """
     voxels = read_volume(path)[0] if onto is None else read_volume_onto(path, onto)
-    low, high = voxels.min(), voxels.max()
+    known = voxels[voxels != NOT_JUDGED] if is_reference else voxels
+    low, high = (known.min(), known.max()) if known.size else (0, 0)
     labels = voxels.astype(np.uint8) if low >= 0 and high <= len(FLUIDS) else None
     if labels is None or (voxels.dtype.kind == "f" and (labels != voxels).any()):
         values = f"from {low:g} to {high:g}" if labels is None else "that are not whole numbers"
@@ -193,7 +229,7 @@ def fullest_b_scan(pair, codes):
 
     The arrays are uint8 (rows, columns).
     """
-    labels, reference = (read_labels(path, pair.oct_path) for path in (pair.prediction_path, pair.reference_path))
+    labels, reference = read_labels(pair.prediction_path, pair.oct_path), read_reference_labels(pair)
     index = int(np.isin(reference, codes).sum(axis=(1, 2)).argmax())
     voxels, _ = read_volume(pair.oct_path)
     grey = to_8_bit(voxels[index : index + 1])[0]

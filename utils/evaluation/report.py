@@ -168,6 +168,7 @@ def measures(summary, vendors, names):
                 title: with_interval(*of_fluid.loc[name, ["mean", "low", "high"]]) for name, title in names.items()
             }
             cases = f"{of_fluid.cases_with_fluid.iloc[0]} of {of_fluid.cases.iloc[0]}" if fluid != "mean" else ""
+            cases = "not outlined" if cases == "0 of 0" else cases
             rows.append({"vendor": vendor, "fluid": fluid, "cases with it": cases, **texts})
     return pd.DataFrame(rows)
 

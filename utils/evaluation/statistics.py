@@ -112,9 +112,10 @@ def summarise_volumes(volumes, seed):
     """Mean, median and standard deviation over cases of every measure, and 95 % bootstrap interval of the mean.
 
     `volumes` has a row for each case and fluid: vendor, case, patient and the columns of `score_volume` and
-    average_precision. Returns a DataFrame with vendor (also "all"), fluid (also "mean", of the fluids' means), measure,
-    patients, cases, cases_with_fluid, n (values that count), mean, median, sd, low and high. Patients are drawn as in
-    `times_drawn`. Statistics without values are nan.
+    average_precision. A fluid that a case's reader did not outline has no row there. Returns a DataFrame with vendor
+    (also "all"), fluid (also "mean", of the means of the fluids that have one), measure, patients, cases (in which the
+    fluid was outlined), cases_with_fluid, n (values that count), mean, median, sd, low and high. Patients are drawn as
+    in `times_drawn`. Statistics without values are nan.
     """
     rows = []
     for vendor in [*sorted(volumes.vendor.unique()), "all"]:
@@ -123,15 +124,17 @@ def summarise_volumes(volumes, seed):
         for measure in MEASURES:
             values = _by_case(of_vendor, measure)
             means = resampled_means(values.to_numpy(), _patients(values), seed)
-            counts = {"patients": _patients(values).nunique(), "cases": len(values)}
-            common = {"vendor": vendor, "measure": measure, **counts}
+            common = {"vendor": vendor, "measure": measure}
             for index, fluid in enumerate(FLUIDS):
                 entering = values[fluid].dropna()
+                outlined = of_vendor[of_vendor.fluid == fluid]
                 low, high = interval(means[:, index])
                 rows.append(
                     {
                         **common,
                         "fluid": fluid,
+                        "patients": outlined.patient.nunique(),
+                        "cases": len(outlined),
                         "cases_with_fluid": int(with_fluid.get(fluid, 0)),
                         "n": len(entering),
                         "mean": entering.mean(),
@@ -143,7 +146,8 @@ def summarise_volumes(volumes, seed):
                 )
             entering = (values.notna().sum() > 0).to_numpy()  # the fluids that have a value at all
             low, high = interval(means[:, entering].mean(axis=1)) if entering.any() else (np.nan, np.nan)
-            counts = {"cases_with_fluid": int(with_fluid.sum()), "n": int(values.notna().to_numpy().sum())}
+            counts = {"patients": _patients(values).nunique(), "cases": len(values)}
+            counts |= {"cases_with_fluid": int(with_fluid.sum()), "n": int(values.notna().to_numpy().sum())}
             rows.append({**common, "fluid": "mean", **counts, "mean": values.mean().mean(), "low": low, "high": high})
     columns = ["vendor", "fluid", "measure", "patients", "cases", "cases_with_fluid", "n"]
     return pd.DataFrame(rows)[[*columns, "mean", "median", "sd", "low", "high"]]

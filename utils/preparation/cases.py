@@ -1,14 +1,17 @@
 """Finding raw cases on disk."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.labels import FLUIDS, in_order
 from utils.names import as_text, file_called, same_name, suffix_of
+from utils.preparation.outlined import NAME, read_outlined, root_stated
 from utils.volumes.mhd import VOLUMES
 from utils.volumes.vendors import vendor_by_size, vendor_in
 
+_MOST_NAMED = 5  # of the roots in a message
 _NAMES = {"oct.mhd", "reference.mhd", "other.mhd"}  # of a case's files, in upper or lower case
 
 
@@ -22,14 +25,20 @@ class Case:
     oct_path: Path
     reference_path: Path | None
     root: str  # `folder` relative to the folder that was searched, with "/"
+    outlined: tuple = tuple(FLUIDS)  # names of the fluids that its reader outlined
+    is_stated: bool = False  # whether outlined.csv says so
+    other_path: Path | None = None  # other findings, some of which are not judged
+    not_judged: tuple = ()  # labels there of what may be fluid or not
 
 
-def find_cases(data_root):
+def find_cases(data_root, outlined=tuple(FLUIDS), not_judged=()):
     """Every case below `data_root`, sorted by vendor and name: the folders that hold ``oct.mhd`` (in any case).
 
     A folder that holds ``reference.mhd`` alone is a case too, whose scan is missing. The vendor is the first that a
     folder name says, from the case's folder up to `data_root`; else the one that spacing and size fit; else None.
-    Raises `InputError` if `data_root` is missing or holds no case.
+    `outlined` are the fluids that were outlined where ``outlined.csv`` says nothing else, `not_judged` the labels in
+    ``other.mhd`` of what nobody judged. Raises `InputError` if `data_root` is missing or holds no case, or
+    ``outlined.csv`` names a root without a case.
     """
     data_root = Path(data_root)
     if not data_root.is_dir():
@@ -37,7 +46,18 @@ def find_cases(data_root):
     folders = [folder for folder, names in _folders_below(data_root) if set(map(same_name, names)) & _NAMES]
     if not folders:
         raise InputError(f"{data_root}: holds no oct.mhd, expected <Vendor>/<case>/oct.mhd; set DATA_ROOT")
-    return _cases([file_called(folder, "oct.mhd") or folder / "oct.mhd" for folder in folders], data_root)
+    stated = read_outlined(data_root)
+    cases, used = [], set()
+    for case in _cases([file_called(folder, "oct.mhd") or folder / "oct.mhd" for folder in folders], data_root):
+        root = root_stated(case.root, stated)
+        used.add(root)
+        other_path = file_called(case.folder, "other.mhd") if not_judged else None
+        case = replace(case, outlined=in_order(stated.get(root, outlined)), is_stated=root is not None)
+        cases.append(replace(case, other_path=other_path, not_judged=tuple(not_judged) if other_path else ()))
+    if unused := sorted(stated.keys() - used):
+        names = ", ".join(unused[:_MOST_NAMED]) + ", ..." * (len(unused) > _MOST_NAMED)
+        raise InputError(f"{data_root / NAME}: names {names}, where no case is; correct or remove these rows")
+    return cases
 
 
 def volumes_of_no_case(data_root):

@@ -17,9 +17,10 @@ import numpy as np
 import pandas
 
 from utils.errors import InputError
-from utils.labels import CLASS_NAMES, FLUIDS
+from utils.labels import CLASS_NAMES, FLUIDS, NOT_JUDGED
 from utils.names import as_text, same_name
 from utils.preparation.cases import Case
+from utils.preparation.outlined import NAME, read_reference
 from utils.preparation.preprocessing import to_8_bit
 from utils.volumes.file_checks import check_data_file
 from utils.volumes.mhd import read_header, read_volume, reordering_onto, voxel_digest
@@ -56,6 +57,8 @@ class CaseFacts:
     maximum: int
     grey_counts: list  # how often each of the 256 grey values occurs, of the scan as 8 bit
     label_counts: list | None  # of each slice, the number of voxels with each label 0-3; None without reference
+    not_judged: list | None  # of each slice, the number of voxels that nobody judged; None without reference
+    outlined: list  # names of the fluids that its reader outlined
     other_labels: list  # up to 8 values of the reference that are no label, as text
     notes: list  # what was assumed or corrected, a sentence each
 
@@ -85,17 +88,37 @@ def read_facts(case):
     }
     del voxels  # one volume at a time in memory
     if case.reference_path is None:
-        return CaseFacts(**facts, label_counts=None, other_labels=[], notes=[])
-    reordering = reordering_onto(case.reference_path, case.oct_path)
-    reference = reordering.apply(read_volume(case.reference_path)[0])
-    label_counts, others = zip(*(_count_labels(slice_) for slice_ in reference), strict=True)
-    other_labels = np.unique(np.concatenate(others))[:_MOST_LISTED]
+        return CaseFacts(**facts, label_counts=None, not_judged=None, outlined=[], other_labels=[], notes=[])
+    reference = read_reference(case)
+    label_counts, not_judged, others = zip(*(_count_labels(slice_) for slice_ in reference), strict=True)
+    other_labels = [f"{value:g}" for value in np.unique(np.concatenate(others))[:_MOST_LISTED]]
+    may_be_one_class = not (case.is_stated or case.not_judged or other_labels)
+    if may_be_one_class and any(not_judged) and not np.sum(label_counts, axis=0)[1:].any():
+        other_labels = [str(NOT_JUDGED)]
     return CaseFacts(
         **facts,
         label_counts=list(label_counts),
-        other_labels=[f"{value:g}" for value in other_labels],
-        notes=[] if reordering.note is None else [f"reference.mhd: {reordering.note}"],
+        not_judged=list(not_judged),
+        outlined=list(case.outlined),
+        other_labels=other_labels,
+        notes=[*_notes_on_place(case), *_notes_on_judgement(not_judged, label_counts)],
     )
+
+
+def _notes_on_place(case):
+    """What was assumed of where labels lie, of each label volume of `case`."""
+    paths = [path for path in (case.reference_path, case.other_path) if path is not None]
+    notes = [(path.name.lower(), reordering_onto(path, case.oct_path).note) for path in paths]
+    return [f"{name}: {note}" for name, note in notes if note is not None]
+
+
+def _notes_on_judgement(not_judged, label_counts):
+    """A note where nobody judged some voxels, or a whole slice."""
+    if not any(not_judged):
+        return []
+    whole = sum(count > 0 and not sum(counts) for count, counts in zip(not_judged, label_counts, strict=True))
+    slices = f"; {whole} slices count as not outlined, since nothing in them was" if whole else ""
+    return [f"some voxels are not judged: no loss and no score counts them{slices}"]
 
 
 def read_facts_or_finding(case):
@@ -131,9 +154,9 @@ def findings_table(findings, width=120):
 def vendor_summary(cases, facts):
     """What the data set holds: a DataFrame with a row for each vendor and one for all of `cases`.
 
-    Percentages are of the volumes, and of their B-scans, that have a reference; median and maximum mm3 of a fluid are
-    over the volumes that hold it (NaN where none does). Grey values are those of the scans as 8 bit, padding included:
-    the least one that at least 1, 50, 99 % of the voxels do not exceed.
+    Percentages are of the volumes, and of their B-scans, in which the fluid was outlined; median and maximum mm3 of a
+    fluid are over the volumes that hold it (NaN where none does). Grey values are those of the scans as 8 bit, padding
+    included: the least one that at least 1, 50, 99 % of the voxels do not exceed.
     """
     vendors = sorted({case.vendor for case in cases})
     groups = {vendor: [facts[case] for case in cases if case.vendor == vendor] for vendor in vendors}
@@ -159,7 +182,7 @@ def _header_findings(case, need_reference):
     if as_text(case.root) != case.root:
         yield Finding(case, "the folder's name is no line of UTF-8", "a name that tables can hold", "rename the folder")
     headers = {}
-    for path in (case.oct_path, case.reference_path):
+    for path in (case.oct_path, case.reference_path, case.other_path):
         if path is not None:
             try:
                 headers[path] = read_header(path)
@@ -169,14 +192,16 @@ def _header_findings(case, need_reference):
     if case.reference_path is None and need_reference:
         remedy = "add it, or accept cases without labels: --unlabelled"
         yield Finding(case, "reference.mhd is missing", "a reference beside oct.mhd", remedy)
-    scan, reference = headers.get(case.oct_path), headers.get(case.reference_path)
+    scan = headers.get(case.oct_path)
     if scan is not None:
         yield from _scan_findings(case, scan)
-    if scan is not None and reference is not None and min(scan.shape) > 0:
-        try:
-            reordering_onto(case.reference_path, case.oct_path)
-        except InputError as error:
-            yield _as_finding(case, error)
+    if scan is not None and min(scan.shape) > 0:
+        for path in (case.reference_path, case.other_path):
+            try:
+                if path in headers:
+                    reordering_onto(path, case.oct_path)
+            except InputError as error:
+                yield _as_finding(case, error)
 
 
 def _scan_findings(case, header):
@@ -211,12 +236,15 @@ def _voxel_findings(case, facts):
         labels.sort(key=lambda label: (label == "nan", float(label)))  # NaN last, which nothing is above or below
         expected = ", ".join(f"{label} {name}" for label, name in enumerate(CLASS_NAMES))
         if facts.other_labels == ["255"] and set(labels) <= {"0", "255"}:
-            remedy = "a mask of one class: replace 255 by that class's label"
+            remedy = (
+                "a mask of one class: replace 255 by that class's label; if 255 is what nobody judged, name the case "
+                f"in {NAME}"
+            )
         else:
             remedy = "replace the labels by these"
         found = f"reference.mhd holds {', '.join(labels)}" + ", ..." * (len(facts.other_labels) == _MOST_LISTED)
         yield Finding(case, found, expected, remedy)
-    elif filled := _b_scans_filled(facts.label_counts):
+    elif filled := _b_scans_filled(facts):
         more = f" (and {len(filled) - 1} more)" * (len(filled) > 1)
         found = f"fluid fills more than half of slice {filled[0]}{more}"
         yield Finding(case, found, "fluid outlined, all else 0", "correct the reference: fluid and background swapped?")
@@ -259,24 +287,28 @@ def _spacing_remedy(header):
 
 
 def _count_labels(slice_):
-    """Counts of the labels 0-3 in a reference slice of any numeric type (a list), and its other values (an array)."""
+    """Of a reference slice of any numeric type: counts of the labels 0-3 (a list), of `NOT_JUDGED` (int), and its other
+    values (an array)."""
     with np.errstate(invalid="ignore"):  # casting NaN gives some number; NaN differs from any number
         labels = slice_.astype(np.uint8, copy=False)
-    is_label = (labels == slice_) & (labels < len(CLASS_NAMES))
-    if is_label.all():
-        return np.bincount(labels.ravel(), minlength=len(CLASS_NAMES)).tolist(), slice_[:0, 0]
-    return np.bincount(labels[is_label], minlength=len(CLASS_NAMES)).tolist(), np.unique(slice_[~is_label])
+    counts = np.bincount(labels.ravel(), minlength=256)
+    others = slice_[:0, 0]
+    if counts[len(CLASS_NAMES) : NOT_JUDGED].any() or (labels is not slice_ and (labels != slice_).any()):
+        is_known = (labels == slice_) & ((labels < len(CLASS_NAMES)) | (labels == NOT_JUDGED))
+        counts, others = np.bincount(labels[is_known], minlength=256), np.unique(slice_[~is_known])
+    return counts[: len(CLASS_NAMES)].tolist(), int(counts[NOT_JUDGED]), others
 
 
 def _labels_present(label_counts):
     return [str(label) for label in np.flatnonzero(np.sum(label_counts, axis=0))]
 
 
-def _b_scans_filled(label_counts):
+def _b_scans_filled(facts):
     """Slices in which more voxels are fluid than `_LARGEST_FLUID_SHARE` allows."""
-    if label_counts is None:
+    if facts.label_counts is None:
         return []
-    return [n for n, counts in enumerate(label_counts) if sum(counts[1:]) > _LARGEST_FLUID_SHARE * sum(counts)]
+    most = _LARGEST_FLUID_SHARE * facts.shape[1] * facts.shape[2]
+    return [n for n, counts in enumerate(facts.label_counts) if sum(counts[1:]) > most]
 
 
 def _median_of_tissue(grey_counts):
@@ -295,18 +327,22 @@ def _grey_percentile(grey_counts, percent):
 
 def _summary(of_cases):
     """One row of `vendor_summary`, of a list of `CaseFacts`."""
-    labelled = [facts for facts in of_cases if facts.label_counts is not None]
-    b_scans = np.array([counts for facts in labelled for counts in facts.label_counts]).reshape(-1, len(CLASS_NAMES))
-    voxels = np.array([np.sum(facts.label_counts, axis=0) for facts in labelled]).reshape(-1, len(CLASS_NAMES))
-    fluid_mm3 = voxels * np.array([np.prod(facts.spacing_mm) for facts in labelled])[:, None]
     grey_counts = np.sum([facts.grey_counts for facts in of_cases], axis=0)
     row = {"volumes": len(of_cases), "b_scans": sum(facts.shape[0] for facts in of_cases)}
-    row |= {f"volumes_with_{fluid}_percent": _percent(voxels[:, label] > 0) for fluid, label in FLUIDS.items()}
-    row |= {f"b_scans_with_{fluid}_percent": _percent(b_scans[:, label] > 0) for fluid, label in FLUIDS.items()}
+    fluid_mm3 = {}
+    for fluid, label in FLUIDS.items():
+        outlined = [facts for facts in of_cases if fluid in facts.outlined]
+        voxels = [np.sum(facts.label_counts, axis=0)[label] for facts in outlined]
+        row[f"volumes_with_{fluid}_percent"] = _percent(np.array(voxels) > 0)
+        fluid_mm3[fluid] = [n * np.prod(facts.spacing_mm) for n, facts in zip(voxels, outlined, strict=True) if n]
+    for fluid, label in FLUIDS.items():
+        judged = [
+            counts for facts in of_cases if fluid in facts.outlined for counts in facts.label_counts if any(counts)
+        ]
+        row[f"b_scans_with_{fluid}_percent"] = _percent([counts[label] > 0 for counts in judged])
     for name, statistic in (("median", np.median), ("maximum", np.max)):
-        for fluid, label in FLUIDS.items():
-            present = fluid_mm3[voxels[:, label] > 0, label]
-            row[f"{fluid}_{name}_mm3"] = round(float(statistic(present)), 4) if len(present) else np.nan
+        for fluid, present in fluid_mm3.items():
+            row[f"{fluid}_{name}_mm3"] = round(float(statistic(present)), 4) if present else np.nan
     return row | {f"grey_value_percentile_{p}": _grey_percentile(grey_counts, p) for p in (1, 50, 99)}
 
 

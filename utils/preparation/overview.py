@@ -3,10 +3,11 @@
 import numpy as np
 
 from utils.files import written_whole
-from utils.labels import CLASS_NAMES, FLUIDS
-from utils.plots import CLASS_COLOURS
+from utils.labels import CLASS_NAMES, FLUIDS, NOT_JUDGED
+from utils.plots import CLASS_COLOURS, NOT_JUDGED_COLOUR, tinted
+from utils.preparation.outlined import read_reference
 from utils.preparation.preprocessing import VENDOR_RULES, histogram_matching_table, to_8_bit
-from utils.volumes.mhd import open_volume, read_volume, read_volume_onto
+from utils.volumes.mhd import open_volume, read_volume
 
 _MOST_CASES = 2  # of a vendor
 _ROI_COLOUR = np.array([94, 201, 98])
@@ -35,6 +36,8 @@ def save_overview(path, facts, files, reference_histogram=None):
         Patch(color=_ROI_COLOUR / 255, label="region of interest"),
         Patch(color=_INVALID_COLOUR / 255, label="invalid"),
     ]
+    if any(of_case.not_judged and any(of_case.not_judged) for of_case in map(facts.get, cases)):
+        legend.append(Patch(color=NOT_JUDGED_COLOUR / 255, label="not judged"))
     figure.legend(handles=legend, loc="outside lower center", ncols=len(legend))
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=80)
@@ -59,7 +62,7 @@ def _slice_to_show(facts):
 def _exported(case, slice_index):
     """Grey values, labels (or None) and the height of a pixel in its widths, of a B-scan as it was exported."""
     voxels, spacing_mm = read_volume(case.oct_path)
-    labels = None if case.reference_path is None else read_volume_onto(case.reference_path, case.oct_path)[slice_index]
+    labels = None if case.reference_path is None else read_reference(case)[slice_index]
     return to_8_bit(voxels[slice_index]), labels, spacing_mm[1] / spacing_mm[0]
 
 
@@ -77,6 +80,8 @@ def _draw(ax, title, grey, labels, aspect, roi=None):
         picture[grey == 0] = _INVALID_COLOUR
         if roi.any():
             ax.contour(roi, [0.5], colors=[_ROI_COLOUR / 255], linewidths=1)
+    if labels is not None:
+        picture = tinted(picture, labels == NOT_JUDGED, NOT_JUDGED_COLOUR)
     ax.imshow(picture, aspect=aspect, interpolation="antialiased")
     for label in FLUIDS.values():
         if labels is not None and (labels == label).any():

@@ -13,6 +13,8 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.files import code_digest, digest, fingerprint, write_json
+from utils.labels import FLUIDS
+from utils.preparation.outlined import read_reference
 from utils.preparation.preprocessing import PREPROCESSING_CODE, VENDOR_RULES, preprocess_reference, preprocess_volume
 from utils.preparation.reference_histogram import digest_of
 from utils.preparation.roi import ROI_CODE, roi_mask
@@ -20,12 +22,14 @@ from utils.volumes.mhd import (
     open_volume,
     read_header,
     read_volume,
-    read_volume_onto,
     volume_files,
     volume_writer,
     voxel_digest,
     write_volume,
 )
+
+# What records that do not say so were made with.
+_BEFORE = {"outlined": list(FLUIDS), "not judged": []}
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,7 @@ def preprocess_case(case_and_files, preparation):
     write_volume(files.oct, volume, written_spacing_mm, placement)
     del volume
     if case.reference_path is not None:
-        reference = read_volume_onto(case.reference_path, case.oct_path)
-        reference = preprocess_reference(reference, spacing_mm, axial_spacing_mm=axial_spacing_mm)
+        reference = preprocess_reference(read_reference(case), spacing_mm, axial_spacing_mm=axial_spacing_mm)
         write_volume(files.mask, reference, written_spacing_mm, placement)
     write_json(files.images_record, record)
 
@@ -91,6 +94,8 @@ def images_record(case, preparation):
         "AXIAL_SPACING_MM": preparation.axial_spacing_mm,
         "matched": matched,
         "reference histogram": digest_of(preparation.reference_histogram) if matched else None,
+        "outlined": list(case.outlined),
+        "not judged": list(case.not_judged),
         "preprocessing code": code_digest(*PREPROCESSING_CODE),
     }
 
@@ -125,7 +130,7 @@ def roi_record(files):
 # ---- Records -------------------------------------------------------------------------------------------------------
 def source_files(case):
     """The `fingerprint` of the files of `case`."""
-    paths = [path for path in (case.oct_path, case.reference_path) if path is not None]
+    paths = [path for path in (case.oct_path, case.reference_path, case.other_path) if path is not None]
     return fingerprint([file for path in paths for file in volume_files(path)])
 
 
@@ -138,7 +143,7 @@ def _why_unfinished(path, expected, outputs):
         record = json.loads(path.read_text("utf-8"))
     if record is None:
         return "record unreadable"
-    changed = [name for name, value in expected.items() if record.get(name) != value]
+    changed = [name for name, value in expected.items() if record.get(name, _BEFORE.get(name)) != value]
     if changed:
         return f"{', '.join(changed)} changed"
     try:

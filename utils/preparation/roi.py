@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from utils.compiled import compiled
+from utils.labels import NOT_JUDGED
 from utils.preparation.disk_morphology import close_with_disk, count_in_disk, half_widths
 
 ROI_CODE = (
@@ -30,7 +31,7 @@ def roi_mask(slice_, reference_slice=None):
     """
     roi = textured(_bright_part(slice_), ENTROPY_RADIUS, ENTROPY_THRESHOLD)
     if reference_slice is not None:
-        roi |= reference_slice > 0
+        roi |= (reference_slice > 0) & (reference_slice != NOT_JUDGED)
     roi = _fill_columns(close_with_disk(roi, CLOSING_RADIUS))
     return (roi & (slice_ > 0)).astype(np.uint8)
 

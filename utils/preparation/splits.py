@@ -122,6 +122,26 @@ def _settled_parts(patients, existing):
     return part_of
 
 
+def not_outlined_text(outlined, split):
+    """A table of how many cases of each part and vendor outline each fluid; None where all cases outline all.
+
+    `outlined` is {`Case`: names of the fluids that its reader outlined}, `split` is {(vendor, name): part}.
+    """
+    if all(len(fluids) == len(FLUIDS) for fluids in outlined.values()):
+        return None
+    lines = ["Outlined in how many cases; a fluid is unknown in the others, not absent:"]
+    for part in reversed(PARTS):
+        for vendor in sorted({case.vendor for case in outlined}):
+            of_part = [
+                fluids
+                for case, fluids in outlined.items()
+                if case.vendor == vendor and split.get((case.vendor, case.name)) == part
+            ]
+            counts = ", ".join(f"{fluid} {sum(fluid in fluids for fluids in of_part)}" for fluid in FLUIDS)
+            lines += [f"  {part}, {vendor}: {counts} of {len(of_part)}"] if of_part else []
+    return "\n".join(lines)
+
+
 def split_text(split, fluids):
     """The split in a line, and a warning line for each thing that it lacks.
 

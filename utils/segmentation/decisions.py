@@ -113,6 +113,21 @@ def decisions_of_run(details, threshold, fluid_thresholds, given):
     return Decisions(threshold, fluid_thresholds)
 
 
+def of_taught_fluids(probabilities, taught):
+    """`probabilities`, float (..., channels), in which fluids that are not among `taught` (names) count as background.
+
+    Nobody has outlined those for the network, so that what it calls them means nothing. Channels beyond the classes are
+    kept. Returns the array itself where every fluid was taught.
+    """
+    untaught = [label for fluid, label in FLUIDS.items() if fluid not in taught]
+    if not untaught:
+        return probabilities
+    probabilities = np.array(probabilities)
+    probabilities[..., 0] += probabilities[..., untaught].sum(axis=-1)
+    probabilities[..., untaught] = 0
+    return probabilities
+
+
 def labels_from_probabilities(probabilities, threshold):
     """Likeliest class of each pixel, background where even that is less probable than `threshold`.
 

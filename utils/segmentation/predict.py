@@ -10,6 +10,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.exported_model import PredictionSettings, read_best
 from utils.files import code_digest, digest
+from utils.labels import FLUIDS
 from utils.networks import LITE_UNET, OUR_NETWORK, as_list, create_network, tile_step
 from utils.onnx_model import OnnxNetwork, is_onnx
 from utils.parallel import ahead
@@ -22,7 +23,7 @@ from utils.preparation.preprocessing import (
     with_neighbours,
 )
 from utils.preparation.roi import ROI_CODE, prediction_region
-from utils.segmentation.decisions import Decisions
+from utils.segmentation.decisions import Decisions, of_taught_fluids
 from utils.segmentation.tiling import TILE_PIXELS, predict_stacks, presence_scores
 
 MEMORY_GB = 0.8  # of intermediate results, by default
@@ -76,9 +77,12 @@ def load_network(
     loaded = [_load(Path(path), dtype_policy, memory_gb, seed, threads) for path in paths]
     first = loaded[0]
     for path, other in zip(paths, loaded, strict=True):
-        kind, expected = ((replace(one.settings, threshold=0), one.has_heads) for one in (other, first))
+        kind, expected = ((replace(one.settings, threshold=0, taught=()), one.has_heads) for one in (other, first))
         if kind != expected:
             raise InputError(f"{path}: is another network than {paths[0]}, or takes other images; leave one out")
+        if other.settings.taught != first.settings.taught:
+            taught = [", ".join(one.settings.taught) for one in (other, first)]
+            raise InputError(f"{path}: was taught {taught[0]}, {paths[0]} {taught[1]}; leave one out")
     if len(loaded) == 1 and not mirrored and not dropout_samples:
         return first
     if dropout_samples and (of_onnx := next(filter(is_onnx, paths), None)):
@@ -256,7 +260,8 @@ def head_presence(network, head_outputs):
     """Largest of the `head_outputs` of `segmented_slices` for each fluid, float (3,); None without presence heads."""
     if not network.has_heads:
         return None
-    return np.max([np.zeros(3), *(tile for batch in head_outputs for tile in batch)], axis=0)
+    largest = np.max([np.zeros(3), *(tile for batch in head_outputs for tile in batch)], axis=0)
+    return largest * [fluid in network.settings.taught for fluid in FLUIDS]
 
 
 def segmented_slices(network, voxels, spacing_mm, vendor, *, decisions=None, head_outputs=None, on_preprocessed=None):
@@ -298,7 +303,8 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, decisions=None, hea
         head_outputs=head_outputs if network.has_heads else None,
         channels=network.channels,
     )
-    for probabilities, padding in zip(map(decisions.calibrated, predicted), invalid, strict=True):
+    of_taught = (of_taught_fluids(probabilities, settings.taught) for probabilities in predicted)
+    for probabilities, padding in zip(map(decisions.calibrated, of_taught), invalid, strict=True):
         on_scan_rows = np.tensordot(to_scan_rows, probabilities, axes=1)
         on_scan_rows[padding] = np.eye(network.channels)[0]  # once more: interpolation reached into it
         presence = presence_scores(probabilities)

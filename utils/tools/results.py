@@ -37,7 +37,12 @@ def main(argv):
 def save_picture(path, run):
     """Draw the B-scan with most fluid of each vendor's first held-out case, as the reader and the run outlined it."""
     data_root = read_json(run / "segmentation" / "config.json")["DATA_ROOT"]
-    pairs = pairs_of_split(run.parents[1] / "test_data.csv", data_root, run / "evaluation" / "predictions")
+    pairs = pairs_of_split(
+        run.parents[1] / "test_data.csv",
+        data_root,
+        run.parents[1] / "pre_processed",
+        run / "evaluation" / "predictions",
+    )
     first = {pair.vendor: pair for pair in reversed(pairs)}
     rows = [fullest_b_scan(first[vendor], list(FLUIDS.values())) for vendor in sorted(first)]
     save_comparison(path, rows)

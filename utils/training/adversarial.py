@@ -70,9 +70,9 @@ class AdversarialStep:
     `discriminator` is one of `model.create_discriminator` with a `discriminator_policy`. Raises `ValueError` if it is
     in float16.
 
-    Call the step with (images, targets) or (images, targets, unlabelled images): float32 (B, H, W, 3), and the one-hot
-    mask (B, H, W, 4) or the list of all four targets. `variables` hold everything that a step changes and that the next
-    step depends on.
+    Call the step with (images, targets) or (images, targets, unlabelled images): float32 (B, H, W, 3), and the mask
+    (B, H, W, 4) as for the losses, or the list of all four targets. `variables` hold everything that a step changes and
+    that the next step depends on.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class AdversarialStep:
     def _n_right(self, images, mask):
         """How many of a batch's masks the discriminator judges right: of the reader's, of the generated."""
         output = self._outputs(images, training=False)[0]
-        masks = self._verdicts.readers_mask(mask, output), self._verdicts.generated_mask(output)
+        masks = self._verdicts.readers_mask(mask, output), self._verdicts.generated_mask(output, mask)
         return ops.stack([ops.sum(right) for right in told_rightly(*self._verdicts.logits_on_both(images, *masks))])
 
     # ---- Learning --------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ class AdversarialStep:
 
         def forward():
             outputs = self._outputs(images, training=True)
-            generated = self._verdicts.generated_mask(outputs[0])
+            generated = self._verdicts.generated_mask(outputs[0], targets[0])
             return (outputs, generated, sum(generator.losses, ops.zeros(()))), {}
 
         (outputs, generated, penalty), _, pull = backend.pullback(forward, generator.trainable_variables)

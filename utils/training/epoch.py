@@ -5,9 +5,11 @@ import itertools
 
 import numpy as np
 
-from utils.data_prepare import get_data_iterator, patch_samples, read_csv_data
+from utils.data_prepare import get_data_iterator, patch_samples, read_outlined_rows
+from utils.labels import FLUIDS
 from utils.networks import tile_step
 from utils.plots import save_comparison
+from utils.prepared import outlined_in
 from utils.training.devices import mean_over_replicas
 from utils.training.validation import FluidDice, segment_b_scans
 
@@ -79,15 +81,13 @@ def segmentation_losses(batch_size, n_classes, train_classes, weighting="balance
 
     `weighting` is that of `config.CROSS_ENTROPY`.
     """
-    import keras
-
     import loss_functions
 
     if weighting == "plain":
         segmentation = loss_functions.get_plain_cross_entropy_and_class_dice_loss_function(n_classes)
     else:
         segmentation = loss_functions.get_combined_cross_entropy_and_dice_loss_function(batch_size, n_classes)
-    return [mean_over_replicas(segmentation)] + [keras.losses.BinaryCrossentropy() for _ in range(3 * train_classes)]
+    return [mean_over_replicas(segmentation)] + [loss_functions.presence_loss] * (3 * train_classes)
 
 
 def compile_for_scoring(model, losses, threshold, **options):
@@ -107,7 +107,7 @@ def scores(logs):
 
 def estimate_steps(csv_path, settings):
     """About how many steps a training epoch of `BatchSettings` has, from the patches of a sample of the B-scans."""
-    rows = read_csv_data(csv_path)
+    rows = read_outlined_rows(csv_path)
     by_vendor = [[row for row in rows if row.vendor == vendor] for vendor in sorted({row.vendor for row in rows})]
     rarest = min(map(len, by_vendor))
     rng, size = np.random.default_rng(0), min(SAMPLED_B_SCANS, rarest)
@@ -147,12 +147,15 @@ def fit_epoch(network, batches, after_step):
     network.fit(keras_batches(generator()), shuffle=False, callbacks=[AfterStep()], verbose=0)
 
 
-def score_epoch(inference, csv_path, b_scans, preview_path, settings, *, network, threshold, stop_if_asked):
+def score_epoch(
+    inference, csv_path, b_scans, preview_path, settings, *, network, threshold, stop_if_asked, taught=tuple(FLUIDS)
+):
     """Score `inference`, the exported form of the `network` of that name, compiled, as ``val_...`` values.
 
     These are IoU, F-score and losses on patches, by `settings` as in `epoch_batches`, and Dice on the stitched
     `b_scans`, of which the first two of each vendor are drawn with the reader's and the network's outlines (not where
-    `preview_path` is None).
+    `preview_path` is None). Fluids that are not among `taught` count as background. Each fluid's Dice is over the
+    B-scans in which it was outlined.
     """
     with epoch_batches(csv_path, settings, training=False, epoch=0) as batches:
         values = scores(inference.evaluate(keras_batches(batches), verbose=0, return_dict=True))
@@ -161,10 +164,10 @@ def score_epoch(inference, csv_path, b_scans, preview_path, settings, *, network
     dice, pictures = FluidDice(), []
     prediction = {"slice_mean": settings.slice_mean, "slice_sd": settings.slice_sd}
     prediction |= {"preprocessed_folder": settings.preprocessed_folder, "threshold": threshold}
-    prediction |= {"step": tile_step(network)}
+    prediction |= {"step": tile_step(network), "taught": taught}
     for row, grey, reference, labels in segment_b_scans(inference, b_scans, **prediction):
         stop_if_asked()
-        dice.add(reference, labels)
+        dice.add(reference, labels, outlined_in(row))
         if row in previewed:
             pictures.append((f"{row.vendor} {row.image_name}, slice {row.slice}", grey, reference, labels))
     if preview_path is not None:

@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from utils.base import center_crop
+from utils.base import center_crop, crop_and_cast
+from utils.labels import FLUIDS
 from utils.networks import as_list
 from utils.training.optimizer import average_into
 
@@ -16,11 +17,12 @@ class Teacher:
     It labels patches without outlines. The U-Net sees these with a rectangle of half their area pasted in from another
     patch of the batch, labels and all, at a place drawn anew in each step (CutMix: French et al., BMVC 2020). Of the
     very patch that the teacher saw it would learn next to nothing. `network` has the U-Net's form and no weights of its
-    own; `seed` is that of the places.
+    own; `seed` is that of the places. Fluids that are not among `taught` (names) it calls background.
     """
 
-    def __init__(self, network, seed):
+    def __init__(self, network, seed, taught=tuple(FLUIDS)):
         self.network, self.places = network, keras.random.SeedGenerator(seed)
+        self._merged = [1.0, *(float(fluid not in taught) for fluid in FLUIDS)]
 
     def teach(self, images, unet, optimizer, confidence):
         """(images with rectangles pasted in, their labels one-hot, and which pixels are certain: 0 or 1), float32.
@@ -33,7 +35,8 @@ class Teacher:
         pairs = zip(self.network.non_trainable_weights, unet.non_trainable_weights, strict=True)
         for statistic, of_unet in pairs:
             statistic.assign(of_unet.value)
-        probabilities = ops.cast(as_list(self.network(images, training=False))[0], "float32")
+        output = as_list(self.network(images, training=False))[0]
+        probabilities = crop_and_cast(ops.broadcast_to(self._merged, ops.shape(output)), output)[1]
         labels = ops.one_hot(ops.argmax(probabilities, axis=-1), probabilities.shape[-1], dtype="float32")
         is_certain = ops.cast(ops.max(probabilities, axis=-1, keepdims=True) > confidence, "float32")
         drawn = keras.random.uniform((ops.shape(images)[0], 3), seed=self.places)

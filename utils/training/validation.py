@@ -8,10 +8,10 @@ import itertools
 import numpy as np
 
 from utils.errors import InputError
-from utils.labels import FLUIDS
+from utils.labels import FLUIDS, without_unjudged
 from utils.preparation.roi import prediction_region
 from utils.prepared import volume_paths
-from utils.segmentation.decisions import labels_from_probabilities
+from utils.segmentation.decisions import labels_from_probabilities, of_taught_fluids
 from utils.segmentation.tiling import STEP, predict_probabilities
 from utils.volumes.mhd import open_volume
 
@@ -21,8 +21,9 @@ _STREAM = 7  # separates the random numbers of this choice from others of the sa
 def choose_b_scans(rows, count, seed):
     """Up to `count` of `rows` (a list of `SliceRow`), taken in turn from every vendor and kind: IRF, SRF, PED or none.
 
-    If a vendor has no further B-scan of a kind, others take its place. `seed` and the rows determine the choice; the
-    order of `rows` does not. The result is in the order of the choice, so that its beginning is balanced too.
+    A B-scan is of kind none where none of the fluids that were outlined in it is there. If a vendor has no further
+    B-scan of a kind, others take its place. `seed` and the rows determine the choice; the order of `rows` does not. The
+    result is in the order of the choice, so that its beginning is balanced too.
     """
     rows = sorted(rows, key=lambda row: (row.vendor, row.image_name, row.slice))
     np.random.default_rng([seed, _STREAM]).shuffle(rows)
@@ -57,21 +58,21 @@ def check_monitor(monitor, b_scans, csv_path):
         raise InputError(f"{csv_path}: its B-scans hold {held}, so that {monitor} has no value; choose another MONITOR")
 
 
-def segment_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, threshold, step=STEP):
+def segment_b_scans(model, rows, preprocessed_folder, *, threshold, **prediction):
     """Yield (row, grey, reference, labels) for each of `rows`, arrays uint8 (rows, columns) of preprocessed volumes.
 
     The other arguments are those of `predicted_b_scans`.
     """
-    predicted = predicted_b_scans(model, rows, preprocessed_folder, slice_mean=slice_mean, slice_sd=slice_sd, step=step)
-    for row, grey, reference, probabilities, _ in predicted:
+    for row, grey, reference, probabilities, _ in predicted_b_scans(model, rows, preprocessed_folder, **prediction):
         yield row, grey, reference, labels_from_probabilities(probabilities, threshold)
 
 
-def predicted_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, step=STEP):
+def predicted_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, taught=tuple(FLUIDS), step=STEP):
     """Yield (row, grey, reference, probabilities, spacing in mm) for each of `rows`, by preprocessed volumes.
 
-    grey and reference are uint8 (rows, columns), probabilities float32 (rows, columns, 4). `model` and `step` are as in
-    `predict_probabilities`. Predictions are limited to the region of interest, as for a new scan.
+    grey and reference are uint8 (rows, columns), probabilities float32 (rows, columns, 4); fluids that are not among
+    `taught` count as background. `model` and `step` are as in `predict_probabilities`. Predictions are limited to the
+    region of interest, as for a new scan.
     """
     in_order = sorted(rows, key=lambda row: (row.vendor, row.image_name, row.slice))
     for (vendor, image_name), of_case in itertools.groupby(in_order, lambda row: (row.vendor, row.image_name)):
@@ -88,6 +89,7 @@ def predicted_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd,
             step=step,
         )
         for row, probabilities in zip(of_case, probabilities_of_slices, strict=True):
+            probabilities = of_taught_fluids(probabilities, taught)
             yield row, np.array(volume[row.slice]), np.array(masks[row.slice]), probabilities, spacing_mm
 
 
@@ -97,9 +99,15 @@ class FluidDice:
     def __init__(self):
         self._overlap, self._sizes = np.zeros(len(FLUIDS), np.int64), np.zeros((2, len(FLUIDS)), np.int64)
 
-    def add(self, reference, labels):
-        """Count a B-scan's pixels; `reference` and `labels` are uint8 (rows, columns) of labels 0 to 3."""
-        for index, label in enumerate(FLUIDS.values()):
+    def add(self, reference, labels, outlined=tuple(FLUIDS)):
+        """Count a B-scan's pixels of the fluids that were `outlined` in it.
+
+        `labels` are uint8 (rows, columns) of labels 0 to 3, `reference` may hold `NOT_JUDGED` as well.
+        """
+        labels, reference = without_unjudged(labels, reference)
+        for index, (fluid, label) in enumerate(FLUIDS.items()):
+            if fluid not in outlined:
+                continue
             is_reference, is_predicted = reference == label, labels == label
             self._overlap[index] += np.count_nonzero(is_reference & is_predicted)
             self._sizes[:, index] += np.count_nonzero(is_reference), np.count_nonzero(is_predicted)

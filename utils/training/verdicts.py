@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from loss_functions import smoothed_reference, straight_through_one_hot
-from utils.base import crop_and_cast
+from utils.base import crop_and_cast, cropped_to
 
 
 class Verdicts:
@@ -25,13 +25,16 @@ class Verdicts:
             self._image_features = keras.Model(image, image_features)
             self._on_features = keras.Model([image_features, mask], discriminator.output)
 
-    def generated_mask(self, output):
+    def generated_mask(self, output, mask):
         """What is shown of the U-Net's `output` (B, h, w, 4), float32, with its gradient.
 
-        It is another tensor than `output`, so that each has a gradient of its own.
+        It is another tensor than `output`, so that each has a gradient of its own. `mask` (B', H, W, 4) is the readers'
+        on the first B' of the images: classes that it merges are merged here too.
         """
-        probabilities = ops.cast(output, "float32")
-        return ops.copy(probabilities) if self.sees_probabilities else straight_through_one_hot(probabilities)
+        n_read = ops.shape(mask)[0]
+        merged = [crop_and_cast(mask, output[:n_read])[1], ops.cast(output[n_read:], "float32")]
+        probabilities = ops.concatenate(merged)
+        return probabilities if self.sees_probabilities else straight_through_one_hot(probabilities)
 
     def readers_mask(self, mask, output):
         """What is shown of the one-hot `mask` (B, H, W, 4), float32, beside the U-Net's `output` on the same images."""
@@ -53,7 +56,7 @@ class Verdicts:
 
     def _features(self, images, masks):
         """The features of the images' middles; None if the discriminator sees no image."""
-        return self._image_features and self._image_features(crop_and_cast(images, masks)[0])
+        return self._image_features and self._image_features(cropped_to(images, masks))
 
     def _logits(self, features, masks):
         return self.discriminator(masks) if features is None else self._on_features([features, masks])
