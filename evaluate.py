@@ -109,7 +109,7 @@ def evaluate_model():
 
     set_up_keras(config.SEED, config.DETERMINISTIC)
     network = load_network(model_path, memory_gb=config.PREDICTION_GB)
-    decisions = decisions_of_run(details, **config.decision_settings())
+    decisions = decisions_of_run([details], **config.decision_settings())
     with run_folder.only_writer(folder):
         patches = score_patches(network)
         tables, reliability, failed = {}, {}, []
