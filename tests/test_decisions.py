@@ -11,6 +11,7 @@ from stand_in import export_brightness_model
 from utils.exported_model import read_best
 from utils.prepared import SliceRow
 from utils.segmentation.decisions import Decisions, decisions_of_run
+from utils.segmentation.tiling import presence_scores
 from utils.training.choosing import Predicted, add_decisions, choose_decisions
 
 PIXEL_MM2 = 0.0001
@@ -157,6 +158,11 @@ def test_each_fluid_gets_the_threshold_that_parts_true_from_false():
     assert chosen.fluid_thresholds[2] == 0.5  # no B-scan holds PED
 
 
+def test_a_threshold_stays_where_none_is_better():
+    chosen = choose_decisions([b_scan([(1, 0.9, True, 20)])], Decisions(0.5, (0.42, 0.5, 0.5)))
+    assert chosen.fluid_thresholds == (0.42, 0.5, 0.5)
+
+
 def test_a_healthy_eye_comes_back_empty():
     """Its false lesions are as probable as much of the fluid, but nowhere is any surer."""
     ill = b_scan([(1, 0.6, True, 20), (1, 0.95, True, 12)])
@@ -167,6 +173,30 @@ def test_a_healthy_eye_comes_back_empty():
         probabilities = chosen.calibrated(scan.probabilities)
         presence = (chosen.calibrated(np.array([1 - score, score, 0, 0], np.float32))[1], 0, 0)
         np.testing.assert_array_equal(chosen.labels(probabilities, presence, PIXEL_MM2), scan.reference)
+
+
+def test_the_presence_line_is_where_likelihood_and_priors_balance():
+    """Normal priors: of the offset around 0 with a spread of 1, of the slope around 1 with a spread of 0.3."""
+    bodies = [(0.55, True), (0.8, True), (0.9, True), (0.6, False), (0.3, False), (0.85, False)]
+    scans = [b_scan([(1, probability, true, 12)]) for probability, true in bodies]
+    chosen = choose_decisions(scans, Decisions(0.5))
+    presences = np.array([presence_scores(chosen.calibrated(scan.probabilities)) for scan in scans])
+    surplus = np.array([chosen.presence_probability(presence)[0] for presence in presences])
+    surplus -= [true for _, true in bodies]
+    logits = np.log(presences[:, 0] / (1 - presences[:, 0]))
+    assert surplus.sum() == pytest.approx(-chosen.presence_offsets[0] / 1.0**2, abs=1e-3)
+    assert surplus @ logits == pytest.approx((1 - chosen.presence_slopes[0]) / 0.3**2, abs=1e-3)
+
+
+@pytest.mark.parametrize(("true_ones", "smallest_mm2"), [(7, 0.002), (8, 0.0), (10, 0.0)])
+def test_a_smallest_lesion_never_loses_dice(true_ones, smallest_mm2):
+    """Without bodies of 4 x 4 pixels, three B-scans lose false ones, and one loses true ones.
+
+    The mean Dice of the B-scans rises in every case; that of all together by 0.007, -0.005 and -0.03.
+    """
+    false = b_scan([(1, 0.9, True, 5), *[(1, 0.9, False, 4)] * 3])
+    true = b_scan([(1, 0.9, True, 24), *[(1, 0.9, True, 4)] * true_ones], shape=(60, 120))
+    assert choose_decisions([false] * 3 + [true], Decisions(0.5)).smallest_lesion_mm2 == smallest_mm2
 
 
 def test_small_false_lesions_set_the_smallest_lesion():
@@ -183,6 +213,16 @@ def test_the_temperature_is_that_of_the_frequencies():
     chosen = choose_decisions([Predicted(probabilities, reference, PIXEL_MM2)], Decisions(0.5))
     sampled = reference[::3, ::3].mean()
     assert chosen.calibrated(probabilities)[0, 0, 1] == pytest.approx(sampled, abs=0.04)
+
+
+def test_probabilities_that_are_frequencies_stay_whatever_lies_outside_of_the_region_of_interest():
+    """On the left, nine of ten pixels that are called fluid with 0.9 are. The right was not predicted."""
+    reference = np.zeros((10, 20), np.uint8)
+    reference[:, 1:10], reference[:2, 10:] = 1, 1
+    probabilities = np.zeros((10, 20, 4), np.float32)
+    probabilities[:, :10, 1], probabilities[:, :10, 0], probabilities[:, 10:, 0] = 0.9, 0.1, 1
+    enlarged = [np.repeat(np.repeat(pixels, 3, axis=0), 3, axis=1) for pixels in (probabilities, reference)]
+    assert choose_decisions([Predicted(*enlarged, PIXEL_MM2)], Decisions(0.5)).temperature == 1.0
 
 
 def test_b_scans_without_fluid_choose_no_thresholds():
