@@ -227,8 +227,8 @@ def compare(first, second, output):
     shown = table[(table.vendor == "all") & table.measure.isin(SHOWN_MEASURES)].drop(columns="vendor")
     print(f"A: {first}\nB: {second}")
     print("a_minus_b: mean difference A - B. Where A is better, it is above 0 for Dice and below 0 for AVD and HD95.")
-    print("low, high: its 95 % bootstrap interval, over patients; p: Wilcoxon signed-rank test of patients' differences")
-    print(f"\n{markdown_table(shown)}")
+    print("low, high: its 95 % bootstrap interval, over patients")
+    print(f"p: Wilcoxon signed-rank test of patients' mean differences\n\n{markdown_table(shown)}")
     if output:
         write_csv(output / "comparison.csv", table)
         print(f"\nby vendor, further measures: {output / 'comparison.csv'}")

@@ -118,7 +118,7 @@ def test_a_fluid_counts_from_the_same_probability_of_presence_in_the_mean():
     ]
     several[1] = replace(several[1], present_from=(0.5, 0.0, 0.0))  # its validation B-scans hold no SRF
     mean, found = Decisions.mean(several), pixels((0.8, 0, 0), (0, 0.8, 0), (0, 0, 0.8))
-    for logit, labels in ((0.74, [0, 2, 3]), (0.76, [1, 2, 3])):
+    for logit, labels in ((-3.0, [0, 2, 3]), (0.74, [0, 2, 3]), (0.76, [1, 2, 3])):
         score = 1 / (1 + np.exp(-logit))
         assert mean.presence_probability(3 * [score])[0] == pytest.approx(1 / (1 + np.exp(0.75 - logit)))
         assert mean.labels(found, 3 * [score], PIXEL_MM2).tolist() == [labels]

@@ -38,10 +38,10 @@ def choose_decisions(b_scans, start):
     """The `Decisions` that suit `b_scans`, a list of `Predicted`; `start` are those to begin with.
 
     One after the other: the temperature by cross-entropy; each fluid's threshold by Dice over all B-scans together;
-    what makes a probability of a presence score, by logistic regression, and with it whether the fluid is more likely
-    in a B-scan than not; the smallest lesion, by the mean Dice of the B-scans, which is 1 where rightly nothing
-    is found, as far as the Dice of all together does not fall. Of equal values that is taken which changes least. A fluid that
-    no B-scan holds keeps its start.
+    what makes a probability of a presence score, by logistic regression: a fluid counts where it is more likely there
+    than not; the smallest lesion, by the mean Dice of the B-scans, which is 1 where rightly nothing is found, as far as
+    the Dice of all together does not fall. Of equal values that is taken which changes least. A fluid that no B-scan
+    holds keeps its start.
     """
     chosen = replace(start, temperature=_temperature(b_scans))
     b_scans = [replace(one, probabilities=chosen.calibrated(one.probabilities)) for one in b_scans]
