@@ -95,7 +95,7 @@ THRESHOLD = 0.5
 FLUID_THRESHOLDS = None
 # Choose at the end of training, on validation cases: FLUID_THRESHOLDS, from which presence a fluid counts, the smallest
 # lesion, and a temperature of the probabilities. They go into best.json and win over THRESHOLD. Where --set gives
-# that, the temperature stays, and so does how sure a fluid's presence is.
+# that one, the temperature and the probability of presence stay.
 CHOOSE_DECISIONS = False
 
 # ---- Training ------------------------------------------------------------------------------------------------------
