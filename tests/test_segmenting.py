@@ -113,7 +113,7 @@ def test_everything_that_is_written_about_a_scan(model, tmp_path):
     assert record["facts"]["model_sha256"] in (folder / "report.html").read_text()
 
 
-def test_a_threshold_that_is_asked_for_of_several_models_leaves_their_mean_calibration(model, tmp_path):
+def test_a_threshold_that_is_asked_for_of_several_models_leaves_their_mean_calibration(tmp_path):
     """By the mean of the lines, offset -4 and slope 0.5, IRF is there by 37 %: the gates would leave nothing."""
     paths = []
     for offset in (-3.0, -5.0):
