@@ -73,7 +73,7 @@ def main(argv):
         else:
             fine_tune(folder, start, start_details, data, state)
         if config.CHOOSE_DECISIONS:
-            start = decisions_of_run({}, **config.decision_settings())
+            start = decisions_of_run([], **config.decision_settings())
             add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start)
 
 

@@ -12,7 +12,7 @@ Writes  OUTPUT_ROOT/runs/RUN_NAME/evaluation/
     python evaluate.py [--set NAME=VALUE ...]
     python evaluate.py --all-folds                                        the held-out cases of all FOLDS together
     python evaluate.py --predictions DIR --reference DIR --output DIR     label volumes of any origin
-    python evaluate.py --compare A B [--output DIR]                       paired differences of two evaluations
+    python evaluate.py --compare A B [--output DIR]                       paired differences A - B of two evaluations
     python evaluate.py --rank A B C ... [--output DIR]                    the challenge's ranking
 
 A and B are folders of evaluations, or their volumes.csv.
@@ -109,7 +109,7 @@ def evaluate_model():
 
     set_up_keras(config.SEED, config.DETERMINISTIC)
     network = load_network(model_path, memory_gb=config.PREDICTION_GB)
-    decisions = decisions_of_run(details, **config.decision_settings())
+    decisions = decisions_of_run([details], **config.decision_settings())
     with run_folder.only_writer(folder):
         patches = score_patches(network)
         tables, reliability, failed = {}, {}, []
@@ -224,10 +224,12 @@ def pool_folds():
 
 # ---- Evaluations against each other ---------------------------------------------------------------------------------
 def compare(first, second, output):
-    """Print (and write) the paired differences of two evaluations."""
+    """Print (and write) the paired differences of two evaluations, first minus second."""
     table = compare_volumes(_read_with_patients(first), _read_with_patients(second), config.SEED)
     shown = table[(table.vendor == "all") & table.measure.isin(SHOWN_MEASURES)].drop(columns="vendor")
-    print(f"mean: {first}; other_mean: {second}; low, high: 95 % bootstrap interval of the difference, over patients;")
+    print(f"A: {first}\nB: {second}")
+    print("a_minus_b: mean difference A - B. Where A is better, it is above 0 for Dice and below 0 for AVD and HD95.")
+    print("low, high: its 95 % bootstrap interval, over patients")
     print(f"p: Wilcoxon signed-rank test of patients' mean differences\n\n{markdown_table(shown)}")
     if output:
         write_csv(output / "comparison.csv", table)

@@ -71,7 +71,7 @@ def main(argv):
         else:
             train(folder, data, sharing, state)
         if config.CHOOSE_DECISIONS and sharing.is_writer:
-            start = decisions_of_run({}, **config.decision_settings())
+            start = decisions_of_run([], **config.decision_settings())
             add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start)
 
 

@@ -114,7 +114,7 @@ def main(argv):
         print(f"model: {path} ({of_model['step']}, epoch {of_model['epoch']}): {why}; {len(scans)} scans")
     # The run's own model follows config; another's best.json says what it needs.
     asked = config.decision_settings()
-    decisions = decisions_of_run(details[models[0]], **asked) if found or asked["given"] else None
+    decisions = decisions_of_run([details[path] for path in models], **asked) if found or asked["given"] else None
     job = Job(
         output=os.path.abspath(arguments.output),
         model_paths=tuple(map(os.path.abspath, models)),

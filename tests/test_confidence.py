@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from utils.segmentation.confidence import Certainty, fluid_confidence, in_words, scan_confidence
-from utils.segmentation.decisions import Decisions
+from utils.segmentation.decisions import Decisions, decisions_of_run
+from utils.segmentation.findings import Findings
+from utils.volumes.scans import Scan
 
 
 def certainty_of(*b_scans):
@@ -43,3 +45,26 @@ def test_presence_scores_become_probabilities():
     line = Decisions(0.5, presence_offsets=(0.0, -1.0, 0.0), presence_slopes=(1.0, 2.0, 0.5))
     # logit of 0.8 is ln 4; offset -1, slope 2: 1 / (1 + e / 16)
     np.testing.assert_allclose(line.presence_probability([0.8, 0.8, 0.8]), [0.8, 1 / (1 + np.e / 16), 2 / 3])
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("models", [1, 3])
+def test_neither_asked_for_thresholds_nor_the_mean_of_equal_models_changes_a_confidence(given, models):
+    lines = {"presence_offsets": (0.0, -1.0, 0.0), "presence_slopes": (1.0, 2.0, 0.5)}
+    chosen = Decisions(0.5, (0.3, 0.4, 0.5), (0.5, 0.5, 0.0), 0.001, 0.5, **lines)
+    details = {"threshold": 0.5, "decisions": chosen.as_details()}
+    decisions = decisions_of_run(models * [details], 0.5, None, given)
+    np.testing.assert_allclose(decisions.presence_probability([0.8, 0.8, 0.8]), [0.8, 1 / (1 + np.e / 16), 2 / 3])
+    irf = decisions.calibrated(np.array([[0.25, 0.75, 0, 0]], np.float32))[0, 1]
+    assert irf == pytest.approx(0.9)  # 9 to 1 are the squares of 3 to 1
+
+
+def test_the_presence_of_a_stack_is_that_of_its_likeliest_b_scan_and_is_called_so():
+    """49 B-scans of 0.31 make a scan that holds the fluid more probably than 0.31."""
+    scan = Scan("stack", "", "Spectralis", np.zeros((49, 2, 2), np.uint8), (1.0, 1.0, 1.0), None, None, ())
+    findings, nothing = Findings(scan, axial_spacing_mm=1.0), np.zeros((2, 2), np.uint8)
+    for index in range(49):
+        findings.add(index, nothing, np.eye(4, dtype=np.float32)[nothing], [0.31, 0.2, 0.1])
+    irf = findings.fluids((0, 0), Decisions(0.5))[0]
+    assert (irf["highest_presence_probability"], irf["confidence"]) == (0.31, pytest.approx(0.69))
+    assert "presence_probability" not in irf

@@ -196,10 +196,12 @@ def test_label_volumes_of_any_origin_are_scored_compared_and_ranked(prepared, tm
     assert volumes.dice.dropna().eq(1).all()
     assert len(volumes) == 3 * len(cases)
     names = [tmp_path / f"{method}_scores" for method in ("without_ped", "perfect")]
-    run("evaluate.py", "--compare", *names, "--output", tmp_path / "compared", **prepared)
+    printed, _ = run("evaluate.py", "--compare", *names, "--output", tmp_path / "compared", **prepared)
+    assert f"A: {names[0]}\nB: {names[1]}\na_minus_b: mean difference A - B." in printed
     compared = pd.read_csv(tmp_path / "compared" / "comparison.csv").set_index(["vendor", "fluid", "measure"])
-    assert compared.difference[("all", "PED", "dice_present")] == 1
-    assert compared.difference[("all", "IRF", "dice_all")] == 0
+    ped = compared.loc[("all", "PED", "dice_present")]
+    assert (ped.mean_a, ped.mean_b, ped.a_minus_b) == (0, 1, -1)
+    assert compared.a_minus_b[("all", "IRF", "dice_all")] == 0
     printed, _ = run("evaluate.py", "--rank", *names, **prepared)
     assert printed.index("perfect_scores |") < printed.rindex("without_ped_scores |")
     next((tmp_path / "perfect").glob("*.mhd")).unlink()

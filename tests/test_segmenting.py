@@ -113,6 +113,23 @@ def test_everything_that_is_written_about_a_scan(model, tmp_path):
     assert record["facts"]["model_sha256"] in (folder / "report.html").read_text()
 
 
+def test_a_threshold_that_is_asked_for_of_several_models_leaves_their_mean_calibration(tmp_path):
+    """By the mean of the lines, offset -4 and slope 0.5, IRF is there by 37 %: the gates would leave nothing."""
+    paths = []
+    for offset in (-3.0, -5.0):
+        line = {"presence_offsets": 3 * [offset], "presence_slopes": 3 * [0.5], "present_from": 3 * [0.5]}
+        decisions = {"temperature": 1.5, "smallest_lesion_mm2": 1.0, **line}
+        paths.append(export_brightness_model(tmp_path / f"model{offset}", decisions=decisions))
+    write_volume(tmp_path / "Spectralis.mhd", bright_scan(1), SPACING_MM)
+    options = ("--output", tmp_path / "out", "--model", *paths, "--set", "THRESHOLD=0.6")
+    run(tmp_path / "Spectralis.mhd", *options)
+    row = pd.read_csv(next((tmp_path / "out").glob("*/measurements.csv"))).set_index("fluid").loc["IRF"]
+    assert row.threshold == "0.6, temperature 1.50"
+    assert (row.lesions, row.presence) == (1, pytest.approx(1, abs=1e-3))
+    probability = 1 / (1 + np.exp(4 - 0.5 * np.log(999)))  # scores above 0.999 count as 0.999
+    assert row.confidence == pytest.approx(probability * row.expected_dice)
+
+
 def test_what_is_done_is_kept_until_something_changes(model, tmp_path):
     write_volume(tmp_path / "scan.mhd", bright_scan(), SPACING_MM)
     (files,) = find_scans([tmp_path / "scan.mhd"])

@@ -63,7 +63,7 @@ def test_intervals_equal_scipys():
     low, high = expected.confidence_interval
     assert (irf.low, irf.high) == (pytest.approx(low, abs=0.05 * (high - low)), pytest.approx(high, abs=0.005))
     other = table([{"dice": 0.0, "reference_mm3": 1.0}] * 60, names=names)
-    compared = compare_volumes(other, volumes, seed=5).set_index(["vendor", "fluid", "measure"])
+    compared = compare_volumes(volumes, other, seed=5).set_index(["vendor", "fluid", "measure"])
     difference = compared.loc[("all", "IRF", "dice_present")]
     assert (difference.low, difference.high) == (pytest.approx(irf.low), pytest.approx(irf.high))
 
@@ -126,17 +126,17 @@ def test_patients_are_found_in_the_names_of_cases():
 def test_paired_comparison():
     dice = np.array([0.5, 0.6, 0.7, 0.8, 0.9])
     gains = np.array([0.01, 0.02, 0.03, 0.04, 0.10])
-    sides = [table([{"dice": value, "reference_mm3": 1.0} for value in values]) for values in (dice, dice + gains)]
+    sides = [table([{"dice": value, "reference_mm3": 1.0} for value in values]) for values in (dice + gains, dice)]
     sides[1] = sides[1][::-1]  # pairs are found by case, not by place
     compared = compare_volumes(*sides, seed=0).set_index(["vendor", "fluid", "measure"])
     irf = compared.loc[("all", "IRF", "dice_present")]
-    assert (irf.n, irf["mean"], irf.other_mean) == (5, pytest.approx(0.7), pytest.approx(0.74))
-    assert irf.difference == pytest.approx(0.04)
+    assert (irf.n, irf.mean_a, irf.mean_b) == (5, pytest.approx(0.74), pytest.approx(0.7))
+    assert irf.a_minus_b == pytest.approx(0.04)
     assert 0.01 < irf.low < 0.04 < irf.high < 0.1
     assert irf.p == pytest.approx(2 / 2**5)  # all five differences have one sign
     assert compared.p[("all", "SRF", "dice_all")] == 1
     assert compared.n[("all", "SRF", "dice_present")] == 0
-    with pytest.raises(InputError, match="second: lacks Cirrus e"):
+    with pytest.raises(InputError, match="B: lacks Cirrus e"):
         compare_volumes(sides[0], sides[1][sides[1].case != "e"], seed=0)
 
 
@@ -146,10 +146,10 @@ def test_pairs_of_one_patient_count_once_in_the_test():
     differences = [0.1, 0.3, -0.1, -0.5, 0.2, 0.7]
     sides = [
         table([{"dice": value, "reference_mm3": 1.0} for value in values], names=names, pattern="[abc]")
-        for values in (np.full(6, 0.5), np.full(6, 0.5) + differences)
+        for values in (np.full(6, 0.5) + differences, np.full(6, 0.5))
     ]
     irf = compare_volumes(*sides, seed=0).set_index(["vendor", "fluid", "measure"]).loc[("all", "IRF", "dice_present")]
-    assert (irf.patients, irf.n, irf.difference) == (3, 6, pytest.approx(0.7 / 6))
+    assert (irf.patients, irf.n, irf.a_minus_b) == (3, 6, pytest.approx(0.7 / 6))
     assert irf.p == pytest.approx(6 / 2**3)  # of the 8 ways to give signs, 6 part them at least as unevenly as 4 to 2
 
 

@@ -153,8 +153,8 @@ def summarise_volumes(volumes, seed):
     return pd.DataFrame(rows)[[*columns, "mean", "median", "sd", "low", "high"]]
 
 
-def compare_volumes(volumes, other_volumes, seed):
-    """Paired differences of two methods on the same cases, for every vendor, fluid and measure.
+def compare_volumes(volumes_a, volumes_b, seed):
+    """Paired differences A - B of two methods on the same cases, for every vendor, fluid and measure.
 
     Both are tables as in `summarise_volumes`. A pair counts if both methods have a value. Raises `InputError` if the
     cases are not the same. Returns a DataFrame:
@@ -163,19 +163,19 @@ def compare_volumes(volumes, other_volumes, seed):
     |---|---|
     | vendor, fluid, measure | as in `summarise_volumes` |
     | patients, n | number of patients and of pairs |
-    | mean, other_mean | of the first and of the second method |
-    | difference | mean of second minus first |
+    | mean_a, mean_b | of both methods |
+    | a_minus_b | mean of the differences |
     | low, high | its 95 % bootstrap interval, patients drawn as in `times_drawn` |
     | p | two-sided Wilcoxon signed-rank test of the patients' mean differences (the test needs independent pairs); 1 if
       no pair differs |
     """
-    check_same_cases({"first": volumes, "second": other_volumes})
+    check_same_cases({"A": volumes_a, "B": volumes_b})
     rows = []
-    for vendor in [*sorted(volumes.vendor.unique()), "all"]:
-        sides = [table if vendor == "all" else table[table.vendor == vendor] for table in (volumes, other_volumes)]
+    for vendor in [*sorted(volumes_a.vendor.unique()), "all"]:
+        sides = [table if vendor == "all" else table[table.vendor == vendor] for table in (volumes_a, volumes_b)]
         for measure in MEASURES:
-            first, second = (_by_case(side, measure) for side in sides)
-            differences = second - first
+            of_a, of_b = (_by_case(side, measure) for side in sides)
+            differences = of_a - of_b
             means = resampled_means(differences.to_numpy(), _patients(differences), seed)
             for index, fluid in enumerate(FLUIDS):
                 pairs = differences[fluid].dropna()
@@ -188,9 +188,9 @@ def compare_volumes(volumes, other_volumes, seed):
                         "measure": measure,
                         "patients": len(of_patients),
                         "n": len(pairs),
-                        "mean": first[fluid][pairs.index].mean(),
-                        "other_mean": second[fluid][pairs.index].mean(),
-                        "difference": pairs.mean(),
+                        "mean_a": of_a[fluid][pairs.index].mean(),
+                        "mean_b": of_b[fluid][pairs.index].mean(),
+                        "a_minus_b": pairs.mean(),
                         "low": low,
                         "high": high,
                         "p": _wilcoxon(of_patients.to_numpy()),

@@ -39,20 +39,23 @@ class Certainty:
         return int(self._wrong.argmax())
 
 
-def fluid_confidence(certainty, fluid, presence_probability):
+def fluid_confidence(certainty, fluid, highest_presence):
     """How sure the network is of what it says of a `fluid` (0: IRF, 1: SRF, 2: PED), as a dictionary.
 
     | key | value |
     |---|---|
-    | ``presence_probability`` | that the scan holds the fluid |
+    | ``highest_presence_probability`` | `highest_presence`: of the scan's B-scans, that one holds the fluid |
     | ``expected_dice`` | `Certainty.expected_dice` |
-    | ``confidence`` | of the labels: the product of both; where nothing is labelled, that the fluid is absent |
+    | ``confidence`` | of the labels: the product of both; where nothing is labelled, that this B-scan lacks the fluid |
     | ``in_words`` | that as one of `WORDS` |
+
+    A scan of several B-scans holds the fluid at least as probably as any of them. How much more so depends on how alike
+    they are, and the few, balanced B-scans that calibrate the probability cannot say that.
     """
     dice = certainty.expected_dice(fluid)
-    confidence = 1 - presence_probability if dice is None else presence_probability * dice
+    confidence = 1 - highest_presence if dice is None else highest_presence * dice
     return {
-        "presence_probability": presence_probability,
+        "highest_presence_probability": highest_presence,
         "expected_dice": dice,
         "confidence": confidence,
         "in_words": in_words(confidence),

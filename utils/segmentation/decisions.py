@@ -1,6 +1,6 @@
 """From class probabilities to labels: what is decided after the network, on validation cases alone."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ class Decisions:
 
     threshold: float  # a pixel whose likeliest class is less probable is background
     fluid_thresholds: tuple | None = None  # instead: each fluid's probability from which on it counts
-    presence_thresholds: tuple | None = None  # a B-scan with a lower presence score holds none of the fluid
+    present_from: tuple | None = None  # a B-scan of a lower `presence_probability` holds none of the fluid
     smallest_lesion_mm2: float = 0.0  # of a connected body of a fluid in a B-scan
     temperature: float = 1.0  # divides the logarithms of the probabilities, before all else
     presence_offsets: tuple | None = None  # with the slopes, what makes a probability of a presence score
@@ -26,18 +26,29 @@ class Decisions:
 
     @classmethod
     def from_details(cls, details):
-        """Those in the content of ``best.json``."""
+        """Those in the content of ``best.json``.
+
+        Files of before hold, in place of `present_from`, the presence score that has this probability.
+        """
         values = {"fluid_thresholds": details.get("fluid_thresholds"), **details.get("decisions", {})}
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        return cls(threshold=details["threshold"], **values)
+        scores = values.pop("presence_thresholds", None)
+        decisions = cls(threshold=details["threshold"], **values)
+        if scores is None:
+            return decisions
+        return replace(decisions, present_from=tuple(decisions._probability_of_logits(special.logit(scores)).tolist()))
 
     @classmethod
     def mean(cls, several):
-        """Those in the middle of `several`; triples are None where one's are."""
+        """Those in the middle of `several`; triples are None where one's are.
+
+        Of `present_from` it is the lowest: the models agree on it, but that one may have none for a fluid (0).
+        """
 
         def of(name):
             values = [getattr(one, name) for one in several]
-            return None if None in values else np.mean(values, axis=0).tolist()
+            middle = np.min if name == "present_from" else np.mean
+            return None if None in values else middle(values, axis=0).tolist()
 
         middle = {field.name: of(field.name) for field in fields(cls)}
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in middle.items()})
@@ -58,13 +69,17 @@ class Decisions:
         return np.concatenate([powers, probabilities[..., classes:]], axis=-1)
 
     def presence_probability(self, presence):
-        """The probability that a scan holds each fluid, float (3,), by its `presence_scores`, float (3,).
+        """The probability that a B-scan holds each fluid, float (3,), by its `presence_scores`, float (3,).
 
         It is the logistic function of offset + slope x logit of the score; without offsets and slopes, the score.
         """
         if self.presence_offsets is None:
             return np.asarray(presence, float)
-        return special.expit(self.presence_offsets + np.multiply(self.presence_slopes, presence_logits(presence)))
+        return self._probability_of_logits(presence_logits(presence))
+
+    def _probability_of_logits(self, logits):
+        offsets, slopes = self.presence_offsets or 3 * (0.0,), self.presence_slopes or 3 * (1.0,)
+        return special.expit(np.multiply(slopes, logits) + offsets)
 
     def labels(self, probabilities, presence, pixel_mm2):
         """Labels of a B-scan, uint8 (rows, columns): 0 background, 1 IRF, 2 SRF, 3 PED.
@@ -78,8 +93,8 @@ class Decisions:
             factors = probabilities[..., 1:] / np.asarray(self.fluid_thresholds, probabilities.dtype)
             labels = (factors.argmax(axis=-1) + 1).astype(np.uint8)
             labels[factors.max(axis=-1) < 1] = 0
-        if self.presence_thresholds is not None:
-            absent = np.asarray(presence) < self.presence_thresholds
+        if self.present_from is not None:
+            absent = self.presence_probability(presence) < self.present_from
             labels[np.r_[False, absent][labels]] = 0
         if self.smallest_lesion_mm2:
             remove_small_lesions(labels, self.smallest_lesion_mm2 / pixel_mm2)
@@ -90,9 +105,9 @@ class Decisions:
         if self == Decisions(self.threshold):
             return f"{self.threshold:g}"
         parts = [f"{self.threshold:g}"] if self.fluid_thresholds is None else []
-        for name, values in (("", self.fluid_thresholds), (" present from", self.presence_thresholds)):
+        for form, values in (("{} {:.2f}", self.fluid_thresholds), ("{} present from {:.0%}", self.present_from)):
             if values is not None:
-                parts += [f"{fluid}{name} {value:.2f}" for fluid, value in zip(FLUIDS, values, strict=True)]
+                parts += [form.format(fluid, value) for fluid, value in zip(FLUIDS, values, strict=True)]
         parts += [f"lesions from {self.smallest_lesion_mm2:g} mm2"] if self.smallest_lesion_mm2 else []
         parts += [f"temperature {self.temperature:.2f}"] if self.temperature != 1.0 else []
         return ", ".join(parts)
@@ -103,14 +118,20 @@ def presence_logits(presence):
     return special.logit(np.clip(presence, 0.001, 0.999))
 
 
-def decisions_of_run(details, threshold, fluid_thresholds, given):
-    """The `Decisions` for the run's own model, whose ``best.json`` holds `details`.
+def decisions_of_run(models, threshold, fluid_thresholds, given):
+    """The `Decisions` for the average of `models`, contents of ``best.json``; of none before training has chosen any.
 
-    Those chosen in training, if there are any, unless `given` says that the user now asks for these thresholds.
+    Those chosen in training, if there are any. Where `given` says that the user now asks for these thresholds, they
+    replace all that takes labels away; what makes the probabilities stays.
     """
-    if "decisions" in details and not given:
-        return Decisions.from_details(details)
-    return Decisions(threshold, fluid_thresholds)
+    asked = Decisions(threshold, fluid_thresholds)
+    if not any("decisions" in details for details in models):
+        return asked
+    chosen = Decisions.mean([Decisions.from_details(details) for details in models])
+    if not given:
+        return chosen
+    of_probabilities = ("temperature", "presence_offsets", "presence_slopes")
+    return replace(asked, **{name: getattr(chosen, name) for name in of_probabilities})
 
 
 def of_taught_fluids(probabilities, taught):

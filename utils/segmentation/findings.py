@@ -56,12 +56,12 @@ class Findings:
         Also the detection scores, and the mean uncertainty of the fluid's pixels, if there is an ensemble.
         """
         rows = self.measurements.values(centre)
-        probability = decisions.presence_probability(self._presence)
+        highest_presence = decisions.presence_probability(self._presence)
         for index, row in enumerate(rows):
             row["presence"] = float(self._presence[index])
             if self.head_presence is not None:
                 row["presence_head"] = float(self.head_presence[index])
-            row |= fluid_confidence(self.certainty, index, float(probability[index]))
+            row |= fluid_confidence(self.certainty, index, float(highest_presence[index]))
             if self._disagreement is not None:
                 pixels = int(self.measurements.pixels[index].sum())
                 row["uncertainty"] = float(self._disagreement[index] / pixels) if pixels else None
