@@ -40,6 +40,7 @@ class Scan:
     patient: str | None = None  # the patient's identifier
     z_mm: np.ndarray | None = None  # place of each slice along the volume; None: at equal distances
     frames: tuple | None = None  # the `utils.volumes.dicom_frames.Frame` of each slice; None if it is not DICOM
+    person: str | None = None  # as in `utils.volumes.content.Content`; None of a patient whom the user told
 
 
 # ---- Finding -------------------------------------------------------------------------------------------------------
@@ -197,6 +198,7 @@ def read_scan(files, vendor=None, spacing_mm=None):
         told.patient or content.patient,
         z_mm,
         content.frames,
+        None if told.patient else content.person,
     )
 
 
