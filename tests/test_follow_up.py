@@ -99,6 +99,25 @@ def test_faults_of_a_table_are_told(content, complaints, tmp_path):
         assert complaint in message
 
 
+def test_what_is_said_against_the_file_is_noted(tmp_path):
+    """The file says OS, 2026-01-31 and P7."""
+    save(tomography(np.zeros((3, 7, 9), np.uint8), range(3)), tmp_path / "scan.dcm")
+    table = tmp_path / "eyes.csv"
+
+    def read_with(row):
+        table.write_text(f"scan,eye,patient,date\n{row}\n")
+        (files,) = with_eyes(find_scans([tmp_path / "scan.dcm"]), str(table))
+        return read_scan(files)
+
+    scan = read_with("scan,OD,P8,2026-01-30")
+    assert (scan.laterality, scan.patient, scan.scan_date) == ("OD", "P8", "2026-01-30")
+    assert scan.notes[-2:] == (
+        "the eye is OD as said; its file says OS",
+        "the date is 2026-01-30 as said; its file says 2026-01-31",
+    )
+    assert not any("said" in note for row in ("scan,OS,P7,2026-01-31", "scan,,,") for note in read_with(row).notes)
+
+
 # ---- What is compared ----------------------------------------------------------------------------------------------
 FIELDS = (
     "centre",

@@ -11,7 +11,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import natural_order
 from utils.names import suffix_of
-from utils.volumes.eyes import Told
+from utils.volumes.eyes import Told, contradictions
 from utils.volumes.formats import is_dicom, read_content
 from utils.volumes.geometry import NOT_STATED, Placement
 from utils.volumes.grey_values import as_grey
@@ -181,6 +181,7 @@ def read_scan(files, vendor=None, spacing_mm=None):
             f"{', '.join(VENDORS)}"
         )
     told, z_mm = files.told or Told(), None
+    notes += contradictions(told, content)
     if spacing_mm is None:
         spacing_mm, assumed = spacing_to_use(content.spacing_mm, vendor, voxels.shape)
         notes += assumed
