@@ -50,6 +50,12 @@ def test_fluid_is_in_the_subfield_of_its_side(laterality, left, right):
         assert [name for name, values in found.items() if values["mm3"]] == [expected]
 
 
+def test_the_largest_thickness_is_that_of_the_subfield():
+    found = subfields_with({cell: rows for rows, cell in enumerate(CELLS.values(), start=2)}, Sides())
+    largest = [values["max_um"] for values in found.values()]
+    assert sorted(largest) == pytest.approx([rows * 10 for rows in range(2, 11)])
+
+
 def test_mean_thickness_is_that_of_the_part_shown():
     found = subfields_with(dict.fromkeys(np.ndindex(61, 61), 7), Sides())
     assert all(values["mean_um"] == pytest.approx(70) for values in found.values())
