@@ -79,6 +79,7 @@ def test_the_direction_of_dicom_is_followed_wherever_it_lies(first_mm):
     assert sides_of("OD", planes(-1, -1)) == Sides("superior", "inferior", "nasal", "temporal")
     assert sides_of("OS", planes(-1, -1)).left == "temporal"
     # Without positions of the B-scans, it says where left is alone.
+    assert sides_of("OD", planes(-1, 1e-9)) == sides_of("OD", planes(-1, 0))
     assert sides_of("OD", planes(-1, 0)) == Sides("superior", "inferior", "nasal", "temporal", assumed=True)
 
 

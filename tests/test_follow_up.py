@@ -141,7 +141,7 @@ def visit(date, irf_mm3=1.0, shown=FIELDS, person=None, scan=None, patient="P1",
         (FIELDS, FIELDS, "the whole ETDRS grid", 9),
         (FIELDS, FIELDS[:2], "centre, inner superior", 2),
         (FIELDS[1:3], FIELDS[:2], "inner superior", 1),
-        (FIELDS[:1], FIELDS[1:], "nothing: no ETDRS subfield is shown by all", np.nan),
+        (FIELDS[:1], FIELDS[1:], "nothing, since no ETDRS subfield is shown by all", np.nan),
     ],
 )
 def test_what_all_scans_show_is_compared(tmp_path, monkeypatch, first, second, words, volume_mm3):

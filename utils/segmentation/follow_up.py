@@ -69,7 +69,7 @@ def compared(scans):
     if not scans.circles_around.str.startswith("the fovea").all():
         words += ", around the scan's centre where no fovea was found"
     if not fields:
-        words = "nothing: no ETDRS subfield is shown by all scans, which may be of different areas"
+        words = "nothing, since no ETDRS subfield is shown by all scans; they may be of different areas"
     volumes = {
         f"{fluid}_compared_mm3": scans[[f"{fluid}_{field}_mm3" for field in fields]].sum(axis=1, min_count=1)
         for fluid in FLUIDS

@@ -146,7 +146,7 @@ def _told_of_scan(header, frames, spacing_z_mm):
 
 
 def _person(header):
-    """Tells patients of one PatientID apart: a checksum of name and date of birth; None without both.
+    """Tells patients of one PatientID apart: a checksum of name and date of birth; None if both are missing.
 
     It is one of 256 values, so that neither can be found from it. Many programs give all patients whose names they
     remove one PatientID, and then it is `ANONYMISED`.

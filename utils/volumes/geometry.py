@@ -95,7 +95,7 @@ def placement_of_planes(planes):
         way = np.dot(along_z, np.array(planes[-1][1], float) - np.array(first, float))
         along_z = -along_z if way < 0 else along_z
     placement = stated_placement(np.stack([along_x, along_y, along_z], axis=1).ravel(), first or (0, 0, 0))
-    known = (0, 1, 2) if way else (0, 1)
+    known = (0, 1, 2) if abs(way) > _SINGULAR else (0, 1)
     return placement if placement is NOT_STATED else replace(placement, of_patient=known)
 
 
