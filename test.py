@@ -205,7 +205,7 @@ def write_summary(output):
     table = summary_table(output)
     if table.empty:
         return
-    write_csv(output / "summary.csv", table)
+    write_csv(output / "summary.csv", table.drop(columns="person"))
     doubtful_first = table.sort_values("confidence", kind="stable")
     doubtful_first["how sure"] = [f"{row.in_words} ({row.confidence:.2f})" for row in doubtful_first.itertuples()]
     doubtful_first["model"] += ", " + doubtful_first.model_sha256.str[:8]
@@ -217,8 +217,9 @@ def write_summary(output):
     titles |= {"laterality": "eye", "scan_date": "date", "b_scans": "B-scans", "look_at": "look at B-scan"}
     shown = doubtful_first[["scan", "vendor", *titles, "how sure", "model", "threshold", "notes"]]
     shown = shown.rename(columns=titles).astype(object)
-    warning = mixed_models(table)
-    plots = [(title, quote(path)) for title, path in write_follow_up(output, table)]
+    plots, mixed_patients = write_follow_up(output, table)
+    plots = [(title, quote(path)) for title, path in plots]
+    warning = " ".join(filter(None, [mixed_models(table), mixed_patients]))
     write_index(output / "index.html", shown.where(shown.notna(), "-"), links, warning, plots)
     print(table[["scan", "vendor", "IRF_mm3", "SRF_mm3", "PED_mm3"]].to_string(index=False, float_format="%.3f"))
     if warning:

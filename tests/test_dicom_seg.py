@@ -238,13 +238,26 @@ def test_files_that_cannot_be_told_apart_or_put_together_are_refused(tmp_path, n
         check_source(scan_of(tmp_path / "series"))
 
 
-@pytest.mark.parametrize("characters", ["ISO_IR 100", "ISO_IR 192"])
-def test_names_keep_their_letters(tmp_path, characters):
-    save(
-        tomography(FRAMES, range(5), SpecificCharacterSet=characters, PatientName="M\u00fcller^J\u00f6rg"),
-        tmp_path / "scan.dcm",
-    )
-    assert written(scan_of(tmp_path / "scan.dcm"), tmp_path).PatientName == "M\u00fcller^J\u00f6rg"
+@pytest.mark.parametrize(
+    ("characters", "name"),
+    [
+        ("ISO_IR 100", "M\u00fcller^J\u00f6rg"),
+        ("ISO_IR 192", "M\u00fcller^J\u00f6rg"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce=\u3084\u307e\u3060^\u305f\u308d\u3046"),
+        (["ISO 2022 IR 13", "ISO 2022 IR 87"], "\uff94\uff8f\uff80\uff9e^\uff80\uff9b\uff73=\u5c71\u7530^\u592a\u90ce"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=\u6d2a^\u5409\u6d1e=\ud64d^\uae38\ub3d9"),
+        ("GB18030", "Wang^XiaoDong=\u738b^\u5c0f\u4e1c"),
+        (None, "Doe^Jane"),
+    ],
+)
+def test_names_keep_their_letters(tmp_path, characters, name):
+    data = tomography(FRAMES, range(5), PatientName=name)
+    if characters:
+        data.SpecificCharacterSet = characters
+    save(data, tmp_path / "scan.dcm")
+    segmentation = written(scan_of(tmp_path / "scan.dcm"), tmp_path)
+    assert segmentation.PatientName == name
+    segmentation.decode()
 
 
 def test_what_the_standard_forbids_is_said(tmp_path):

@@ -3,15 +3,20 @@
 import numpy as np
 import pandas as pd
 import pytest
+from dicoms import save, tomography
 from helpers import run_python
+from matplotlib.axes import Axes
 from PIL import Image
 from stand_in import bright_scan, export_brightness_model
 
 from utils.errors import InputError
 from utils.files import read_json
+from utils.labels import FLUIDS
+from utils.segmentation.follow_up import compared, write_follow_up
+from utils.volumes.content import ANONYMISED
 from utils.volumes.eyes import Told, with_eyes
 from utils.volumes.mhd import write_volume
-from utils.volumes.scans import find_scans
+from utils.volumes.scans import find_scans, read_scan
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
 
@@ -92,3 +97,122 @@ def test_faults_of_a_table_are_told(content, complaints, tmp_path):
     for message, complaint in zip(caught.value.messages, complaints, strict=True):
         assert message.startswith(f"--eye {path}")
         assert complaint in message
+
+
+def test_what_is_said_against_the_file_is_noted(tmp_path):
+    """The file says OS, 2026-01-31 and P7."""
+    save(tomography(np.zeros((3, 7, 9), np.uint8), range(3)), tmp_path / "scan.dcm")
+    table = tmp_path / "eyes.csv"
+
+    def read_with(row):
+        table.write_text(f"scan,eye,patient,date\n{row}\n")
+        (files,) = with_eyes(find_scans([tmp_path / "scan.dcm"]), str(table))
+        return read_scan(files)
+
+    scan = read_with("scan,OD,P8,2026-01-30")
+    assert (scan.laterality, scan.patient, scan.scan_date) == ("OD", "P8", "2026-01-30")
+    assert scan.notes[-2:] == (
+        "the eye is OD as said; its file says OS",
+        "the date is 2026-01-30 as said; its file says 2026-01-31",
+    )
+    assert not any("said" in note for row in ("scan,OS,P7,2026-01-31", "scan,,,") for note in read_with(row).notes)
+
+
+# ---- What is compared ----------------------------------------------------------------------------------------------
+FIELDS = (
+    "centre",
+    *(f"{ring}_{side}" for ring in ("inner", "outer") for side in ("superior", "inferior", "nasal", "temporal")),
+)
+
+
+def visit(date, irf_mm3=1.0, shown=FIELDS, person=None, scan=None, patient="P1", centre="the fovea as found"):
+    """A row of a `summary_table`: 1 mm3 of IRF in each subfield that is shown, `irf_mm3` in the whole scan."""
+    row = {"patient": patient, "laterality": "OD", "scan_date": date, "scan": scan or date, "vendor": "Cirrus"}
+    for fluid in FLUIDS:
+        row |= {f"{fluid}_{field}_mm3": float(field in shown) for field in FIELDS}
+        row |= {f"{fluid}_mm3": irf_mm3, f"{fluid}_confidence": 1.0}
+    row |= {f"{field}_covered": 0.95 if field in shown else 0.85 for field in FIELDS}
+    return row | {"circles_around": centre, "model": "m", "model_sha256": "0", "threshold": "0.5", "person": person}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words", "volume_mm3"),
+    [
+        (FIELDS, FIELDS, "the whole ETDRS grid", 9),
+        (FIELDS, FIELDS[:2], "centre, inner superior", 2),
+        (FIELDS[1:3], FIELDS[:2], "inner superior", 1),
+        (FIELDS[:1], FIELDS[1:], "nothing, since no ETDRS subfield is shown by all", np.nan),
+    ],
+)
+def test_what_all_scans_show_is_compared(tmp_path, monkeypatch, first, second, words, volume_mm3):
+    """Once in the table, and once in the plot, which joins the points of what can be compared alone."""
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda ax, x, y, **style: drawn.append((y.tolist(), style["linestyle"])))
+    monkeypatch.setattr(Axes, "legend", lambda ax: None)
+    write_follow_up(tmp_path, pd.DataFrame([visit("2024-01-01", 7.0, first), visit("2024-02-01", 3.0, second)]))
+    followed = pd.read_csv(tmp_path / "follow_up.csv")
+    assert followed.compared.str.startswith(words).all()
+    np.testing.assert_array_equal(followed.IRF_compared_mm3, [volume_mm3, volume_mm3])
+    assert followed.IRF_mm3.tolist() == [7, 3]
+    assert drawn == [([7, 3], "none") if np.isnan(volume_mm3) else ([volume_mm3] * 2, "-")] * 3
+
+
+def test_other_centres_than_the_fovea_are_said():
+    scans = pd.DataFrame([visit("2024-01-01"), visit("2024-02-01", centre="the scan's centre")])
+    assert compared(scans).compared.iloc[0].endswith("around the scan's centre where no fovea was found")
+
+
+def test_visits_are_in_the_order_of_their_dates(tmp_path, monkeypatch):
+    """The summary has scans by name, and a plot joins its points in the order that it is given."""
+    drawn = []
+    monkeypatch.setattr("utils.segmentation.follow_up.save_follow_up", lambda path, title, scans: drawn.append(scans))
+    dates = {"a": "2024-03-01", "b": "2023-11-20", "c": "2024-01-05"}
+    write_follow_up(tmp_path, pd.DataFrame([visit(date, scan=scan) for scan, date in dates.items()]))
+    assert drawn[0].scan.tolist() == pd.read_csv(tmp_path / "follow_up.csv").scan.tolist() == ["b", "c", "a"]
+
+
+# ---- Whose eye it is -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("persons", "is_followed"),
+    [
+        (["a0", "a0"], True),
+        ([None, None], True),
+        (["a0", None], True),  # a scan that is no DICOM, with a table
+        (["a0", "b7"], False),
+        ([ANONYMISED, ANONYMISED], False),
+        ([ANONYMISED, None], False),
+    ],
+)
+def test_one_patient_id_of_several_patients_is_no_eye(tmp_path, persons, is_followed):
+    visits = [visit(f"2024-0{month}-01", person=person) for month, person in enumerate(persons, 1)]
+    others = [visit(f"2024-0{month}-01", patient="P2", person="c1") for month in (1, 2)]
+    plots, warning = write_follow_up(tmp_path, pd.DataFrame(visits + others))
+    assert [title for title, _ in plots] == (["P1, OD"] if is_followed else []) + ["P2, OD"]
+    assert set(pd.read_csv(tmp_path / "follow_up.csv").patient) == ({"P1", "P2"} if is_followed else {"P2"})
+    assert warning is None if is_followed else warning.startswith("Not followed over time: P1, OD. The PatientID")
+
+
+def test_a_single_visit_needs_no_warning(tmp_path):
+    assert write_follow_up(tmp_path, pd.DataFrame([visit("2024-01-01", person=ANONYMISED)])) == ([], None)
+
+
+def person_of(path, told=None, **attributes):
+    save(tomography(np.zeros((3, 7, 9), np.uint8), range(3), **attributes), path)
+    (files,) = with_eyes(find_scans([path]), told) if told else find_scans([path])
+    scan = read_scan(files)
+    assert not any(private in repr(scan) for private in ("Doe", "DOE", "Jane", "1950"))
+    return scan.person
+
+
+def test_who_a_dicom_file_is_of(tmp_path):
+    """Programs write one name in several ways. A checksum of 256 values tells nobody who it is."""
+    path = tmp_path / "scan.dcm"
+    jane = person_of(path)  # Doe^Jane, born 19500131
+    assert len(jane) == 2
+    assert person_of(path, PatientName="DOE^JANE^^") == jane
+    assert len({jane, person_of(path, PatientName="Doe^John"), person_of(path, PatientBirthDate="19600131")}) == 3
+    assert person_of(path, PatientName="", PatientBirthDate="") is None
+    assert person_of(path, PatientIdentityRemoved="YES") == person_of(path, DeidentificationMethod="x") == ANONYMISED
+    assert person_of(path, PatientIdentityRemoved="NO") == jane
+    (tmp_path / "eyes.csv").write_text("scan,eye,patient\nscan,OD,P7\n")
+    assert person_of(path, str(tmp_path / "eyes.csv"), PatientIdentityRemoved="YES") is None

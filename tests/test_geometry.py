@@ -197,8 +197,8 @@ def test_planes_of_dicom():
     """Columns to the left, rows down; z, along the normal, to the front or the back, as the slices follow."""
     orientation = [1, 0, 0, 0, 0, -1]
     back = [(orientation, [1, 2 + n, 3]) for n in range(3)]
-    assert placement_of_planes(back) == Placement((1, 0, 0, 0, 0, 1, 0, -1, 0), (1, 2, 3), stated=True)
-    assert placement_of_planes(back[::-1]) == Placement((1, 0, 0, 0, 0, -1, 0, -1, 0), (1, 4, 3), stated=True)
+    assert placement_of_planes(back) == Placement((1, 0, 0, 0, 0, 1, 0, -1, 0), (1, 2, 3), True, (0, 1, 2))
+    assert placement_of_planes(back[::-1]) == Placement((1, 0, 0, 0, 0, -1, 0, -1, 0), (1, 4, 3), True, (0, 1, 2))
     assert placement_of_planes([(orientation, None)]).origin_mm == (0, 0, 0)
     assert placement_of_planes([(None, [1, 2, 3])]) == NOT_STATED
     assert placement_of_planes([([0] * 6, [1, 2, 3])]) == NOT_STATED

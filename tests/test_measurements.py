@@ -21,6 +21,7 @@ def test_volumes_thickness_and_lesions_by_hand():
     voxel_mm3 = 0.5 * 0.01 * 2.0
     assert rows["IRF"]["volume_mm3"] == pytest.approx(5 * voxel_mm3)
     assert rows["IRF"]["thickness_um"] == pytest.approx(30)
+    assert (rows["SRF"]["thickness_um"], rows["PED"]["thickness_um"]) == (0, pytest.approx(100))
     assert (rows["IRF"]["lesions"], rows["SRF"]["lesions"], rows["PED"]["lesions"]) == (2, 0, 1)
     # (column 5, slice 1) is hypot(0.5, 2) = 2.06 mm from the centre, (10, 2) hypot(3, 4) = 5 mm
     assert rows["IRF"]["volume_1mm_mm3"] == rows["IRF"]["volume_3mm_mm3"] == pytest.approx(3 * voxel_mm3)

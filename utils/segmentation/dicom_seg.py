@@ -140,7 +140,9 @@ def _stand_in(scan, headers):
     from pydicom import Dataset
 
     frames, source = scan.frames, Dataset()
+    headers[frames[0].path].decode()
     source.update(headers[frames[0].path])
+    source.SpecificCharacterSet = "ISO_IR 192"  # UTF-8; highdicom refuses some of the others
     for name in _MAY_BE_EMPTY:
         if name not in source:
             setattr(source, name, None)

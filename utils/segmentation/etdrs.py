@@ -21,28 +21,32 @@ class Sides:
     left: str = "left"
     right: str = "right"
     assumed: bool = False  # whether the file does not say where up is
+    turned: bool = False  # whether it states a direction that is not surely the patient's, and is not followed
 
     def in_words(self):
         """For reports."""
         nasal = {"nasal": "left", "temporal": "right"}.get(self.left, "unknown")
         top = f"{self.top}, as assumed" if self.assumed else self.top
-        return f"first B-scan {top}; nasal side {nasal}"
+        turned = "; the direction in its file is not followed" if self.turned else ""
+        return f"first B-scan {top}; nasal side {nasal}{turned}"
 
 
 def sides_of(laterality, placement):
-    """The `Sides` of a scan of an eye, "OD", "OS" or None, whose file states the `Placement`.
+    """The `Sides` of a scan of an eye, "OD", "OS" or None, with this `Placement`.
 
-    Without a stated placement the first B-scan is taken for the superior one, and columns run to the patient's left, as
-    OCT devices show them: then the nose is on the right in right eyes. Without laterality the sides are left and right.
+    Where the direction is not the patient's, the first B-scan is taken for the superior one, and columns run to the
+    patient's left, as OCT devices show them: then the nose is on the right in right eyes. Without laterality the sides
+    are left and right.
     """
     to_left, to_head = placement.matrix[0, 0], placement.matrix[2, 2]  # of columns, of slices
-    stated = placement.stated and abs(to_left) > 0.5 and abs(to_head) > 0.5
-    top, bottom = ("inferior", "superior") if stated and to_head > 0 else ("superior", "inferior")
+    known = placement.of_patient if min(abs(to_left), abs(to_head)) > 0.5 else ()
+    top, bottom = ("inferior", "superior") if 2 in known and to_head > 0 else ("superior", "inferior")
+    turned = placement.is_turned and not placement.of_patient
     if laterality not in _NASAL:
-        return Sides(top, bottom, assumed=not stated)
-    nasal_right = (_NASAL[laterality] == "right") == (to_left > 0 or not stated)
+        return Sides(top, bottom, assumed=2 not in known, turned=turned)
+    nasal_right = (_NASAL[laterality] == "right") == (to_left > 0 or 0 not in known)
     left, right = ("temporal", "nasal") if nasal_right else ("nasal", "temporal")
-    return Sides(top, bottom, left, right, assumed=not stated)
+    return Sides(top, bottom, left, right, 2 not in known, turned)
 
 
 class EtdrsGrid:
@@ -80,9 +84,12 @@ class EtdrsGrid:
 
 def place(index, places_mm):
     """Where `index` lies: between two of `places_mm`, or beyond the outermost as far as their distance says."""
-    step_mm = places_mm[1] - places_mm[0] if len(places_mm) > 1 else 0.0
-    beyond = min(index, 0) * step_mm
-    return np.interp(index, np.arange(len(places_mm)), places_mm) + beyond
+    last = len(places_mm) - 1
+    if not last:
+        return places_mm[0]
+    before, after = min(index, 0), max(index - last, 0)
+    beyond_mm = before * (places_mm[1] - places_mm[0]) + after * (places_mm[-1] - places_mm[-2])
+    return np.interp(index, np.arange(len(places_mm)), places_mm) + beyond_mm
 
 
 def cell_lengths(places_mm, spacing_mm):

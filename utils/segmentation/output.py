@@ -46,6 +46,8 @@ _IRRELEVANT = (
 # Modules that decide, in addition to the prediction, what is written about a scan.
 _OUTPUT_CODE = (
     "utils.volumes.formats",
+    "utils.volumes.dicom",
+    "utils.volumes.geometry",
     "utils.volumes.scans",
     "utils.volumes.mhd",
     "utils.segmentation.measurements",
@@ -205,6 +207,7 @@ def _write_scan(scan, job, folder, on_slice):
     warnings += unlike_training(appearance, scan.vendor, scan.spacing_mm, found.appearance)
     record = {
         "path": as_text(scan.path),
+        "person": scan.person,
         "facts": facts,
         "fluids": [row | {"subfields": of_fluid} for row, of_fluid in zip(fluids, subfields, strict=True)],
         **scan_confidence(fluids, warnings, found.certainty.most_doubtful_b_scan()),

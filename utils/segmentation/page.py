@@ -110,7 +110,7 @@ def measurement_table(rows):
             },
             "thickest (µm)": f"{row['thickness_um']:.0f}",
             "lesions": row["lesions"],
-            "presence": row["presence"],
+            "presence in the likeliest B-scan": row["presence"],
             "how sure": f"{row['in_words']} ({row['confidence']:.2f})",
             **(
                 {"uncertainty": "-" if row["uncertainty"] is None else f"{row['uncertainty']:.3f}"}

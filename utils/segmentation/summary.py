@@ -21,7 +21,9 @@ def summary_table(output):
             row[f"{name}_mm3"], row[f"{name}_presence"] = fluid["volume_mm3"], fluid["presence"]
             row[f"{name}_confidence"] = fluid.get("confidence")  # records of before lack it and what follows
             row |= {f"{name}_{subfield}_mm3": of["mm3"] for subfield, of in fluid.get("subfields", {}).items()}
-        row |= {name: record.get(name) for name in ("confidence", "in_words", "look_at")}
+        subfields = record["fluids"][0].get("subfields", {})
+        row |= {f"{subfield}_covered": of["covered"] for subfield, of in subfields.items()}
+        row |= {name: record.get(name) for name in ("confidence", "in_words", "look_at", "person")}
         row |= {name: facts[name] for name in ("circles_around", "model", "model_sha256", "threshold")}
         row |= {"seconds": record["seconds"], "notes": "; ".join([*record["warnings"], *record["notes"]])}
         rows.append(row)

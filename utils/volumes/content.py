@@ -7,6 +7,8 @@ import numpy as np
 
 from utils.volumes.geometry import NOT_STATED, Placement
 
+ANONYMISED = "anonymised"
+
 
 @dataclass
 class Content:
@@ -18,6 +20,7 @@ class Content:
     laterality: str | None = None  # "OD" (right) or "OS" (left)
     scan_date: str | None = None  # YYYY-MM-DD
     patient: str | None = None  # the patient's identifier
+    person: str | None = None  # differs between patients of one identifier; `ANONYMISED` if that may hide several
     bits: int | None = None  # number of bits in use, if the file says so
     inverted: bool = False  # whether 0 is white
     notes: list = field(default_factory=list)

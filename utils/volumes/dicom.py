@@ -3,12 +3,13 @@
 A scan is a list of frames in one file or several. The headers tell which frames belong together, and in which order.
 """
 
+import hashlib
 import os
 
 import numpy as np
 
 from utils.errors import InputError
-from utils.volumes.content import Content, iso_date
+from utils.volumes.content import ANONYMISED, Content, iso_date
 from utils.volumes.dicom_frames import (
     directions,
     first_value,
@@ -139,5 +140,19 @@ def _told_of_scan(header, frames, spacing_z_mm):
         "laterality": {"R": "OD", "L": "OS"}.get(str(eye)),
         "scan_date": iso_date(date),
         "patient": str(header.get("PatientID") or "").strip() or None,
+        "person": _person(header),
         "inverted": header.get("PhotometricInterpretation") == "MONOCHROME1",
     }
+
+
+def _person(header):
+    """Tells patients of one PatientID apart: a checksum of name and date of birth; None if both are missing.
+
+    It is one of 256 values, so that neither can be found from it. Many programs give all patients whose names they
+    remove one PatientID, and then it is `ANONYMISED`.
+    """
+    if str(header.get("PatientIdentityRemoved") or "").upper() == "YES" or "DeidentificationMethod" in header:
+        return ANONYMISED
+    name = str(header.get("PatientName") or "").split("=")[0]  # in Latin letters
+    told = "".join(filter(str.isalnum, f"{name}{header.get('PatientBirthDate') or ''}".casefold()))
+    return hashlib.sha256(told.encode()).hexdigest()[:2] if told else None

@@ -33,6 +33,16 @@ def with_eyes(scans, said):
     return [replace(scan, told=_row_of(scan, rows)) for scan in scans]
 
 
+def contradictions(told, content):
+    """A sentence each where eye and date are `told` otherwise than the scan's file, of this `Content`, says."""
+    said = {"eye": (told.eye, content.laterality), "date": (told.date, content.scan_date)}
+    return [
+        f"the {what} is {new} as said; its file says {old}"
+        for what, (new, old) in said.items()
+        if new and old and new != old
+    ]
+
+
 def _row_of(scan, rows):
     names = [same_name(scan.name), same_name(as_text(scan.path))]
     return next((rows[name] for name in names if name in rows), None)

@@ -5,11 +5,12 @@ numbered as in ITK: 0 is x (columns), 1 is y (rows), 2 is z (slices). A voxel ar
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+NIFTI_IDENTITY = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)  # it counts to the right and the front
 _SINGULAR = 1e-6  # a determinant below it; of unit vectors it is 1
 _MOST_VOXELS_APART = 0.49  # points less than half a voxel apart have the same nearest voxel
 
@@ -21,16 +22,22 @@ class Placement:
     direction: tuple = IDENTITY  # nine numbers, row by row, of the matrix whose columns are the unit vectors of x, y, z
     origin_mm: tuple = (0.0, 0.0, 0.0)  # centre of the first voxel
     stated: bool = False
+    of_patient: tuple = ()  # axes whose direction is the patient's; empty in formats whose writers may not know it
 
     @property
     def matrix(self):
         """The direction as float64 (3, 3)."""
         return np.reshape(np.array(self.direction, float), (3, 3))
 
+    @property
+    def is_turned(self):
+        """Whether the direction differs from those that programs write which know of none."""
+        return not any(np.allclose(self.direction, default, atol=1e-6) for default in (IDENTITY, NIFTI_IDENTITY))
+
     def with_row_spacing(self, old_mm, new_mm):
         """The `Placement` after rows of `old_mm` became rows of `new_mm`. The first row's upper edge stays in place."""
         origin = np.array(self.origin_mm) + self.matrix[:, 1] * (new_mm - old_mm) / 2
-        return Placement(self.direction, tuple(origin.tolist()), self.stated)
+        return replace(self, origin_mm=tuple(origin.tolist()))
 
 
 NOT_STATED = Placement()
@@ -76,17 +83,20 @@ def placement_of_planes(planes):
 
     `planes` has (ImageOrientationPatient, ImagePositionPatient) for each slice: lists of six and of three numbers, None
     where one is not stated. Slices are assumed to be parallel. z points along their normal, to the side of the last
-    slice. Without an orientation the placement is not stated; without a position the origin is 0.
+    slice; without two positions the patient's side is not known. Without an orientation the placement is not stated;
+    without a position the origin is 0.
     """
     orientation, first = planes[0]
     if orientation is None:
         return NOT_STATED
     along_x, along_y = np.reshape(np.array(orientation, float), (2, 3))
-    along_z = np.cross(along_x, along_y)
+    along_z, way = np.cross(along_x, along_y), 0.0
     if first is not None and planes[-1][1] is not None:
         way = np.dot(along_z, np.array(planes[-1][1], float) - np.array(first, float))
         along_z = -along_z if way < 0 else along_z
-    return stated_placement(np.stack([along_x, along_y, along_z], axis=1).ravel(), first or (0, 0, 0))
+    placement = stated_placement(np.stack([along_x, along_y, along_z], axis=1).ravel(), first or (0, 0, 0))
+    known = (0, 1, 2) if abs(way) > _SINGULAR else (0, 1)
+    return placement if placement is NOT_STATED else replace(placement, of_patient=known)
 
 
 def find_reordering(grid, onto):

@@ -13,7 +13,7 @@ from utils.errors import InputError
 from utils.files import written_whole
 from utils.names import is_utf8, suffix_of
 from utils.volumes.file_checks import check_counts, check_data_file, check_size
-from utils.volumes.geometry import IDENTITY, NOT_STATED, Placement, find_reordering, stated_placement
+from utils.volumes.geometry import IDENTITY, NIFTI_IDENTITY, NOT_STATED, Placement, find_reordering, stated_placement
 from utils.volumes.metaimage import data_files, is_local, metaimage_fields, metaimage_head, named_files
 
 VOLUMES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")  # what SimpleITK reads
@@ -26,7 +26,6 @@ _PIXEL_TYPES |= {f"{bits}-bit unsigned integer": f"uint{bits}" for bits in (8, 1
 _PIXEL_TYPES |= {"32-bit float": "float32", "64-bit float": "float64"}
 
 _SPACING_TOLERANCE = 0.01  # share by which a scan's and its labels' spacing may differ: some programs round it
-_NIFTI_DEFAULT = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)  # NIfTI's identity counts to the right and the front
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def _placement(path, direction, origin_mm):
     matrix, origin = np.eye(3), np.zeros(3)
     matrix[:axes, :axes] = np.reshape(direction, (len(origin_mm), len(origin_mm)))[:axes, :axes]
     origin[:axes] = origin_mm[:axes]
-    defaults = [IDENTITY, _NIFTI_DEFAULT] if suffix_of(path) in (".nii", ".nii.gz") else [IDENTITY]
+    defaults = [IDENTITY, NIFTI_IDENTITY] if suffix_of(path) in (".nii", ".nii.gz") else [IDENTITY]
     return stated_placement(matrix.ravel().tolist(), origin.tolist(), defaults)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import natural_order
 from utils.names import suffix_of
-from utils.volumes.eyes import Told
+from utils.volumes.eyes import Told, contradictions
 from utils.volumes.formats import is_dicom, read_content
 from utils.volumes.geometry import NOT_STATED, Placement
 from utils.volumes.grey_values import as_grey
@@ -40,6 +40,7 @@ class Scan:
     patient: str | None = None  # the patient's identifier
     z_mm: np.ndarray | None = None  # place of each slice along the volume; None: at equal distances
     frames: tuple | None = None  # the `utils.volumes.dicom_frames.Frame` of each slice; None if it is not DICOM
+    person: str | None = None  # as in `utils.volumes.content.Content`; None of a patient whom the user told
 
 
 # ---- Finding -------------------------------------------------------------------------------------------------------
@@ -180,6 +181,7 @@ def read_scan(files, vendor=None, spacing_mm=None):
             f"{', '.join(VENDORS)}"
         )
     told, z_mm = files.told or Told(), None
+    notes += contradictions(told, content)
     if spacing_mm is None:
         spacing_mm, assumed = spacing_to_use(content.spacing_mm, vendor, voxels.shape)
         notes += assumed
@@ -197,6 +199,7 @@ def read_scan(files, vendor=None, spacing_mm=None):
         told.patient or content.patient,
         z_mm,
         content.frames,
+        None if told.patient else content.person,
     )
 
 
