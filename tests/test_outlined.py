@@ -117,7 +117,7 @@ def test_the_region_of_interest_does_not_take_in_what_was_not_judged():
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Six cases, prepared as a user does: in "a" to "c" IRF alone is outlined, in "d" some is not judged; (root, said)."""
+    """Six cases, prepared as a user does: in "a" to "c" IRF alone is outlined, "d" is partly judged; (root, said)."""
     root = tmp_path_factory.mktemp("outlined")
     for seed, name in enumerate("abcdef"):
         folder = write_raw_case(root / "data", "Topcon", name, seed)

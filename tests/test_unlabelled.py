@@ -92,7 +92,8 @@ def test_patches_of_unlabelled_rows_need_no_mask_and_none_is_dropped(plain_case)
     settings = blind_to_labels(batch_settings(folder, drop_healthy=0.9, oversampling=0.5, batch_size=UNLABELLED))
     samples = list(patch_samples(rows, settings, training=False, epoch=0))
     assert len(samples) == 2 * 2  # columns every 10 pixels where a patch fits; a fifth as many is none
-    assert not any(mask.any() or any(labels) for _, mask, *labels in samples)
+    assert {is_held for _, _, *held in samples for is_held in held} == {255}  # unknown
+    assert {value & 15 for _, mask, *_ in samples for value in np.unique(mask)} == {15}  # any class may be anywhere
     labelled = [row._replace(is_IRF=0, is_SRF=0, is_PED=0) for row in rows]
     with pytest.raises(InputError, match="oct_masks"):
         check_volumes_exist(labelled, folder)
