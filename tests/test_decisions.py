@@ -230,6 +230,43 @@ def test_b_scans_without_fluid_choose_no_thresholds():
     assert replace(chosen, temperature=1.0) == Decisions(0.5)
 
 
+def test_what_nobody_outlined_or_judged_chooses_nothing():
+    """False SRF in a B-scan of which IRF alone was outlined, and false IRF where nobody judged."""
+    scans = [b_scan([(1, 0.32, True, 14), (1, 0.22, False, 14), (2, 0.8, True, 14), (2, 0.62, False, 14)])] * 2
+    unjudged = b_scan([(1, 0.9, True, 14), (1, 0.99, False, 14)])
+    reference = unjudged.reference.copy()
+    reference[:, 20:] = 255  # the false one
+    unjudged = replace(unjudged, reference=reference)
+    irf_alone = replace(b_scan([(1, 0.9, True, 14), (2, 0.95, False, 20)]), outlined=("IRF",))
+    judged = [b_scan([(1, 0.9, True, 14)])] * 2
+    chosen, expected = (choose_decisions(scans + others, Decisions(0.5)) for others in ([unjudged, irf_alone], judged))
+    assert chosen.fluid_thresholds == expected.fluid_thresholds
+    assert chosen.smallest_lesion_mm2 == expected.smallest_lesion_mm2
+
+
+def test_the_temperature_takes_background_and_what_was_not_outlined_for_one():
+    """Of 0.9 for IRF seven of ten are right; how background and SRF share the rest hardly makes a difference."""
+    reference = np.zeros((30, 30), np.uint8)
+    reference.ravel()[np.random.default_rng(0).permutation(900)[:630]] = 1
+    probabilities = np.zeros((30, 30, 4), np.float32)
+    probabilities[..., 1], probabilities[..., 0], probabilities[..., 2] = 0.9, 1e-7, 0.1
+    known = Predicted(probabilities[..., [2, 1, 0, 3]], reference, PIXEL_MM2)
+    unknown = Predicted(probabilities, reference, PIXEL_MM2, outlined=("IRF", "PED"))
+    temperatures = [choose_decisions([one], Decisions(0.5)).temperature for one in (known, unknown)]
+    assert temperatures[1] == pytest.approx(temperatures[0], rel=0.11)  # the next on the grid, for rounding
+
+
+def test_a_fluid_that_no_b_scan_holds_keeps_the_starting_models_decisions():
+    earlier = Decisions(0.5, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5), 0.002, 1.5, (1.0, 2.0, 3.0), (0.7, 0.8, 0.9))
+    scans = [replace(b_scan([(1, 0.9, True, 20), (3, 0.9, False, 20)]), outlined=("IRF",))]
+    chosen = choose_decisions(scans, Decisions(0.5), earlier)
+    assert chosen.fluid_thresholds == (0.5, 0.2, 0.3)
+    assert (chosen.presence_offsets[1:], chosen.presence_slopes[1:]) == ((2.0, 3.0), (0.8, 0.9))
+    assert chosen.present_from == (0.5, 0.5, 0.5)
+    assert choose_decisions(scans, Decisions(0.5)).present_from == (0.5, 0.0, 0.0)
+    assert choose_decisions([b_scan([(1, 0.9, False, 20)])], Decisions(0.5), earlier) == earlier
+
+
 def test_a_models_decisions_are_chosen_once(tmp_path, capsys):
     rng = np.random.default_rng(0)
     volume, masks = rng.integers(40, 90, (2, 120, 136)).astype(np.uint8), np.zeros((2, 120, 136), np.uint8)

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from scipy import optimize
 
-from utils.exported_model import read_best
+from utils.exported_model import read_best, taught_fluids
 from utils.files import write_json
 from utils.keras_setup import set_up_keras
-from utils.labels import FLUIDS
+from utils.labels import FLUIDS, NOT_JUDGED, allowed_tables, unlabelled_value
 from utils.networks import tile_step
-from utils.segmentation.decisions import presence_logits
+from utils.prepared import outlined_in
+from utils.segmentation.decisions import Decisions, presence_logits
 from utils.segmentation.tiling import presence_scores
 from utils.training.validation import predicted_b_scans
 
@@ -30,33 +31,47 @@ class Predicted:
     """A validation B-scan and what the network says of it."""
 
     probabilities: np.ndarray  # float (rows, columns, 4)
-    reference: np.ndarray  # uint8 (rows, columns), labels 0 to 3
+    reference: np.ndarray  # uint8 (rows, columns), labels 0 to 3, and `NOT_JUDGED`
     pixel_mm2: float  # area of a pixel
+    outlined: tuple = tuple(FLUIDS)  # names of the fluids that were outlined
+
+    def of_judged(self):
+        """The same, background for certain where nobody judged, so that these pixels count nowhere."""
+        unjudged = self.reference == NOT_JUDGED
+        if not unjudged.any():
+            return self
+        probabilities, reference = self.probabilities.copy(), np.where(unjudged, np.uint8(0), self.reference)
+        probabilities[unjudged] = np.eye(probabilities.shape[-1])[0]
+        return replace(self, probabilities=probabilities, reference=reference)
 
 
-def choose_decisions(b_scans, start):
+def choose_decisions(b_scans, start, earlier=None):
     """The `Decisions` that suit `b_scans`, a list of `Predicted`; `start` are those to begin with.
 
     One after the other: the temperature by cross-entropy; each fluid's threshold by Dice over all B-scans together;
     what makes a probability of a presence score, by logistic regression: a fluid counts where it is more likely there
     than not; the smallest lesion, by the mean Dice of the B-scans, which is 1 where rightly nothing is found, as far as
-    the Dice of all together does not fall. Of equal values that is taken which changes least. A fluid that no B-scan
-    holds keeps its start.
+    the Dice of all together does not fall. Of equal values that is taken which changes least. A fluid counts in the
+    B-scans in which it was outlined. One that none of these holds keeps what it has in `earlier`, the `Decisions` of
+    the model that training started from, else its start.
     """
+    b_scans = [one.of_judged() for one in b_scans]
     chosen = replace(start, temperature=_temperature(b_scans))
     b_scans = [replace(one, probabilities=chosen.calibrated(one.probabilities)) for one in b_scans]
     presences = [presence_scores(one.probabilities) for one in b_scans]
+    outlined = np.array([[fluid in one.outlined for fluid in FLUIDS] for one in b_scans])
     holds = np.array([[(one.reference == label).any() for label in FLUIDS.values()] for one in b_scans])
     held = np.flatnonzero(holds.any(axis=0))
     if not held.size:
-        return chosen
+        return earlier or chosen
 
     def dice_of(decisions):
         """Dice of each fluid over all B-scans together, and the mean of the B-scans' Dice: float (2, fluids)."""
         counts = np.array([_counts(one, decisions, presence) for one, presence in zip(b_scans, presences, strict=True)])
-        overlap, sizes = counts[..., 0], counts[..., 1]
+        overlap, sizes = counts[..., 0] * outlined, counts[..., 1] * outlined
         of_b_scans = np.where(sizes > 0, 2 * overlap / np.maximum(sizes, 1), 1.0)
-        return np.stack([2 * overlap.sum(axis=0) / np.maximum(sizes.sum(axis=0), 1), of_b_scans.mean(axis=0)])
+        mean = (of_b_scans * outlined).sum(axis=0) / np.maximum(outlined.sum(axis=0), 1)
+        return np.stack([2 * overlap.sum(axis=0) / np.maximum(sizes.sum(axis=0), 1), mean])
 
     chosen = replace(chosen, fluid_thresholds=chosen.fluid_thresholds or 3 * (chosen.threshold,))
     for index in held:
@@ -69,10 +84,15 @@ def choose_decisions(b_scans, start):
         chosen, present_from=(0.0, 0.0, 0.0), presence_offsets=(0.0, 0.0, 0.0), presence_slopes=(1.0, 1.0, 1.0)
     )
     for index in held:
-        offset, slope = _presence_line(np.array(presences)[:, index], holds[:, index])
+        known = outlined[:, index]
+        offset, slope = _presence_line(np.array(presences)[known, index], holds[known, index])
         chosen = _with(chosen, "presence_offsets", index, offset)
         chosen = _with(chosen, "presence_slopes", index, slope)
         chosen = _with(chosen, "present_from", index, AS_LIKELY_AS_NOT)
+    for index in sorted({*range(len(FLUIDS))} - {*held}):
+        for name in ("fluid_thresholds", "present_from", "presence_offsets", "presence_slopes"):
+            if earlier and getattr(earlier, name):
+                chosen = _with(chosen, name, index, getattr(earlier, name)[index])
     candidates = [replace(chosen, smallest_lesion_mm2=value) for value in SMALLEST_LESIONS_MM2]
     return _best_that_loses_nothing(candidates, [dice_of(one)[:, held].mean(axis=1) for one in candidates])
 
@@ -132,25 +152,28 @@ def _temperature(b_scans):
         for one in b_scans
     ]
     probabilities = np.concatenate([pixels.reshape(-1, pixels.shape[-1]) for pixels, _ in sampled]).astype(np.float64)
-    reference = np.concatenate([labels.ravel() for _, labels in sampled])
+    values = [
+        np.where(reference == 0, unlabelled_value(one.outlined), reference).ravel()
+        for one, (_, reference) in zip(b_scans, sampled, strict=True)
+    ]
     seen = probabilities[:, 0] < 1  # elsewhere background is certain: outside of the region of interest
     if not seen.any():
         return 1.0
+    allowed = np.stack([table[np.concatenate(values)[seen]] for table in allowed_tables()], axis=-1)
     logarithms = np.log(np.clip(probabilities[seen], 1e-7, 1))
-    of_reference = logarithms[np.arange(len(logarithms)), reference[seen]]
-    losses = [
-        np.mean(np.log(np.exp(logarithms / temperature).sum(axis=1)) - of_reference / temperature)
-        for temperature in TEMPERATURES
-    ]
+    losses = []
+    for temperature in TEMPERATURES:
+        powers = np.exp(logarithms / temperature)
+        losses.append(np.mean(np.log(powers.sum(axis=1)) - np.log((powers * allowed).sum(axis=1))))
     return TEMPERATURES[np.argmin(losses)]
 
 
-def add_decisions(model_path, rows, settings, network, start):
+def add_decisions(model_path, rows, settings, network, start, starting_details=None):
     """Choose the decisions of an exported model on validation B-scans, and add them to its ``best.json``.
 
     `model_path` is the ``.keras`` file, `rows` (`SliceRow`s) are the B-scans, `settings` the run's `BatchSettings`,
-    `network` is `config.MODEL`, `start` the `Decisions` to begin with. Nothing happens where ``best.json`` has them
-    already. Prints them.
+    `network` is `config.MODEL`, `start` the `Decisions` to begin with, `starting_details` the ``best.json`` of the
+    model that training started from, if any. Nothing happens where ``best.json`` has decisions already. Prints them.
     """
     details = read_best(model_path)
     if "decisions" in details:
@@ -164,12 +187,19 @@ def add_decisions(model_path, rows, settings, network, start):
         settings.preprocessed_folder,
         slice_mean=settings.slice_mean,
         slice_sd=settings.slice_sd,
+        taught=taught_fluids(details),
         step=tile_step(network),
     )
     b_scans = [
-        Predicted(probabilities.astype(np.float16), reference, spacing_mm[0] * spacing_mm[1])
-        for _, _, reference, probabilities, spacing_mm in predicted
+        Predicted(probabilities.astype(np.float16), reference, spacing_mm[0] * spacing_mm[1], outlined_in(row))
+        for row, _, reference, probabilities, spacing_mm in predicted
     ]
-    chosen = choose_decisions(b_scans, start)
+    earlier = None
+    if starting_details and "decisions" in starting_details:
+        earlier = Decisions.from_details(starting_details)
+    chosen = choose_decisions(b_scans, start, earlier)
     write_json(Path(model_path).with_suffix(".json"), {**details, "decisions": chosen.as_details()})
     print(f"decisions on {len(b_scans)} validation B-scans: {chosen.in_words()}")
+    if unknown := [fluid for fluid in FLUIDS if not any(fluid in one.outlined for one in b_scans)]:
+        kept = "those of the starting model" if earlier else "the defaults"
+        print(f"note: no validation case outlines {' or '.join(unknown)}; the decisions on it are {kept}")
