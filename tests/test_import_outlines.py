@@ -1,0 +1,137 @@
+"""Outlines of COCO's and YOLO's as cases: small imitations, read back; what must be refused, in a line."""
+
+import numpy as np
+import pytest
+from foreign_data import (
+    COLUMNS,
+    CYST,
+    DRUSEN,
+    FLUID,
+    ROWS,
+    expected_labels,
+    flat,
+    inside,
+    picture,
+    save,
+    write_coco,
+    yolo_line,
+)
+from importing import read_case, refusal, run_import
+
+from utils.importing.outlines import run_lengths_mask
+from utils.volumes.mhd import read_volume
+
+COCO = ["--masks", "*/a.json", "--labels", "IRF=cyst"]
+
+
+def test_coco(tmp_path, capsys):
+    cyst = inside(CYST)
+    counts = np.diff(np.flatnonzero(np.diff(cyst.T.ravel(), prepend=False, append=False)), prepend=0).tolist()
+    run_lengths = {"size": [ROWS, COLUMNS], "counts": [*counts, cyst.size - sum(counts)]}
+    outlined = [("cyst", flat(CYST)), ("fluid", flat(FLUID)), ("drusen", flat(DRUSEN))]
+    folder = tmp_path / "source"
+    write_coco(folder / "train" / "_annotations.coco.json", {"CNV-1-1.jpg": outlined, "CNV-2-1.jpg": []})
+    write_coco(folder / "valid" / "_annotations.coco.json", {"DME-3-1.jpg": [("cyst", run_lengths), outlined[1]]})
+    options = ["--masks", "*/_annotations.coco.json", "--labels", "IRF=cyst", "SRF=fluid", "OTHER1=drusen"]
+    output = run_import(tmp_path, "coco", *options, patient=["--patient-pattern", r"[A-Z]+-(\d+)-"])
+    for name in ("1__train_CNV-1-1", "3__valid_DME-3-1"):
+        np.testing.assert_array_equal(read_case(output, name)[1], expected_labels())
+    assert not read_case(output, "2__train_CNV-2-1")[1].any()
+    np.testing.assert_array_equal(
+        read_volume(output / "Spectralis" / "1__train_CNV-1-1" / "other.mhd")[0][0], inside(DRUSEN)
+    )
+    assert "patients  3; 1 in train/CNV-1-1" in capsys.readouterr().out
+
+
+def test_cocos_text_of_run_lengths():
+    # By hand: five bits a character from 48 on, 32 for "more", 16 for a negative end. 40 = 8 + 32 * 1 is chr(48 + 8 +
+    # 32), chr(48 + 1); the fourth number is a difference to the second: 2 - 5 = -3 is chr(48 + 29).
+    mask = run_lengths_mask({"size": [10, 5], "counts": "X153M"}, (10, 5), "file")
+    expected = np.zeros(50, bool)
+    expected[40:45] = True
+    expected[48:] = True
+    np.testing.assert_array_equal(mask, expected.reshape(5, 10).T)
+
+
+def test_yolo(tmp_path):
+    source = tmp_path / "source" / "train"
+    for name in ("1-a", "2-b"):
+        save(source / "images" / f"{name}.jpg", picture())
+    (source / "labels").mkdir()
+    (source / "labels" / "1-a.txt").write_text(yolo_line(0, CYST) + yolo_line(2, FLUID))
+    (source / "labels" / "2-b.txt").write_text("")
+    options = ["--images", "*/images/*.jpg", "--masks", "*/labels/*.txt", "--labels", "IRF=0", "SRF=2"]
+    output = run_import(tmp_path, "yolo", *options)
+    np.testing.assert_array_equal(read_case(output, "1__train_1-a")[1], expected_labels())
+    assert not read_case(output, "2__train_2-b")[1].any()
+
+
+def test_overlapping_outlines_go_to_the_class_stated_first(tmp_path, capsys):
+    beside = [(x + 10, y) for x, y in CYST]
+    outlines = [("fluid", flat(beside)), ("cyst", flat(CYST))]
+    write_coco(tmp_path / "source" / "a.json", {"1-a.jpg": outlines})
+    output = run_import(tmp_path, "coco", "--masks", "a.json", "--labels", "IRF=cyst", "SRF=fluid")
+    expected = np.select([inside(CYST), inside(beside)], [1, 2])
+    np.testing.assert_array_equal(read_case(output, "1__1-a")[1][0], expected)
+    both = np.count_nonzero(inside(CYST) & inside(beside))
+    assert f"note: {both} pixels lie in several classes" in capsys.readouterr().out
+
+
+def test_a_data_set_without_a_case_is_refused(tmp_path):
+    write_coco(tmp_path / "source" / "train" / "a.json", {})
+    assert refusal(tmp_path, "coco", *COCO) == [f"{tmp_path / 'source'}: holds no image that could be a case"]
+
+
+# ---- Refused ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("outline", "expected"),
+    [
+        (("cyst", flat([*CYST, (COLUMNS + 30.0, 150.0)])), "point at 170, 150, outside of the image's 140 x 300"),
+        (("cyst", [[1, 2, 3, 4]]), "an outline of 2 points, expected at least 3"),
+        (("cyst", []), "annotation 0 is a box, expected an outline"),
+        (("cyst", {"size": [9, 9], "counts": [81]}), "run lengths of 81 pixels"),
+        (("drusen", flat(DRUSEN)), "holds class 'drusen', which --labels does not state, expected one of 'cyst'"),
+    ],
+)
+def test_hostile_outlines_of_coco(tmp_path, outline, expected):
+    write_coco(tmp_path / "source" / "train" / "a.json", {"1-a.jpg": [outline]})
+    (line,) = refusal(tmp_path, "coco", *COCO)
+    assert "train/" in line
+    assert expected in line
+
+
+def test_hostile_files_of_coco(tmp_path):
+    source = tmp_path / "source"
+    write_coco(source / "train" / "a.json", {"1-a.jpg": [], "2-b.jpg": []})
+    (source / "train" / "2-b.jpg").unlink()
+    assert "a.json: lists 2-b.jpg, expected it as train/2-b.jpg" in refusal(tmp_path, "coco", *COCO)[0]
+    save(source / "train" / "2-b.jpg", picture()[:-2])
+    (line,) = refusal(tmp_path, "coco", *COCO)
+    assert "2-b.jpg: outlined at 140 x 300 pixels, expected 140 x 298 as the image has" in line
+    save(source / "train" / "2-b.jpg", picture())
+    twice = [*COCO[:1], "train/*.json", *COCO[2:]]
+    (source / "train" / "b.json").write_text((source / "train" / "a.json").read_text())
+    assert "1-a.jpg: outlined twice, in train/a.json and train/b.json" in refusal(tmp_path, "coco", *twice)[0]
+    (source / "train" / "b.json").write_text('{"images": 3}')
+    assert "b.json: not a COCO file" in refusal(tmp_path, "coco", *twice)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0 0.5 0.5 0.2 0.2", "line 1: a box, expected an outline"),
+        (
+            yolo_line(0, CYST) + yolo_line(0, [(0, 0), (9, 9), (0, 2 * ROWS)]),
+            "line 2: an outline has a point at 0, 600",
+        ),
+        ("cyst 0.1 0.1 0.2 0.2 0.1 0.2", "line 1: expected a class number"),
+        ("0 0.1 0.1 0.2 0.2 0.1", "line 1: expected a class number and x and y"),
+        (yolo_line(5, CYST), "holds class '5', which --labels does not state"),
+    ],
+)
+def test_hostile_outlines_of_yolo(tmp_path, text, expected):
+    save(tmp_path / "source" / "1-a.jpg", picture())
+    (tmp_path / "source" / "1-a.txt").write_text(text)
+    (line,) = refusal(tmp_path, "yolo", "--images", "*.jpg", "--masks", "*.txt", "--labels", "IRF=0")
+    assert "1-a.txt: " in line
+    assert expected in line
