@@ -84,7 +84,7 @@ def test_jpeg_masks_need_a_tolerance(tmp_path, capsys):
         stored = np.asarray(image)
     np.testing.assert_array_equal(read_case(output, "1__1-a")[1][0], stored >= 128)
     blurred = 2 * np.count_nonzero((stored > 0) & (stored < 255))
-    assert f"note: {blurred} pixels of values that are not stated" in capsys.readouterr().out
+    assert f"warning: {blurred} pixels of values that are not stated" in capsys.readouterr().out
 
 
 def test_stacks_stay_volumes(tmp_path):

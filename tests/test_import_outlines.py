@@ -74,7 +74,27 @@ def test_overlapping_outlines_go_to_the_class_stated_first(tmp_path, capsys):
     expected = np.select([inside(CYST), inside(beside)], [1, 2])
     np.testing.assert_array_equal(read_case(output, "1__1-a")[1][0], expected)
     both = np.count_nonzero(inside(CYST) & inside(beside))
-    assert f"note: {both} pixels lie in several classes" in capsys.readouterr().out
+    assert (
+        f"warning: {both} pixels of class 'fluid' count for 'cyst', which is stated first; in 1 cases"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("hole_is_outlined_first", [True, False])
+def test_a_background_class_that_is_stated_first_cuts_its_hole(tmp_path, capsys, hole_is_outlined_first):
+    """In the labels and among the other findings. Stated last, it has only what no other class has."""
+    inner = [(40.2, 143.3), (50.2, 143.3), (50.2, 149.3), (40.2, 149.3)]
+    outlines = [("hole", flat(inner)), ("cyst", flat(CYST)), ("drusen", flat(CYST))]
+    outlines = outlines if hole_is_outlined_first else outlines[::-1]
+    write_coco(tmp_path / "source" / "a.json", {"1-a.jpg": outlines}, ("cyst", "hole", "drusen"))
+    classes, ring = ["IRF=cyst", "OTHER1=drusen"], inside(CYST) & ~inside(inner)
+    command = ["coco", "--masks", "a.json", "--labels"]
+    run_import(tmp_path, *command, *classes, "BACKGROUND=hole", "--dry-run")
+    assert "60 pixels of class 'hole' count for 'cyst', which is stated first" in capsys.readouterr().out
+    output = run_import(tmp_path, *command, "BACKGROUND=hole", *classes)
+    assert "60 pixels of class 'cyst' count for 'hole', which is stated first" in capsys.readouterr().out
+    np.testing.assert_array_equal(read_case(output, "1__1-a")[1][0], ring)
+    np.testing.assert_array_equal(read_volume(output / "Spectralis" / "1__1-a" / "other.mhd")[0][0], ring)
 
 
 def test_a_data_set_without_a_case_is_refused(tmp_path):

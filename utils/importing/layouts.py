@@ -1,6 +1,7 @@
 """The layouts in which other people's images and masks come, each as a list of `Item`."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,7 @@ class Item:
     path_text: str  # the image's path below the source without its suffix; it names the patient
     files: tuple  # paths of all its files, the image's first
     read_image: Callable  # () -> Content
-    read_masks: Callable  # (shape) -> ({class: bool mask (slices, rows, columns)}, pixels taken for the nearest class)
+    read_masks: Callable  # (shape) -> ({class: bool mask (slices, rows, columns)}, warnings as of ClassTable.labels)
     vendor: str | None = None  # None: the command line says it
     spacing_mm: tuple | None = None  # (x, y, z); None: the command line or the image's file says it
     record: dict | None = None  # for a file of its own beside the case
@@ -176,25 +177,26 @@ def _checked(values, shape, path):
 
 def _masks_of_values(image_path, values, path, tolerance, shape):
     if path is None:
-        return {}, 0
+        return {}, {}
     n_channels = len(next(iter(values.values())))
     return classes_in(_checked(read_mask(path, image_path, n_channels), shape, path), values, tolerance, path)
 
 
 def _masks_of_targets(image_path, targets, paths, tolerance, shape):
-    masks, inexact = {}, 0
+    masks, warnings = {}, Counter()
     for target, path in zip(targets, paths, strict=True):
         if path is not None:
             values = _checked(read_mask(path, image_path, 1), shape, path)
-            of_target, n = classes_in(values, {target: (full_value(values),)}, tolerance, path)
-            masks, inexact = masks | of_target, inexact + n
-    return masks, inexact
+            of_target, of_path = classes_in(values, {target: (full_value(values),)}, tolerance, path)
+            masks |= of_target
+            warnings.update(of_path)
+    return masks, warnings
 
 
 def _outlined(read, *arguments):
     """Masks that `read` returns for its arguments. The last argument is the image's shape."""
     *of_file, shape = arguments
-    return ({}, 0) if of_file[0] is None else (read(*of_file, shape), 0)
+    return ({}, {}) if of_file[0] is None else (read(*of_file, shape), {})
 
 
 def _left_half(path):

@@ -39,11 +39,11 @@ def read_mask(path, image_path, n_channels):
 
 
 def classes_in(values, classes, tolerance, path):
-    """({class: bool mask}, number of pixels of inexact values) of `values` (..., channels).
+    """({class: bool mask}, warnings) of `values` (..., channels).
 
     `classes` is {class: tuple of its value}. 0 in every channel is background unless a class has that value. A value
-    may differ from a class's by up to `tolerance` in each channel; such pixels are inexact. Raises `InputError`, which
-    names `path`, for other values.
+    may differ from a class's by up to `tolerance` in each channel; `warnings` counts such pixels, {what they are:
+    number}. Raises `InputError`, which names `path`, for other values.
     """
     n_channels = values.shape[-1]
     background = {} if (0,) * n_channels in classes.values() else {None: (0,) * n_channels}
@@ -63,7 +63,9 @@ def classes_in(values, classes, tolerance, path):
         )
     indices = nearest[inverse].reshape(values.shape[:-1])
     masks = {name: indices == index for index, name in enumerate(known) if name is not None}
-    return {name: mask for name, mask in masks.items() if mask.any()}, int(counts[distance > 0].sum())
+    inexact = int(counts[distance > 0].sum())
+    warnings = {"pixels of values that are not stated are taken for the nearest class": inexact} if inexact else {}
+    return {name: mask for name, mask in masks.items() if mask.any()}, warnings
 
 
 def check_tolerance(classes, tolerance):
