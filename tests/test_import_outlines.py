@@ -1,5 +1,7 @@
 """Outlines of COCO's and YOLO's as cases: small imitations, read back; what must be refused, in a line."""
 
+import json
+
 import numpy as np
 import pytest
 from foreign_data import (
@@ -78,6 +80,62 @@ def test_overlapping_outlines_go_to_the_class_stated_first(tmp_path, capsys):
         f"warning: {both} pixels of class 'fluid' count for 'cyst', which is stated first; in 1 cases"
         in capsys.readouterr().out
     )
+
+
+YOLO = ["--images", "**/images/*.png", "--masks", "**/labels/*.txt", "--labels"]
+
+
+def write_yolo(folder, names, number, place="data.yaml"):
+    """An export of one picture with CYST as class `number`; `names` are those of its data.yaml, None without one."""
+    save(folder / "images" / f"1-{folder.name}.png", picture())
+    (folder / "labels").mkdir()
+    (folder / "labels" / f"1-{folder.name}.txt").write_text(yolo_line(number, CYST))
+    if names is not None:
+        (folder / place).write_text(f"nc: 2\nnames: {names}\ntrain: ../train/images\n")
+
+
+@pytest.mark.parametrize("place", ["data.yaml", "labels/data.yaml"])
+@pytest.mark.parametrize("names", ["[srf, irf]", "\n- srf\n- irf", "{0: srf, 1: irf}", "\n  1: irf\n  0: 'srf'"])
+def test_yolos_numbers_mean_what_the_nearest_file_names(tmp_path, names, place, capsys):
+    write_yolo(tmp_path / "source" / "a", "[irf, srf]", 0)
+    write_yolo(tmp_path / "source" / "b", names, 1, place)
+    assert refusal(tmp_path, "yolo", *YOLO, "IRF=0", "PED=ped") == [
+        f"--labels IRF=0: 0 is 'irf' in a/data.yaml and 'srf' in b/{place}, expected one class; state names"
+    ]
+    output = run_import(tmp_path, "yolo", *YOLO, "IRF=irf", "SRF=srf")
+    for name in "ab":
+        np.testing.assert_array_equal(read_case(output, f"1__{name}_1-{name}")[1][0], inside(CYST))
+    assert f"note: b/{place} names the classes" in capsys.readouterr().out
+    (record,) = json.loads((output / "provenance.json").read_text())["imports"]
+    assert f"b/{place}" in record["cases"]["Spectralis/1__b_1-b"]
+
+
+@pytest.mark.parametrize("names", ["[no, cyst]", "['1', cyst]", None])
+def test_yolos_numbers_can_be_stated_where_they_mean_one_class(tmp_path, names):
+    """A class may be called as YAML calls false. A number that is a name is that class, whatever its own number is."""
+    write_yolo(tmp_path / "source" / "a", names, 0)
+    labels = ["IRF=1", "SRF=cyst"] if names and "1" in names else ["IRF=0", "SRF=1"]
+    output = run_import(tmp_path, "yolo", *YOLO, *labels)
+    np.testing.assert_array_equal(read_case(output, "1__a_1-a")[1][0], inside(CYST))
+
+
+@pytest.mark.parametrize(
+    ("names", "number", "labels", "expected"),
+    [
+        ("[irf, srf]", 2, ["IRF=irf"], "labels/1-b.txt: line 1: class 2, expected one that data.yaml names: 0, 1"),
+        ("[irf, srf]", 1, ["IRF=irf"], "holds class 'srf', which --labels does not state"),
+        ("[irf, srf]", 0, ["IRF=0", "SRF=irf"], "--labels SRF=irf: irf is stated as IRF too, expected one target"),
+        ("3", 0, ["IRF=irf"], "b/data.yaml: tells no names of classes (ValueError: names is no list"),
+        ("[[irf], srf]", 0, ["IRF=irf"], "b/data.yaml: tells no names of classes"),
+        ("[irf", 0, ["IRF=irf"], "b/data.yaml: tells no names of classes (ParserError"),
+        (None, 0, ["IRF=0"], "0 is 'irf' in a/data.yaml and '0' elsewhere, expected one class; state names, and add"),
+    ],
+)
+def test_hostile_names_of_yolos_classes(tmp_path, names, number, labels, expected):
+    write_yolo(tmp_path / "source" / "a", "[irf]" if names is None else "[irf, srf]", 0)
+    write_yolo(tmp_path / "source" / "b", names, number)
+    (line,) = refusal(tmp_path, "yolo", *YOLO, *labels)
+    assert expected in line
 
 
 @pytest.mark.parametrize("hole_is_outlined_first", [True, False])

@@ -14,6 +14,7 @@ from utils.importing.class_table import ClassTable, is_target
 from utils.importing.mask_files import check_tolerance, classes_in, full_value, read_mask
 from utils.importing.outlines import coco_masks, read_coco, yolo_masks
 from utils.importing.pairs import by_annotator, files_below, matching, pair
+from utils.importing.yolo_names import by_name, find_names
 from utils.names import suffix_of
 from utils.volumes.content import Content
 from utils.volumes.formats import read_content
@@ -84,15 +85,23 @@ def find_beside(source, options, classes):
 
 
 def find_yolo(source, options, classes):
-    """`Found` of pictures with a text file of YOLO's each."""
+    """`Found` of pictures with a text file of YOLO's each. The nearest data.yaml names its classes."""
     if len(options.masks) != 1:
         raise InputError(f"--masks: found {len(options.masks)} patterns, expected one, of the text files")
-    pairs, lacking = pair(files_below(source), options.images, options.masks, options.annotator, options.without_mask)
+    files = files_below(source)
+    pairs, lacking = pair(files, options.images, options.masks, options.annotator, options.without_mask)
+    texts = [text for _, _, (text,) in pairs if text]
+    nearest, names = find_names(source, files, texts)
     items = []
     for key, image, (text,) in pairs:
-        path = text and Path(source, text)
-        items.append(_item(source, image, key, [path], partial(_outlined, yolo_masks, path)))
-    return Found(items, classes, sum(len(item.files) - 1 for item in items), lacking)
+        path, named_in = text and Path(source, text), nearest.get(text)
+        read_masks = partial(_outlined, yolo_masks, path, names.get(named_in))
+        items.append(_item(source, image, key, [named_in and Path(source, named_in), path], read_masks))
+    notes = [
+        f"{file} names the classes {', '.join(f'{number} {name}' for number, name in of_file.items())}"
+        for file, of_file in names.items()
+    ]
+    return Found(items, by_name(classes, nearest, names), len(texts), lacking, tuple(notes))
 
 
 def find_coco(source, options, classes):

@@ -68,11 +68,11 @@ def _unpacked(text):
     return counts
 
 
-def yolo_masks(path, shape):
-    """{class number as text: bool mask (1, rows, columns)} of a text file of YOLO's, for an image of that `shape`.
+def yolo_masks(path, names, shape):
+    """{class: bool mask (1, rows, columns)} of a text file of YOLO's, for an image of that `shape`.
 
-    Each line is a class, then x, y of each point as shares of width and height. Raises `InputError`, which names the
-    line, for other content, also for boxes.
+    Each line is a class, then x, y of each point as shares of width and height. `names` is {class number as text:
+    class}, or None: numbers are classes. Raises `InputError`, which names the line, for other content, also for boxes.
     """
     slices, rows, columns = shape
     if slices > 1:
@@ -92,6 +92,9 @@ def yolo_masks(path, shape):
             name, points = str(int(fields[0])), np.array(fields[1:], float).reshape(-1, 2)
         except ValueError:
             raise InputError(f"{where}: expected a class number and x and y of each point") from None
+        if names is not None and name not in names:
+            raise InputError(f"{where}: class {name}, expected one that data.yaml names: {', '.join(names)}")
+        name = name if names is None else names[name]
         mask = polygon_mask(points * [columns, rows], (rows, columns), where)
         masks[name] = masks.get(name, False) | mask[np.newaxis]
     return masks
