@@ -160,13 +160,52 @@ def test_a_data_set_without_a_case_is_refused(tmp_path):
     assert refusal(tmp_path, "coco", *COCO) == [f"{tmp_path / 'source'}: holds no image that could be a case"]
 
 
+BOX = [(10.0, 20.0), (30.0, 20.0), (30.0, 40.0), (10.0, 40.0)]
+IN_BOX = [(15.0, 25.0), (15.0, 35.0), (25.0, 35.0), (25.0, 26.0)]
+SMALL = [(12.1, 22.1), (12.3, 22.1), (12.2, 22.3)]  # between the centres of pixels
+
+
+@pytest.mark.parametrize(
+    ("outlines", "expected"),
+    [
+        ([BOX, CYST], ["1 outlines are axis-parallel rectangles, that is boxes"]),
+        ([BOX[::-1] + BOX[-1:]], ["1 outlines are axis-parallel rectangles"]),
+        ([[*BOX[:1], (20.0, 20.0), *BOX[1:]], [(x + 50, y) for x, y in BOX]], ["2 outlines are axis-parallel rect"]),
+        ([[(x + 0.9 * y, y) for x, y in BOX]], []),
+        ([FLUID, IN_BOX, [*BOX, (9.0, 30.0)]], ["1 outlines lie within others of their class and are filled; if"]),
+        ([CYST, CYST[::-1]], ["1 outlines lie within others"]),
+        ([CYST, SMALL], ["1 outlines hold no pixel's centre and are lost"]),
+    ],
+)
+@pytest.mark.parametrize("layout", ["yolo", "coco in parts", "coco"])
+def test_outlines_that_may_be_wrong_are_warned_of(tmp_path, layout, outlines, expected, capsys):
+    source = tmp_path / "source"
+    if layout == "yolo":
+        save(source / "1-a.jpg", picture())
+        (source / "1-a.txt").write_text("".join(yolo_line(0, points) for points in outlines))
+        options = ["yolo", "--images", "*.jpg", "--masks", "*.txt", "--labels", "IRF=0"]
+    else:
+        parts = [flat(points) for points in outlines]
+        parts = [[part for (part,) in parts]] if layout == "coco in parts" else parts
+        annotations = [("cyst", segmentation) for segmentation in parts]
+        write_coco(source / "a.json", {"1-a.jpg": annotations})
+        options = ["coco", "--masks", "a.json", "--labels", "IRF=cyst"]
+    output = run_import(tmp_path, *options)
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(found) == len(expected)
+    assert all(line.startswith(f"warning: {start}") for line, start in zip(found, expected, strict=True))
+    union = np.logical_or.reduce([inside(points) for points in outlines if points is not SMALL])
+    np.testing.assert_array_equal(read_case(output, "1__1-a")[1][0], union)
+
+
 # ---- Refused ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("outline", "expected"),
     [
         (("cyst", flat([*CYST, (COLUMNS + 30.0, 150.0)])), "point at 170, 150, outside of the image's 140 x 300"),
-        (("cyst", [[1, 2, 3, 4]]), "an outline of 2 points, expected at least 3"),
-        (("cyst", []), "annotation 0 is a box, expected an outline"),
+        (("cyst", [[1, 2, 3, 4]]), "1-a.jpg: annotation 0: an outline of 2 points, expected at least 3"),
+        (("cyst", []), "annotation 0: a box, expected an outline"),
+        (("cyst", [[1, 2, 3, 4, 5]]), "annotation 0: no outline (cannot reshape"),
         (("cyst", {"size": [9, 9], "counts": [81]}), "run lengths of 81 pixels"),
         (("drusen", flat(DRUSEN)), "holds class 'drusen', which --labels does not state, expected one of 'cyst'"),
     ],
@@ -176,6 +215,51 @@ def test_hostile_outlines_of_coco(tmp_path, outline, expected):
     (line,) = refusal(tmp_path, "coco", *COCO)
     assert "train/" in line
     assert expected in line
+
+
+def test_every_outline_that_cannot_be_drawn_is_named(tmp_path):
+    source, good = tmp_path / "source", ("cyst", flat(CYST))
+    write_coco(source / "a" / "a.json", {"1-a.jpg": [good, ("cyst", [[1, 2]])], "2-b.jpg": [("cyst", []), good]})
+    write_coco(source / "b" / "a.json", {"3-c.jpg": [good, ("cyst", [[1, 2, 3, 4]]), ("cyst", flat([*CYST, (-5, 0)]))]})
+    lines = [line.partition("source/")[2] for line in refusal(tmp_path, "coco", *COCO)]
+    assert [line.rpartition(": ")[0] for line in lines] == [
+        *(f"a/a.json: {name}: annotation {number}" for name, number in (("1-a.jpg", 1), ("2-b.jpg", 2))),
+        *(f"b/a.json: 3-c.jpg: annotation {number}" for number in (1, 2)),
+    ]
+    for folder in "ab":
+        content = json.loads((source / folder / "a.json").read_text())
+        content["annotations"][0]["category_id"] = content["annotations"][1]["image_id"] = 99
+        (source / folder / "a.json").write_text(json.dumps(content))
+    lines = [line.partition("source/")[2] for line in refusal(tmp_path, "coco", *COCO)]
+    assert lines == [
+        f"{folder}/a.json: annotation {number} has {key} 99, which is none"
+        for folder in "ab"
+        for number, key in enumerate(("category_id", "image_id"))
+    ]
+    (source / "1-a.txt").write_text("0 0.1 0.1\n\n" + yolo_line(0, CYST) + "0 0.5 0.5 0.2 0.2\n")
+    save(source / "1-a.jpg", picture())
+    lines = refusal(tmp_path, "yolo", "--images", "*.jpg", "--masks", "*.txt", "--labels", "IRF=0")
+    assert [line.partition("1-a.txt: ")[2][:6] for line in lines] == ["line 1", "line 4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "images"), [("pictures\\1-a.jpg", []), ("x\\..\\1-a.jpg", ["--images", "pictures"]), ("1\\a.jpg", [])]
+)
+def test_cocos_names_of_pictures_may_have_backslashes(tmp_path, name, images):
+    """As Windows' separators, or in a file's very name."""
+    source = tmp_path / "source"
+    write_coco(source / "a.json", {name: [("cyst", flat(CYST))]})
+    assert (source / name).is_file()
+    options = ["coco", "--masks", "a.json", "--labels", "IRF=cyst", *images]
+    patient = ["--patient-pattern", r"(\d+)"]
+    if name != "1\\a.jpg":
+        (source / "pictures").mkdir()
+        (source / name).rename(source / "pictures" / "2-b.jpg")
+        (line,) = refusal(tmp_path, *options, patient=patient)
+        assert f"a.json: lists {name}, expected it as pictures/1-a.jpg below" in line
+        (source / "pictures" / "2-b.jpg").rename(source / "pictures" / "1-a.jpg")
+    (case,) = run_import(tmp_path, *options, patient=patient).glob("*/*")
+    np.testing.assert_array_equal(read_volume(case / "reference.mhd")[0][0], inside(CYST))
 
 
 def test_hostile_files_of_coco(tmp_path):

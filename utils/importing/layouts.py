@@ -1,6 +1,7 @@
 """The layouts in which other people's images and masks come, each as a list of `Item`."""
 
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,15 +110,23 @@ def find_coco(source, options, classes):
     if len(options.masks) != 1:
         raise InputError(f"--masks: found {len(options.masks)} patterns, expected one, of COCO's JSON files")
     files = files_below(source)
-    option = f"--masks {options.masks[0]}"
+    there, option = set(files), f"--masks {options.masks[0]}"
     chosen = by_annotator(matching(files, options.masks[0], "--masks"), options.annotator, option).values()
     items, complaints, listed_in = [], [], {}
     for file in chosen:
         folder = PurePosixPath(file).parent if options.images is None else PurePosixPath(options.images)
-        for image, annotations in read_coco(Path(source, file)):
-            relative = (folder / image["file_name"]).as_posix()
-            if relative not in files:
-                complaints.append(f"{Path(source, file)}: lists {image['file_name']}, expected it as {relative}")
+        try:
+            listed = read_coco(Path(source, file))
+        except InputError as error:
+            complaints += error.messages
+            continue
+        for image, annotations in listed:
+            relative = _listed_as(folder, image["file_name"], there)
+            if relative not in there:
+                complaints.append(
+                    f"{Path(source, file)}: lists {image['file_name']}, expected it as {relative} below {source}; say "
+                    "with --images in which folder the pictures lie"
+                )
             elif relative in listed_in:
                 complaints.append(
                     f"{Path(source, relative)}: outlined twice, in {listed_in[relative]} and {file}; name one with "
@@ -137,6 +146,15 @@ def find_coco(source, options, classes):
     ]
     notes = [f"{len(others)} pictures beside those listed are left out, {others[0]} first"] if others else []
     return Found(items, classes, len(chosen), notes=tuple(notes))
+
+
+def _listed_as(folder, name, there):
+    """The path below the source of a picture that a COCO file in `folder` calls `name`.
+
+    Backslashes are Windows' separators, unless that very file is `there`.
+    """
+    paths = [posixpath.normpath(folder / text) for text in (name, name.replace("\\", "/"))]
+    return paths[0] if paths[0] in there else paths[1]
 
 
 def find_nnunet(source, options, classes):
@@ -203,9 +221,9 @@ def _masks_of_targets(image_path, targets, paths, tolerance, shape):
 
 
 def _outlined(read, *arguments):
-    """Masks that `read` returns for its arguments. The last argument is the image's shape."""
+    """What `read` returns for its arguments. The last argument is the image's shape."""
     *of_file, shape = arguments
-    return ({}, {}) if of_file[0] is None else (read(*of_file, shape), {})
+    return ({}, {}) if of_file[0] is None else read(*of_file, shape)
 
 
 def _left_half(path):

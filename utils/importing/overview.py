@@ -61,9 +61,9 @@ def overview_text(found, understood, options):
     for root, case in understood.items():
         for what, number in case.warnings.items():
             counts[what][_name_of(root)] = number
-    for what, of_cases in counts.items():
-        total, first = sum(of_cases.values()), next(iter(of_cases))
-        lines.append(f"warning: {total} {what}; in {len(of_cases)} cases, {first} first")
+    for what, numbers in counts.items():
+        total, first = sum(numbers.values()), next(iter(numbers))
+        lines.append(f"warning: {total} {what}; in {len(numbers)} cases, {first} first")
     return "\n".join(lines)
 
 
