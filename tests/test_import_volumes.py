@@ -68,6 +68,10 @@ def test_hostile_descriptions_of_nnunet(tmp_path):
     description = {"channel_names": {"0": "OCT", "1": "again"}, "labels": {"background": 0, "cyst": 1}}
     (source / "dataset.json").write_text(json.dumps(description))
     assert "2 channels" in refusal(tmp_path, "nnunet", *options)[0]
+    regions = {"background": 0, "fluid": [1, 2], "cyst": [2], "drusen": 3}
+    (source / "dataset.json").write_text(json.dumps({**description, "labels": regions}))
+    (line,) = refusal(tmp_path, "nnunet", *options)
+    assert "dataset.json: labels fluid, cyst are regions of several numbers, expected one number a class; name" in line
     description |= {"channel_names": {"0": "OCT"}, "file_ending": ".png"}
     (source / "dataset.json").write_text(json.dumps(description))
     save(source / "imagesTr" / "1-a_0000.png", picture())

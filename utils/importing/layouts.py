@@ -163,6 +163,11 @@ def find_nnunet(source, options, classes):
     try:
         description = json.loads(path.read_text("utf-8"))
         channels = description.get("channel_names", description.get("modality"))
+        if regions := [name for name, label in description["labels"].items() if isinstance(label, list)]:
+            raise InputError(
+                f"{path}: labels {', '.join(regions)} are regions of several numbers, expected one number a class; "
+                "name each number that the masks hold instead, and leave the regions out"
+            )
         names = {int(name): label for name, label in description["labels"].items() if name.isdigit()}  # of version 1
         names = names or {label: name for name, label in description["labels"].items()}
         ending = description.get("file_ending", ".nii.gz")
