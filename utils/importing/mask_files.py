@@ -5,7 +5,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.names import suffix_of
 from utils.volumes.mhd import VOLUMES, read_volume, read_volume_onto
-from utils.volumes.pictures import PICTURES
+from utils.volumes.pictures import PICTURES, shown_pages
 
 _MOST_LISTED = 3  # of unknown values
 _LARGEST = 65535  # of a mask's values
@@ -25,12 +25,8 @@ def read_mask(path, image_path, n_channels):
         return _whole_numbers(values[..., np.newaxis], path)
     if suffix_of(path) not in PICTURES:
         raise InputError(f"{path}: expected a mask as {', '.join((*PICTURES, *VOLUMES))}")
-    from PIL import Image, ImageSequence
-
     try:
-        with Image.open(path) as image:
-            pages = [_page_values(page, path, n_channels) for page in ImageSequence.Iterator(image)]
-        values = np.stack(pages)
+        values = np.stack([_page_values(page, path, n_channels) for page in shown_pages(path)])
     except InputError:
         raise
     except Exception as error:  # Pillow raises exceptions of any kind for damaged files

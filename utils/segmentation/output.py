@@ -46,6 +46,7 @@ _IRRELEVANT = (
 # Modules that decide, in addition to the prediction, what is written about a scan.
 _OUTPUT_CODE = (
     "utils.volumes.formats",
+    "utils.volumes.pictures",
     "utils.volumes.scans",
     "utils.volumes.mhd",
     "utils.segmentation.measurements",
