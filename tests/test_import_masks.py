@@ -87,6 +87,35 @@ def test_jpeg_masks_need_a_tolerance(tmp_path, capsys):
     assert f"warning: {blurred} pixels of values that are not stated" in capsys.readouterr().out
 
 
+def block(rim_value, inner_value, shape):
+    """A mask of 0 with a block of 20 x 20 pixels; those beside it, and at its corners, have the rim's value."""
+    mask = np.zeros((ROWS, COLUMNS, *shape), np.uint8)
+    mask[140:162, 40:62] = rim_value
+    mask[141:161, 41:61] = inner_value
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("mask", "options", "expected"),
+    [
+        (block(2, 3, ()), ["SRF=2", "PED=3"], "80 pixels of class '2' are a thin rim between two others"),
+        (block(90, 255, ()), ["IRF=85", "PED=255", "--tolerance", "20"], "80 pixels of class '85' are a thin rim"),
+        (block((127, 0, 0), (255, 0, 0), (3,)), ["IRF=255,0,0", "SRF=127,0,0"], "80 pixels of class '127,0,0' are a"),
+        (block(3, 2, ()), ["SRF=2", "PED=3"], None),  # 3 is not between 0 and 2
+        (block(0, 2, ()), ["SRF=2", "PED=3"], None),
+        (block(3, 3, ()) - np.pad(np.ones((6, 1), np.uint8), ((145, 149), (40, 99))), ["SRF=2", "PED=3"], None),
+    ],
+)
+def test_thin_rims_between_two_classes_are_warned_of(tmp_path, mask, options, expected, capsys):
+    """As interpolation leaves them. The last has six pixels of 2 at the edge of 3, too few beside the others."""
+    write_pairs(tmp_path / "source", mask, names=("1-a",))
+    command = ["masks", *PAIRED, "--labels", *options, "--dry-run"]
+    run_import(tmp_path, *command)
+    printed = capsys.readouterr().out
+    assert ("thin rim" in printed) == (expected is not None)
+    assert expected is None or f"warning: {expected}" in printed
+
+
 def test_stacks_stay_volumes(tmp_path):
     source = tmp_path / "source"
     (source / "images").mkdir(parents=True)

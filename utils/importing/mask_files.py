@@ -3,6 +3,7 @@
 import numpy as np
 
 from utils.errors import InputError
+from utils.importing.rims import rim_warnings
 from utils.names import suffix_of
 from utils.volumes.mhd import VOLUMES, read_volume, read_volume_onto
 from utils.volumes.pictures import PICTURES, shown_pages
@@ -38,8 +39,8 @@ def classes_in(values, classes, tolerance, path):
     """({class: bool mask}, warnings) of `values` (..., channels).
 
     `classes` is {class: tuple of its value}. 0 in every channel is background unless a class has that value. A value
-    may differ from a class's by up to `tolerance` in each channel; `warnings` counts such pixels, {what they are:
-    number}. Raises `InputError`, which names `path`, for other values.
+    may differ from a class's by up to `tolerance` in each channel; `warnings` counts such pixels, and those of thin
+    rims, {what they are: number}. Raises `InputError`, which names `path`, for other values.
     """
     n_channels = values.shape[-1]
     background = {} if (0,) * n_channels in classes.values() else {None: (0,) * n_channels}
@@ -61,6 +62,7 @@ def classes_in(values, classes, tolerance, path):
     masks = {name: indices == index for index, name in enumerate(known) if name is not None}
     inexact = int(counts[distance > 0].sum())
     warnings = {"pixels of values that are not stated are taken for the nearest class": inexact} if inexact else {}
+    warnings |= rim_warnings(indices, list(known), list(known.values()), tolerance)
     return {name: mask for name, mask in masks.items() if mask.any()}, warnings
 
 
