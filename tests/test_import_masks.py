@@ -6,6 +6,7 @@ from foreign_data import COLUMNS, CYST, DRUSEN, FLUID, ROWS, coloured, expected_
 from importing import BY_COLOUR, COLOURS, PAIRED, SPACING_MM, read_case, refusal, run_import, write_pairs
 from PIL import Image
 
+from utils.errors import InputError
 from utils.volumes.mhd import read_volume, write_volume
 
 
@@ -45,6 +46,49 @@ def test_numbered_masks(tmp_path, kind):
     options = ["--images", "images/*.png", "--masks", f"masks/*.{suffix}", "--labels", "IRF=7", "SRF=40"]
     output = run_import(tmp_path, "masks", *options)
     np.testing.assert_array_equal(read_case(output, "1__1-a")[1], expected_labels())
+
+
+def in_opacity(mode, colour, opacity):
+    """A picture of one `colour` throughout, of Pillow's `mode`, with a mask as its opacity."""
+    if mode == "P":
+        image = Image.fromarray(opacity, mode="P")
+        image.putpalette([*colour] * 256)
+        image.info["transparency"] = bytes(range(256))
+        return image
+    image = Image.new(mode.removesuffix("A"), (COLUMNS, ROWS), colour if mode == "RGBA" else colour[0])
+    image.putalpha(Image.fromarray(opacity))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "values", "by_opacity"),
+    [
+        ("RGBA", (0, 0, 0), (255, 0), True),
+        ("LA", (0,), (1, 2), True),
+        ("P", (0, 0, 0), (1, 2), True),
+        ("RGBA", (255, 255, 255), (100, 200), True),
+        ("RGBA", (7, 7, 7), (255, 0), False),  # 7 where it is opaque
+        ("LA", (0,), (0, 0), False),  # an empty mask
+    ],
+)
+def test_masks_in_the_opacity(tmp_path, mode, colour, values, by_opacity, capsys):
+    source = tmp_path / "source"
+    save(source / "images" / "1-a.png", picture())
+    (source / "masks").mkdir()
+    opacity = np.select([inside(CYST), inside(FLUID)], values).astype(np.uint8)
+    in_opacity(mode, colour, opacity).save(source / "masks" / "1-a.png")
+    cyst, fluid = values if by_opacity else (7, 8)
+    labels = [f"IRF={cyst}", *([f"SRF={fluid}"] if fluid else [])]
+    output = run_import(tmp_path, "masks", *PAIRED, "--labels", *labels)
+    expected = [bool(value) * label for label, value in enumerate(values, 1)]
+    expected = np.select([inside(CYST), inside(FLUID)], expected)
+    np.testing.assert_array_equal(read_case(output, "1__1-a")[1][0], expected)
+    assert ("warning: 1 pages are of one colour throughout; their op" in capsys.readouterr().out) == by_opacity
+    if by_opacity and not any(colour):
+        with pytest.raises(InputError) as caught:
+            run_import(tmp_path, "masks", *PAIRED, *BY_COLOUR)
+        (line,) = caught.value.messages
+        assert "1-a.png: black, with a mask in its opacity, expected colours; state numbers: --labels IRF=255" in line
 
 
 @pytest.mark.parametrize("full", [1, 255])

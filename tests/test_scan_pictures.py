@@ -209,7 +209,7 @@ def test_pictures_are_turned_as_viewers_show_them(tmp_path, name, orientation):
         with pytest.raises(InputError, match=r"plain\.tif: lies on its side by TIFF's orientation, .*; save it again"):
             read_mask(tmp_path / name, tmp_path / name, 3)
         return
-    values = read_mask(tmp_path / name, tmp_path / name, 3)[0, ..., 0]
+    values = read_mask(tmp_path / name, tmp_path / name, 3)[0][0, ..., 0]
     np.testing.assert_allclose(values, shown, atol=2)
 
 

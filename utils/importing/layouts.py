@@ -211,17 +211,20 @@ def _masks_of_values(image_path, values, path, tolerance, shape):
     if path is None:
         return {}, {}
     n_channels = len(next(iter(values.values())))
-    return classes_in(_checked(read_mask(path, image_path, n_channels), shape, path), values, tolerance, path)
+    read, warnings = read_mask(path, image_path, n_channels)
+    masks, of_classes = classes_in(_checked(read, shape, path), values, tolerance, path)
+    return masks, {**warnings, **of_classes}
 
 
 def _masks_of_targets(image_path, targets, paths, tolerance, shape):
     masks, warnings = {}, Counter()
     for target, path in zip(targets, paths, strict=True):
         if path is not None:
-            values = _checked(read_mask(path, image_path, 1), shape, path)
-            of_target, of_path = classes_in(values, {target: (full_value(values),)}, tolerance, path)
+            values, of_path = read_mask(path, image_path, 1)
+            classes = {target: (full_value(_checked(values, shape, path)),)}
+            of_target, of_classes = classes_in(values, classes, tolerance, path)
             masks |= of_target
-            warnings.update(of_path)
+            warnings.update({**of_path, **of_classes})
     return masks, warnings
 
 
@@ -233,9 +236,10 @@ def _outlined(read, *arguments):
 
 def _left_half(path):
     """`Content` of the left half of a picture."""
-    colours = read_mask(path, path, 3).astype(np.uint8)
+    colours = read_mask(path, path, 3)[0].astype(np.uint8)
     return Content(grey_channel(colours[:, :, : colours.shape[2] // 2], path))
 
 
 def _right_half(path, values, tolerance, shape):
-    return classes_in(_checked(read_mask(path, path, 3)[:, :, shape[2] :], shape, path), values, tolerance, path)
+    colours, _ = read_mask(path, path, 3)
+    return classes_in(_checked(colours[:, :, shape[2] :], shape, path), values, tolerance, path)

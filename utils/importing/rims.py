@@ -3,6 +3,7 @@
 An example: 0 is background, 1 IRF, 2 SRF. At the edge of SRF, interpolation makes 1 of 0 and 2: a rim of IRF.
 """
 
+import functools
 from collections import Counter
 
 import numpy as np
@@ -18,7 +19,7 @@ def rim_warnings(indices, names, values, tolerance):
     `indices` (slices, rows, columns) are each pixel's class, places in `names` and `values`; the name None is no class.
     A value is a tuple of numbers. What is within `tolerance` of a value was taken for its class.
     """
-    between = _between(np.array(values, float), tolerance)
+    between = _between(tuple(values), tolerance)
     if not between.any():
         return {}
     found = Counter()
@@ -34,8 +35,10 @@ def rim_warnings(indices, names, values, tolerance):
     }
 
 
+@functools.cache
 def _between(values, tolerance):
     """Bool (classes, classes, classes): whether some weighted mean of the first two values is taken for the third."""
+    values = np.array(values, float)
     between = np.zeros((len(values),) * 3, bool)
     weights = np.linspace(0, 1, 257)[:, np.newaxis]
     for first in range(len(values)):
