@@ -57,11 +57,11 @@ def overview_text(found, understood, options):
     lines += [f"note: {note}" for note in found.notes]
     of_cases = {_name_of(root): case.notes for root, case in understood.items()}
     lines += filter(None, [notes_text(of_cases)])
-    counts = defaultdict(dict)
+    doubts = defaultdict(dict)
     for root, case in understood.items():
         for what, number in case.warnings.items():
-            counts[what][_name_of(root)] = number
-    for what, numbers in counts.items():
+            doubts[what][_name_of(root)] = number
+    for what, numbers in doubts.items():
         total, first = sum(numbers.values()), next(iter(numbers))
         lines.append(f"warning: {total} {what}; in {len(numbers)} cases, {first} first")
     return "\n".join(lines)
