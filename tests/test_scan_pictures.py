@@ -180,17 +180,18 @@ def save_turned(path, stored, orientation):
     elif path.name == "plain.tif":
         tifffile.imwrite(path, stored, extratags=[(0x0112, "H", 1, orientation, True)])
     elif path.name == "jpeg.tif":
-        image.convert("YCbCr").save(path, compression="jpeg", quality=100, tiffinfo={0x0112: orientation})
+        image.convert("YCbCr").save(path, compression="jpeg", quality=100, tiffinfo={0x0112: orientation or 1})
     else:
         image.save(path, exif=exif, **({"quality": 100} if path.suffix == ".jpg" else {}))
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "wide.png", "plain.tif", "jpeg.tif"])
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", range(9))
 def test_pictures_are_turned_as_viewers_show_them(tmp_path, name, orientation):
     """The first row and the first column are stored as what the orientation says (TIFF 6.0, page 36)."""
     shown = np.repeat(np.repeat(VOXELS[0, :8, :12], 8, axis=0), 8, axis=1)  # blocks, which JPEG keeps
     stored = [
+        shown,  # 0 is none
         shown,
         shown[:, ::-1],
         shown[::-1, ::-1],
@@ -199,12 +200,12 @@ def test_pictures_are_turned_as_viewers_show_them(tmp_path, name, orientation):
         np.rot90(shown),
         shown[::-1, ::-1].T,
         np.rot90(shown, -1),
-    ][orientation - 1]
+    ][orientation]
     save_turned(tmp_path / name, np.ascontiguousarray(stored), orientation)
     scan = read(tmp_path / name)
     factor = 257 if name == "wide.png" else 1
     np.testing.assert_allclose(scan.voxels[0], shown * np.uint16(factor), atol=2)
-    assert ("turned or mirrored" in " ".join(scan.notes)) == (orientation != 1)
+    assert ("turned or mirrored" in " ".join(scan.notes)) == (orientation > 1)
     if name == "plain.tif" and orientation > 4:
         with pytest.raises(InputError, match=r"plain\.tif: lies on its side by TIFF's orientation, .*; save it again"):
             read_mask(tmp_path / name, tmp_path / name, 3)

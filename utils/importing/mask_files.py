@@ -31,7 +31,7 @@ def read_mask(path, image_path, n_channels):
         raise InputError(f"{path}: expected a mask as {', '.join((*PICTURES, *VOLUMES))}")
     try:
         opacities, pages = 0, []
-        for page in shown_pages(path):
+        for page, _ in shown_pages(path):
             opacity = _opacity_mask(page, path, n_channels)
             opacities += opacity is not None
             pages.append(_page_values(page, path, n_channels) if opacity is None else opacity)

@@ -16,7 +16,7 @@ class Understood:
     element_type: str
     spacing_mm: tuple  # (x, y, z)
     pixels: dict  # {class: number}
-    warnings: dict  # {what may be wrong, as the rest of a sentence: number of pixels or outlines}
+    warnings: dict  # {what may be wrong, as the rest of a sentence: how many pixels, outlines or pages}
     notes: list  # assumptions, a sentence each
 
 

@@ -38,8 +38,10 @@ def by_name(classes, nearest, names):
     known = {name for of_file in names.values() for name in of_file.values()}
     targets, complaints = {}, []
     for stated, target in classes.targets.items():
-        meanings = {file: names[file].get(stated) if file else stated for file in dict.fromkeys(nearest.values())}
-        meanings = {file: name for file, name in meanings.items() if name is not None and stated not in known}
+        meanings = {}
+        for file in dict.fromkeys(nearest.values()) if stated not in known else ():
+            if (name := names[file].get(stated) if file else stated) is not None:
+                meanings[file] = name
         if len(set(meanings.values())) > 1:
             found = [f"{name!r} {f'in {file}' if file else 'elsewhere'}" for file, name in meanings.items()]
             complaints.append(

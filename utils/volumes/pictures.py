@@ -16,7 +16,6 @@ _LARGEST_RATIO = 2000  # of the pixels' bytes to the file's; with more, the head
 _LEAST_ROWS = 256  # of a screen export
 _BAND = 6  # columns on each side of an edge that are compared
 _ORIENTATION = 0x0112  # EXIF's tag, and TIFF's
-_TURNED = "turned or mirrored as its orientation in EXIF or TIFF says"
 _PLAIN = ("L", "LA", "RGB", "RGBA", "I", "F")  # Pillow's modes that are kept; others become RGB
 
 
@@ -59,25 +58,25 @@ def _check_alike(path, first, other):
 
 def _read_picture(path):
     """(B-scans (slices, rows, columns), whether 0 is white, notes)."""
-    from PIL import Image
-
     if str(path).lower().endswith(TIFF):
         return _read_tiff(path)
-    with Image.open(path) as image:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    notes = [_TURNED] if orientation != 1 else []
     if _is_png_of_16_bit_channels(path):
         import cv2
 
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None:
             raise OSError("the image is damaged")
-        return _upright(grey_channel(pixels, path), orientation)[np.newaxis], False, notes
-    return np.stack([_grey_page(page, path) for page in shown_pages(path)]), False, notes
+        _, orientation = next(shown_pages(path))
+        return _upright(grey_channel(pixels, path), orientation)[np.newaxis], False, _turn_notes(orientation)
+    pages, notes = [], []
+    for page, orientation in shown_pages(path):
+        pages.append(_grey_page(page, path))
+        notes += _turn_notes(orientation)
+    return np.stack(pages), False, notes
 
 
 def shown_pages(path):
-    """Each page of a picture as Pillow's image, turned or mirrored as viewers show it.
+    """Each page of a picture as (Pillow's image, turned or mirrored as viewers show it; its orientation before).
 
     Raises `InputError` where Pillow cannot, and what Pillow raises for damaged files.
     """
@@ -85,13 +84,23 @@ def shown_pages(path):
 
     with Image.open(path) as image:
         for page in ImageSequence.Iterator(image):
+            orientation = _orientation(page.getexif())
             _check_turn(page, path)
-            yield ImageOps.exif_transpose(page)
+            yield (page if orientation == 1 else ImageOps.exif_transpose(page)), orientation
+
+
+def _orientation(tags):
+    """The orientation, 1 to 8, in EXIF's or TIFF's tags, {number: value}; 1 if there is none, or no valid one."""
+    return value if (value := tags.get(_ORIENTATION)) in range(1, 9) else 1
+
+
+def _turn_notes(orientation):
+    return [] if orientation == 1 else ["turned or mirrored as its orientation in EXIF or TIFF says"]
 
 
 def _check_turn(page, path):
     """Raise `InputError` for a page in which Pillow mixes rows and columns: a sideways TIFF of plain pixels."""
-    if page.info.get("compression") == "raw" and page.getexif().get(_ORIENTATION, 1) > 4:
+    if page.info.get("compression") == "raw" and _orientation(page.getexif()) > 4:
         raise InputError(f"{path}: lies on its side by TIFF's orientation, expected it upright; save it again as PNG")
 
 
@@ -162,7 +171,7 @@ def _read_tiff(path):
             if series.nbytes > _LARGEST_RATIO * tiff.filehandle.size:
                 raise InputError(f"{path}: {series.shape} pixels stated in a file of {tiff.filehandle.size} bytes")
             pixels, is_inverted = _series_pixels(series, path)
-            notes += [_TURNED] if _orientation(series) != 1 else []
+            notes += _turn_notes(_series_orientation(series))
             pixels, of_channels = _first_channel(pixels, series)
             stacks.append(pixels)
             _check_alike(path, stacks[0], pixels)
@@ -207,11 +216,11 @@ def _series_pixels(series, path):
         pixels = grey_channel(pixels, path)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
-    return _upright(pixels, _orientation(series)), page.photometric == PHOTOMETRIC.MINISWHITE
+    return _upright(pixels, _series_orientation(series)), page.photometric == PHOTOMETRIC.MINISWHITE
 
 
-def _orientation(series):
-    return series.keyframe.tags.valueof(_ORIENTATION, default=1)
+def _series_orientation(series):
+    return _orientation({_ORIENTATION: series.keyframe.tags.valueof(_ORIENTATION)})
 
 
 def _pillow_pixels(series, path):
