@@ -1,5 +1,7 @@
 """Pictures and TIFF stacks as their writers stored them; PIL, OpenCV and tifffile are the judges."""
 
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tifffile
 from PIL import Image
 
 from utils.errors import InputError
+from utils.importing.mask_files import read_mask
 from utils.volumes.pictures import fundus_columns
 from utils.volumes.scans import find_scans, read_scan
 
@@ -162,6 +165,53 @@ def test_the_damaged_picture_is_named(tmp_path):
     (tmp_path / "b10.png").write_bytes((tmp_path / "b10.png").read_bytes()[:-400])
     with pytest.raises(InputError, match=r"b10\.png: cannot be read"):
         read(tmp_path)
+
+
+# ---- Orientation ---------------------------------------------------------------------------------------------------
+def save_turned(path, stored, orientation):
+    """Write pixels (rows, columns) with an orientation, in the way that the end of the file's name says."""
+    image, exif = Image.fromarray(stored), Image.Exif()
+    exif[0x0112] = orientation
+    if path.name == "wide.png":  # of three channels, which Pillow does not write
+        _, content = cv2.imencode(".png", np.stack([stored.astype(np.uint16) * 257] * 3, axis=-1))
+        chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+        length, check = (len(chunk) - 4).to_bytes(4, "big"), zlib.crc32(chunk).to_bytes(4, "big")
+        path.write_bytes(content[:33].tobytes() + length + chunk + check + content[33:].tobytes())
+    elif path.name == "plain.tif":
+        tifffile.imwrite(path, stored, extratags=[(0x0112, "H", 1, orientation, True)])
+    elif path.name == "jpeg.tif":
+        image.convert("YCbCr").save(path, compression="jpeg", quality=100, tiffinfo={0x0112: orientation or 1})
+    else:
+        image.save(path, exif=exif, **({"quality": 100} if path.suffix == ".jpg" else {}))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "wide.png", "plain.tif", "jpeg.tif"])
+@pytest.mark.parametrize("orientation", range(9))
+def test_pictures_are_turned_as_viewers_show_them(tmp_path, name, orientation):
+    """The first row and the first column are stored as what the orientation says (TIFF 6.0, page 36)."""
+    shown = np.repeat(np.repeat(VOXELS[0, :8, :12], 8, axis=0), 8, axis=1)  # blocks, which JPEG keeps
+    stored = [
+        shown,  # 0 is none
+        shown,
+        shown[:, ::-1],
+        shown[::-1, ::-1],
+        shown[::-1],
+        shown.T,
+        np.rot90(shown),
+        shown[::-1, ::-1].T,
+        np.rot90(shown, -1),
+    ][orientation]
+    save_turned(tmp_path / name, np.ascontiguousarray(stored), orientation)
+    scan = read(tmp_path / name)
+    factor = 257 if name == "wide.png" else 1
+    np.testing.assert_allclose(scan.voxels[0], shown * np.uint16(factor), atol=2)
+    assert ("turned or mirrored" in " ".join(scan.notes)) == (orientation > 1)
+    if name == "plain.tif" and orientation > 4:
+        with pytest.raises(InputError, match=r"plain\.tif: lies on its side by TIFF's orientation, .*; save it again"):
+            read_mask(tmp_path / name, tmp_path / name, 3)
+        return
+    values = read_mask(tmp_path / name, tmp_path / name, 3)[0][0, ..., 0]
+    np.testing.assert_allclose(values, shown, atol=2)
 
 
 # ---- Screen exports ------------------------------------------------------------------------------------------------

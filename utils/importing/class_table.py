@@ -1,6 +1,7 @@
 """Which class of other people's data becomes which label of this project, as the command line states it."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,26 +21,31 @@ class ClassTable:
     targets: dict
 
     def labels(self, masks, shape, path):
-        """(reference, other, overlapping): uint8 (slices, rows, columns); the second is None if it would be empty.
+        """(reference, other, warnings): uint8 (slices, rows, columns); the second is None if it would be empty.
 
-        `masks` is {class: bool array of `shape`}. If classes overlap, the one stated first gets the pixel.
-        `overlapping` counts such pixels. Raises `InputError`, which names `path`, for a class not in the table.
+        `masks` is {class: bool array of `shape`}. If classes overlap, the one stated first gets the pixel, also if it
+        becomes background. `warnings` counts such pixels, {what they are: number}. Raises `InputError`, which names
+        `path`, for a class not in the table.
         """
         if unknown := [f"{name!r}" for name in masks if name not in self.targets]:
             raise InputError(
                 f"{path}: holds class {', '.join(unknown)}, which --labels does not state, expected one of "
                 f"{', '.join(map(repr, self.targets))}; add it: IRF=, SRF=, PED=, OTHER1= or {BACKGROUND}="
             )
-        volumes = {"reference": np.zeros(shape, np.uint8), "other": np.zeros(shape, np.uint8)}
-        overlapping = 0
-        for name in (name for name in self.targets if name in masks):
-            if self.targets[name] == BACKGROUND:
-                continue
-            volume, label = volumes[volume_of(self.targets[name])], label_of(self.targets[name])
-            free = volume == 0
-            overlapping += int(np.count_nonzero(masks[name] & (volume != label) & ~free))
-            volume[masks[name] & free] = label
-        return volumes["reference"], volumes["other"] if volumes["other"].any() else None, overlapping
+        names = [name for name in self.targets if name in masks]
+        owners = {volume: np.zeros(shape, np.uint16) for volume in ("reference", "other")}  # places in `names`, from 1
+        warnings = Counter()
+        for place, name in enumerate(names, 1):
+            target = self.targets[name]
+            for volume in owners if target == BACKGROUND else [volume_of(target)]:
+                taken = np.bincount(owners[volume][masks[name]], minlength=place)
+                for first, pixels in zip(names, taken[1:].tolist(), strict=False):
+                    if pixels and self.targets[first] != target:
+                        warnings[f"pixels of class {name!r} count for {first!r}, which is stated first"] += pixels
+                owners[volume][masks[name] & (owners[volume] == 0)] = place
+        labels = np.array([0, *(label_of(self.targets[name]) for name in names)], np.uint8)
+        reference, other = (labels[owner] for owner in owners.values())
+        return reference, other if other.any() else None, warnings
 
     def values(self):
         """{class: (number,) or (red, green, blue)}. All classes must be values of one kind.
@@ -84,5 +90,7 @@ def volume_of(target):
 
 
 def label_of(target):
-    """The label of a target (not BACKGROUND) in its volume."""
+    """The label of a target in its volume; of BACKGROUND, 0."""
+    if target == BACKGROUND:
+        return 0
     return FLUIDS[target] if target in FLUIDS else int(_OTHER.fullmatch(target)[1])

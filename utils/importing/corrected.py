@@ -173,7 +173,7 @@ def _item(result, written, digest, options, classes, notes):
         path_text=text[: len(text) - len(suffix_of(text))] if options.patient_pattern else scan_name,
         files=(*_all_files(files), *reversed(volume_files(path))),
         read_image=partial(read_content, files.paths, files.part),
-        read_masks=lambda shape: (read_segmentation(path, grid, files.path, classes.targets)[0], 0),
+        read_masks=lambda shape: (read_segmentation(path, grid, files.path, classes.targets)[0], {}),
         vendor=result.record["facts"]["vendor"],
         spacing_mm=result.spacing_mm,
         record=_correction(result.record, path, labels, written, digest and bool(corrections)),

@@ -61,4 +61,4 @@ def _graded(path, reader):
 
 
 def _fluid(mask, shape):
-    return ({"fluid": mask} if mask.any() else {}), 0
+    return ({"fluid": mask} if mask.any() else {}), {}

@@ -1,6 +1,8 @@
 """The layouts in which other people's images and masks come, each as a list of `Item`."""
 
 import json
+import posixpath
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +15,7 @@ from utils.importing.class_table import ClassTable, is_target
 from utils.importing.mask_files import check_tolerance, classes_in, full_value, read_mask
 from utils.importing.outlines import coco_masks, read_coco, yolo_masks
 from utils.importing.pairs import by_annotator, files_below, matching, pair
+from utils.importing.yolo_names import by_name, find_names
 from utils.names import suffix_of
 from utils.volumes.content import Content
 from utils.volumes.formats import read_content
@@ -28,7 +31,7 @@ class Item:
     path_text: str  # the image's path below the source without its suffix; it names the patient
     files: tuple  # paths of all its files, the image's first
     read_image: Callable  # () -> Content
-    read_masks: Callable  # (shape) -> ({class: bool mask (slices, rows, columns)}, pixels taken for the nearest class)
+    read_masks: Callable  # (shape) -> ({class: bool mask (slices, rows, columns)}, warnings as of ClassTable.labels)
     vendor: str | None = None  # None: the command line says it
     spacing_mm: tuple | None = None  # (x, y, z); None: the command line or the image's file says it
     record: dict | None = None  # for a file of its own beside the case
@@ -83,15 +86,23 @@ def find_beside(source, options, classes):
 
 
 def find_yolo(source, options, classes):
-    """`Found` of pictures with a text file of YOLO's each."""
+    """`Found` of pictures with a text file of YOLO's each. The nearest data.yaml names its classes."""
     if len(options.masks) != 1:
         raise InputError(f"--masks: found {len(options.masks)} patterns, expected one, of the text files")
-    pairs, lacking = pair(files_below(source), options.images, options.masks, options.annotator, options.without_mask)
+    files = files_below(source)
+    pairs, lacking = pair(files, options.images, options.masks, options.annotator, options.without_mask)
+    texts = [text for _, _, (text,) in pairs if text]
+    nearest, names = find_names(source, files, texts)
     items = []
     for key, image, (text,) in pairs:
-        path = text and Path(source, text)
-        items.append(_item(source, image, key, [path], partial(_outlined, yolo_masks, path)))
-    return Found(items, classes, sum(len(item.files) - 1 for item in items), lacking)
+        path, named_in = text and Path(source, text), nearest.get(text)
+        read_masks = partial(_outlined, yolo_masks, path, names.get(named_in))
+        items.append(_item(source, image, key, [named_in and Path(source, named_in), path], read_masks))
+    notes = [
+        f"{file} names the classes {', '.join(f'{number} {name}' for number, name in of_file.items())}"
+        for file, of_file in names.items()
+    ]
+    return Found(items, by_name(classes, nearest, names), len(texts), lacking, tuple(notes))
 
 
 def find_coco(source, options, classes):
@@ -99,15 +110,23 @@ def find_coco(source, options, classes):
     if len(options.masks) != 1:
         raise InputError(f"--masks: found {len(options.masks)} patterns, expected one, of COCO's JSON files")
     files = files_below(source)
-    option = f"--masks {options.masks[0]}"
+    there, option = set(files), f"--masks {options.masks[0]}"
     chosen = by_annotator(matching(files, options.masks[0], "--masks"), options.annotator, option).values()
     items, complaints, listed_in = [], [], {}
     for file in chosen:
         folder = PurePosixPath(file).parent if options.images is None else PurePosixPath(options.images)
-        for image, annotations in read_coco(Path(source, file)):
-            relative = (folder / image["file_name"]).as_posix()
-            if relative not in files:
-                complaints.append(f"{Path(source, file)}: lists {image['file_name']}, expected it as {relative}")
+        try:
+            listed = read_coco(Path(source, file))
+        except InputError as error:
+            complaints += error.messages
+            continue
+        for image, annotations in listed:
+            relative = _listed_as(folder, image["file_name"], there)
+            if relative not in there:
+                complaints.append(
+                    f"{Path(source, file)}: lists {image['file_name']}, expected it as {relative} below {source}; say "
+                    "with --images in which folder the pictures lie"
+                )
             elif relative in listed_in:
                 complaints.append(
                     f"{Path(source, relative)}: outlined twice, in {listed_in[relative]} and {file}; name one with "
@@ -129,12 +148,26 @@ def find_coco(source, options, classes):
     return Found(items, classes, len(chosen), notes=tuple(notes))
 
 
+def _listed_as(folder, name, there):
+    """The path below the source of a picture that a COCO file in `folder` calls `name`.
+
+    Backslashes are Windows' separators, unless that very file is `there`.
+    """
+    paths = [posixpath.normpath(folder / text) for text in (name, name.replace("\\", "/"))]
+    return paths[0] if paths[0] in there else paths[1]
+
+
 def find_nnunet(source, options, classes):
     """`Found` of nnU-Net's imagesTr, labelsTr and dataset.json, which names the classes."""
     path = Path(source, "dataset.json")
     try:
         description = json.loads(path.read_text("utf-8"))
         channels = description.get("channel_names", description.get("modality"))
+        if regions := [name for name, label in description["labels"].items() if isinstance(label, list)]:
+            raise InputError(
+                f"{path}: labels {', '.join(regions)} are regions of several numbers, expected one number a class; "
+                "name each number that the masks hold instead, and leave the regions out"
+            )
         names = {int(name): label for name, label in description["labels"].items() if name.isdigit()}  # of version 1
         names = names or {label: name for name, label in description["labels"].items()}
         ending = description.get("file_ending", ".nii.gz")
@@ -176,32 +209,37 @@ def _checked(values, shape, path):
 
 def _masks_of_values(image_path, values, path, tolerance, shape):
     if path is None:
-        return {}, 0
+        return {}, {}
     n_channels = len(next(iter(values.values())))
-    return classes_in(_checked(read_mask(path, image_path, n_channels), shape, path), values, tolerance, path)
+    read, warnings = read_mask(path, image_path, n_channels)
+    masks, of_classes = classes_in(_checked(read, shape, path), values, tolerance, path)
+    return masks, {**warnings, **of_classes}
 
 
 def _masks_of_targets(image_path, targets, paths, tolerance, shape):
-    masks, inexact = {}, 0
+    masks, warnings = {}, Counter()
     for target, path in zip(targets, paths, strict=True):
         if path is not None:
-            values = _checked(read_mask(path, image_path, 1), shape, path)
-            of_target, n = classes_in(values, {target: (full_value(values),)}, tolerance, path)
-            masks, inexact = masks | of_target, inexact + n
-    return masks, inexact
+            values, of_path = read_mask(path, image_path, 1)
+            classes = {target: (full_value(_checked(values, shape, path)),)}
+            of_target, of_classes = classes_in(values, classes, tolerance, path)
+            masks |= of_target
+            warnings.update({**of_path, **of_classes})
+    return masks, warnings
 
 
 def _outlined(read, *arguments):
-    """Masks that `read` returns for its arguments. The last argument is the image's shape."""
+    """What `read` returns for its arguments. The last argument is the image's shape."""
     *of_file, shape = arguments
-    return ({}, 0) if of_file[0] is None else (read(*of_file, shape), 0)
+    return ({}, {}) if of_file[0] is None else read(*of_file, shape)
 
 
 def _left_half(path):
     """`Content` of the left half of a picture."""
-    colours = read_mask(path, path, 3).astype(np.uint8)
+    colours = read_mask(path, path, 3)[0].astype(np.uint8)
     return Content(grey_channel(colours[:, :, : colours.shape[2] // 2], path))
 
 
 def _right_half(path, values, tolerance, shape):
-    return classes_in(_checked(read_mask(path, path, 3)[:, :, shape[2] :], shape, path), values, tolerance, path)
+    colours, _ = read_mask(path, path, 3)
+    return classes_in(_checked(colours[:, :, shape[2] :], shape, path), values, tolerance, path)

@@ -3,47 +3,52 @@
 import numpy as np
 
 from utils.errors import InputError
+from utils.importing.rims import rim_warnings
 from utils.names import suffix_of
 from utils.volumes.mhd import VOLUMES, read_volume, read_volume_onto
-from utils.volumes.pictures import PICTURES
+from utils.volumes.pictures import PICTURES, shown_pages
 
 _MOST_LISTED = 3  # of unknown values
 _LARGEST = 65535  # of a mask's values
+_BY_OPACITY = "pages are of one colour throughout; their opacity is taken for the mask"
 
 
 def read_mask(path, image_path, n_channels):
-    """Values (slices, rows, columns, `n_channels`; int64) of a mask: its numbers, or with three channels its colours.
+    """(values, warnings) of a mask: its numbers, or with three channels its colours.
 
-    If mask and image are both volumes, the mask is brought onto the image's grid. Transparent pixels of pictures count
-    as black. Raises `InputError` if the file cannot be read, is of another kind, or holds other than whole numbers.
+    Values are (slices, rows, columns, `n_channels`; int64). If mask and image are both volumes, the mask is brought
+    onto the image's grid. Transparent pixels of pictures count as black. Of a picture whose colour says nothing, the
+    numbers are its opacity; `warnings` counts such pages, {what they are: number}. Raises `InputError` if the file
+    cannot be read, is of another kind, or holds other than whole numbers.
     """
     if suffix_of(path) in VOLUMES:
         on_grid = suffix_of(image_path) in VOLUMES
         values = read_volume_onto(path, image_path) if on_grid else read_volume(path)[0]
         if n_channels == 3:
             raise InputError(f"{path}: a volume holds numbers, expected colours; state numbers in --labels")
-        return _whole_numbers(values[..., np.newaxis], path)
+        return _whole_numbers(values[..., np.newaxis], path), {}
     if suffix_of(path) not in PICTURES:
         raise InputError(f"{path}: expected a mask as {', '.join((*PICTURES, *VOLUMES))}")
-    from PIL import Image, ImageSequence
-
     try:
-        with Image.open(path) as image:
-            pages = [_page_values(page, path, n_channels) for page in ImageSequence.Iterator(image)]
+        opacities, pages = 0, []
+        for page, _ in shown_pages(path):
+            opacity = _opacity_mask(page, path, n_channels)
+            opacities += opacity is not None
+            pages.append(_page_values(page, path, n_channels) if opacity is None else opacity)
         values = np.stack(pages)
     except InputError:
         raise
     except Exception as error:  # Pillow raises exceptions of any kind for damaged files
         raise InputError(f"{path}: not a readable picture ({error})") from error
-    return _whole_numbers(values, path)
+    return _whole_numbers(values, path), ({_BY_OPACITY: opacities} if opacities else {})
 
 
 def classes_in(values, classes, tolerance, path):
-    """({class: bool mask}, number of pixels of inexact values) of `values` (..., channels).
+    """({class: bool mask}, warnings) of `values` (..., channels).
 
     `classes` is {class: tuple of its value}. 0 in every channel is background unless a class has that value. A value
-    may differ from a class's by up to `tolerance` in each channel; such pixels are inexact. Raises `InputError`, which
-    names `path`, for other values.
+    may differ from a class's by up to `tolerance` in each channel; `warnings` counts such pixels, and those of thin
+    rims, {what they are: number}. Raises `InputError`, which names `path`, for other values.
     """
     n_channels = values.shape[-1]
     background = {} if (0,) * n_channels in classes.values() else {None: (0,) * n_channels}
@@ -63,7 +68,10 @@ def classes_in(values, classes, tolerance, path):
         )
     indices = nearest[inverse].reshape(values.shape[:-1])
     masks = {name: indices == index for index, name in enumerate(known) if name is not None}
-    return {name: mask for name, mask in masks.items() if mask.any()}, int(counts[distance > 0].sum())
+    inexact = int(counts[distance > 0].sum())
+    warnings = {"pixels of values that are not stated are taken for the nearest class": inexact} if inexact else {}
+    warnings |= rim_warnings(indices, list(known), list(known.values()), tolerance)
+    return {name: mask for name, mask in masks.items() if mask.any()}, warnings
 
 
 def check_tolerance(classes, tolerance):
@@ -82,6 +90,26 @@ def full_value(values):
     """The value that means "inside" in a mask of 0 and one other value: 1, 255 or 65535."""
     largest = values.max(initial=0)
     return 1 if largest <= 1 else 255 if largest <= 255 else _LARGEST
+
+
+def _opacity_mask(page, path, n_channels):
+    """The opacity (rows, columns, 1) of a page of Pillow's if that holds the mask; else None.
+
+    The colour is then black throughout; or for numbers it is another one throughout, and there is more than opaque and
+    transparent. Raises `InputError` if colours are expected and the page is black.
+    """
+    if page.mode not in ("LA", "PA", "RGBA") and not (page.mode == "P" and "transparency" in page.info):
+        return None
+    pixels = np.asarray(page.convert("RGBA"))
+    colours, opacity = pixels[..., :3], pixels[..., 3:]
+    if (colours != colours[0, 0]).any() or (opacity == opacity[0, 0]).all():
+        return None
+    is_black = not colours.any()
+    if is_black and n_channels == 3:
+        raise InputError(
+            f"{path}: black, with a mask in its opacity, expected colours; state numbers: --labels IRF=255"
+        )
+    return opacity if n_channels == 1 and (is_black or not np.isin(opacity, (0, 255)).all()) else None
 
 
 def _page_values(page, path, n_channels):

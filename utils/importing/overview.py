@@ -6,10 +6,6 @@ from dataclasses import dataclass
 from utils.preparation.checks import notes_text
 
 PATIENT_PATTERN = "^(.+?)__"  # of the cases' names, for config.PATIENT_PATTERN
-_COUNTED = {
-    "inexact": "pixels of values that are not stated are taken for the nearest class",
-    "overlapping": "pixels lie in several classes and count for the class stated first",
-}
 
 
 @dataclass(frozen=True)
@@ -20,15 +16,14 @@ class Understood:
     element_type: str
     spacing_mm: tuple  # (x, y, z)
     pixels: dict  # {class: number}
-    inexact: int  # pixels taken for the nearest class
-    overlapping: int  # pixels in several classes
+    warnings: dict  # {what may be wrong, as the rest of a sentence: how many pixels, outlines or pages}
     notes: list  # assumptions, a sentence each
 
 
 def overview_text(found, understood, options):
-    """The `Found` and what was read of it, {case's root: `Understood`}, as text: values, a row for each class, notes.
+    """The `Found` and what was read of it, {case's root: `Understood`}, as text.
 
-    `options` are those of the command line.
+    It has values, a row for each class, notes and warnings. `options` are those of the command line.
     """
     cases = list(understood.values())
     sizes = sorted({case.shape[::-1] for case in cases})
@@ -60,13 +55,16 @@ def overview_text(found, understood, options):
         counts = [case.pixels[name] for case in cases if name in case.pixels]
         lines.append(f"{name:{width}}  {target:10}  {len(counts):6}  {sum(counts)}")
     lines += [f"note: {note}" for note in found.notes]
-    for what, meaning in _COUNTED.items():
-        of_cases = {_name_of(root): getattr(case, what) for root, case in understood.items() if getattr(case, what)}
-        if of_cases:
-            first, total = next(iter(of_cases)), sum(of_cases.values())
-            lines.append(f"note: {total} {meaning}; in {len(of_cases)} cases, {first} first")
     of_cases = {_name_of(root): case.notes for root, case in understood.items()}
-    return "\n".join([*lines, *filter(None, [notes_text(of_cases)])])
+    lines += filter(None, [notes_text(of_cases)])
+    doubts = defaultdict(dict)
+    for root, case in understood.items():
+        for what, number in case.warnings.items():
+            doubts[what][_name_of(root)] = number
+    for what, numbers in doubts.items():
+        total, first = sum(numbers.values()), next(iter(numbers))
+        lines.append(f"warning: {total} {what}; in {len(numbers)} cases, {first} first")
+    return "\n".join(lines)
 
 
 def _name_of(root):

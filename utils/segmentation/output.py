@@ -48,6 +48,7 @@ _OUTPUT_CODE = (
     "utils.volumes.formats",
     "utils.volumes.dicom",
     "utils.volumes.geometry",
+    "utils.volumes.pictures",
     "utils.volumes.scans",
     "utils.volumes.mhd",
     "utils.segmentation.measurements",

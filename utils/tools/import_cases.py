@@ -189,12 +189,12 @@ def _read(item, classes, options):
     notes = [*content.notes, *notes]
     spacing_mm = options.spacing_mm or item.spacing_mm or _stated_spacing_mm(content, path)
     try:
-        masks, inexact = item.read_masks(voxels.shape)
+        masks, warnings = item.read_masks(voxels.shape)
     except InputError as error:  # the notes may explain it: a fundus image that was cut off changes the size
         raise InputError(*(f"{message}{_in_brackets(notes)}" for message in error.messages)) from error
-    reference, other, overlapping = classes.labels(masks, voxels.shape, item.files[-1])
+    reference, other, of_classes = classes.labels(masks, voxels.shape, item.files[-1])
     pixels = {name: int(np.count_nonzero(mask)) for name, mask in masks.items()}
-    return voxels, reference, other, spacing_mm, content.placement, (pixels, inexact, overlapping, notes)
+    return voxels, reference, other, spacing_mm, content.placement, (pixels, {**warnings, **of_classes}, notes)
 
 
 def _in_brackets(notes):

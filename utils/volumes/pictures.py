@@ -15,14 +15,15 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
 _LARGEST_RATIO = 2000  # of the pixels' bytes to the file's; with more, the header is wrong
 _LEAST_ROWS = 256  # of a screen export
 _BAND = 6  # columns on each side of an edge that are compared
+_ORIENTATION = 0x0112  # EXIF's tag, and TIFF's
 _PLAIN = ("L", "LA", "RGB", "RGBA", "I", "F")  # Pillow's modes that are kept; others become RGB
 
 
 def read_pictures(paths):
     """`Content` of pictures that hold one or more B-scans each, in order.
 
-    A fundus image at the left of the B-scans is cut off. Raises `InputError`, which names the file, if one is damaged,
-    in colour, or of another size than those before it.
+    They are turned as viewers show them. A fundus image at the left of the B-scans is cut off. Raises `InputError`,
+    which names the file, if one is damaged, in colour, or of another size than those before it.
     """
     stacks, inverted, notes = [], set(), []
     for path in paths:
@@ -57,8 +58,6 @@ def _check_alike(path, first, other):
 
 def _read_picture(path):
     """(B-scans (slices, rows, columns), whether 0 is white, notes)."""
-    from PIL import Image, ImageSequence
-
     if str(path).lower().endswith(TIFF):
         return _read_tiff(path)
     if _is_png_of_16_bit_channels(path):
@@ -67,9 +66,53 @@ def _read_picture(path):
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None:
             raise OSError("the image is damaged")
-        return grey_channel(pixels, path)[np.newaxis], False, []
+        _, orientation = next(shown_pages(path))
+        return _upright(grey_channel(pixels, path), orientation)[np.newaxis], False, _turn_notes(orientation)
+    pages, notes = [], []
+    for page, orientation in shown_pages(path):
+        pages.append(_grey_page(page, path))
+        notes += _turn_notes(orientation)
+    return np.stack(pages), False, notes
+
+
+def shown_pages(path):
+    """Each page of a picture as (Pillow's image, turned or mirrored as viewers show it; its orientation before).
+
+    Raises `InputError` where Pillow cannot, and what Pillow raises for damaged files.
+    """
+    from PIL import Image, ImageOps, ImageSequence
+
     with Image.open(path) as image:
-        return np.stack([_grey_page(page, path) for page in ImageSequence.Iterator(image)]), False, []
+        for page in ImageSequence.Iterator(image):
+            orientation = _orientation(page.getexif())
+            _check_turn(page, path)
+            yield (page if orientation == 1 else ImageOps.exif_transpose(page)), orientation
+
+
+def _orientation(tags):
+    """The orientation, 1 to 8, in EXIF's or TIFF's tags, {number: value}; 1 if there is none, or no valid one."""
+    return value if (value := tags.get(_ORIENTATION)) in range(1, 9) else 1
+
+
+def _turn_notes(orientation):
+    return [] if orientation == 1 else ["turned or mirrored as its orientation in EXIF or TIFF says"]
+
+
+def _check_turn(page, path):
+    """Raise `InputError` for a page in which Pillow mixes rows and columns: a sideways TIFF of plain pixels."""
+    if page.info.get("compression") == "raw" and _orientation(page.getexif()) > 4:
+        raise InputError(f"{path}: lies on its side by TIFF's orientation, expected it upright; save it again as PNG")
+
+
+def _upright(pixels, orientation):
+    """`pixels` (..., rows, columns) as viewers show them; `orientation` is EXIF's, from 1 to 8."""
+    if orientation in (5, 6, 7, 8):
+        pixels = np.swapaxes(pixels, -2, -1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[..., ::-1, :]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[..., ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _is_png_of_16_bit_channels(path):
@@ -128,6 +171,7 @@ def _read_tiff(path):
             if series.nbytes > _LARGEST_RATIO * tiff.filehandle.size:
                 raise InputError(f"{path}: {series.shape} pixels stated in a file of {tiff.filehandle.size} bytes")
             pixels, is_inverted = _series_pixels(series, path)
+            notes += _turn_notes(_series_orientation(series))
             pixels, of_channels = _first_channel(pixels, series)
             stacks.append(pixels)
             _check_alike(path, stacks[0], pixels)
@@ -172,11 +216,18 @@ def _series_pixels(series, path):
         pixels = grey_channel(pixels, path)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
-    return pixels, page.photometric == PHOTOMETRIC.MINISWHITE
+    return _upright(pixels, _series_orientation(series)), page.photometric == PHOTOMETRIC.MINISWHITE
+
+
+def _series_orientation(series):
+    return _orientation({_ORIENTATION: series.keyframe.tags.valueof(_ORIENTATION)})
 
 
 def _pillow_pixels(series, path):
-    """As `_series_pixels`, by Pillow: for compressions and colours that tifffile cannot decode. A page is a B-scan."""
+    """As `_series_pixels`, by Pillow: for compressions and colours that tifffile cannot decode. A page is a B-scan.
+
+    Pillow turns TIFF's pages itself.
+    """
     from PIL import Image
     from tifffile import PHOTOMETRIC
 
@@ -185,6 +236,7 @@ def _pillow_pixels(series, path):
         with Image.open(path) as image:
             for page in series.pages:
                 image.seek(page.index)
+                _check_turn(image, path)
                 pages.append(_grey_page(image, path))
         if len(pages) != np.prod(_stack_shape(series)):
             raise OSError("several B-scans on a page")
