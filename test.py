@@ -173,7 +173,8 @@ def segment_all(scans, job):
                 line = f"{files.name}: failed"
             else:
                 facts = record["facts"]
-                volumes = ", ".join(f"{fluid['fluid']} {fluid['volume_mm3']:.3f}" for fluid in record["fluids"])
+                taught = [fluid for fluid in record["fluids"] if fluid.get("taught", True)]
+                volumes = ", ".join(f"{fluid['fluid']} {fluid['volume_mm3']:.3f}" for fluid in taught)
                 took = "done before" if record.get("kept") else f"{record['seconds']:.0f} s"
                 line = f"{output_name(facts['vendor'], facts['scan'])}: {volumes} mm3, {took}"
                 line += "".join(f"\n  note: {note}" for note in record["notes"])
@@ -220,8 +221,11 @@ def write_summary(output):
     plots, mixed_patients = write_follow_up(output, table)
     plots = [(title, quote(path)) for title, path in plots]
     warning = " ".join(filter(None, [mixed_models(table), mixed_patients]))
+    of_fluids = [f"{fluid} (mm³)" for fluid in FLUIDS]
+    shown[of_fluids] = shown[of_fluids].where(shown[of_fluids].notna(), "not taught")
     write_index(output / "index.html", shown.where(shown.notna(), "-"), links, warning, plots)
-    print(table[["scan", "vendor", "IRF_mm3", "SRF_mm3", "PED_mm3"]].to_string(index=False, float_format="%.3f"))
+    volumes = table[["scan", "vendor", *(f"{fluid}_mm3" for fluid in FLUIDS)]]
+    print(volumes.to_string(index=False, float_format="%.3f", na_rep="not taught"))
     if warning:
         print(f"warning: {warning}")
     if plots:

@@ -32,7 +32,7 @@ def test_expected_dice_and_the_b_scan_to_look_at():
 
 
 def test_the_least_sure_fluid_counts_and_warnings_halve_it():
-    rows = [{"confidence": 0.9}, {"confidence": 0.6}, {"confidence": 1.0}]
+    rows = [{"confidence": value, "taught": value != 0.1} for value in (0.1, 0.9, 0.6, 1.0)]  # the first does not count
     assert scan_confidence(rows, [], 3) == {"confidence": 0.6, "in_words": "likely", "look_at": 4}
     assert scan_confidence(rows, ["unlike"], 3) == {"confidence": 0.3, "in_words": "doubtful", "look_at": 4}
     assert [in_words(value) for value in (1.0, 0.8, 0.79, 0.5, 0.49, 0.0)] == [

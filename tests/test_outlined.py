@@ -5,17 +5,23 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import batch_settings, noise, prepare, read_csv, write_prepared_case, write_raw_case
+from helpers import batch_settings, noise, prepare, read_csv, run_python, write_prepared_case, write_raw_case
+from stand_in import bright_scan, export_brightness_model
 
 from utils.data_prepare import get_iterator_nuts, patch_samples
 from utils.errors import InputError
+from utils.evaluation.held_out import segment_and_score
 from utils.evaluation.pairs import Pair, match_pairs, read_reference_labels, score_pairs
-from utils.labels import allowed_tables, unlabelled_value, without_unjudged
+from utils.evaluation.report import measures
+from utils.evaluation.statistics import summarise_volumes, with_patients
+from utils.labels import FLUIDS, allowed_tables, unlabelled_value, without_unjudged
 from utils.preparation.cases import find_cases
 from utils.preparation.checks import check_facts, read_facts
 from utils.preparation.outlined import as_judged, read_outlined, write_outlined
 from utils.preparation.roi import roi_mask
 from utils.prepared import SliceRow, outlined_in, read_csv_data, read_outlined_rows
+from utils.segmentation.decisions import Decisions, of_taught_fluids
+from utils.segmentation.predict import load_network
 from utils.training.validation import FluidDice, choose_b_scans
 from utils.volumes.mhd import open_volume, read_volume, write_volume
 
@@ -279,3 +285,55 @@ def test_a_reference_of_0_and_255_needs_a_word(tmp_path):
     write(tmp_path / "reference.mhd", [[0, 7]])
     with pytest.raises(InputError, match="expected labels 0 to 3"):
         read_reference_labels(stated)
+
+
+# ---- What a model was not taught -----------------------------------------------------------------------------------
+def test_the_probability_of_what_was_not_taught_is_backgrounds():
+    found = np.array([[0.2, 0.3, 0.4, 0.1, 0.7]], np.float32)  # the last is no class
+    np.testing.assert_allclose(of_taught_fluids(found, ("SRF",)), [[0.6, 0, 0.4, 0, 0.7]])
+    assert of_taught_fluids(found, tuple(FLUIDS)) is found
+
+
+def test_a_fluid_that_was_not_taught_is_never_found_and_everything_says_so(tmp_path):
+    """The stand-in calls bright pixels IRF, which it was not taught."""
+    model = export_brightness_model(tmp_path / "model", taught=["SRF", "PED"])
+    write_volume(tmp_path / "Spectralis.mhd", bright_scan(1), SPACING_MM)
+    said, _ = run_python("test.py", tmp_path / "Spectralis.mhd", "--output", tmp_path / "out", "--model", model)
+    assert "Spectralis_Spectralis: SRF 0.000, PED 0.000 mm3" in said
+    assert "note: IRF was not taught: the model never finds it" in said
+    assert not read_volume(tmp_path / "out" / "Spectralis_Spectralis.mhd")[0].any()
+    (row,) = pd.read_csv(tmp_path / "out" / "summary.csv").to_dict("records")
+    assert np.isnan(row["IRF_mm3"])
+    assert row["SRF_mm3"] == 0
+    for page in ("index.html", "Spectralis_Spectralis/report.html"):
+        assert "not taught" in (tmp_path / "out" / page).read_text()
+    of_all = export_brightness_model(tmp_path / "all")
+    with pytest.raises(InputError, match=r"was taught IRF, SRF, PED, .* SRF, PED; leave one out"):
+        load_network(model, of_all)
+
+
+def test_held_out_scores_leave_out_what_was_not_judged_or_outlined(tmp_path):
+    """Half of the bright block is labelled, the other half was not judged; nobody outlined SRF."""
+    scan = bright_scan()
+    reference = np.where(scan == 230, 1, 0).astype(np.uint8)
+    reference[:, :, 50:] *= 255
+    reference[0] = 255
+    for name, volume in (("oct", scan), ("reference", reference)):
+        write_volume(tmp_path / f"{name}.mhd", volume, SPACING_MM)
+    paths = [tmp_path / name for name in ("out/Spectralis_A.mhd", "reference.mhd", "oct.mhd")]
+    pair = Pair("Spectralis", "A", *paths, outlined=("IRF", "PED"))
+    network = load_network(export_brightness_model(tmp_path / "model"))
+    table, reliability, complaints = segment_and_score(network, [pair], Decisions(0.5), workers=0)
+    assert complaints == []
+    assert table.fluid.tolist() == ["IRF", "PED"]
+    irf = table.set_index("fluid").loc["IRF"]
+    assert (irf.dice, irf.average_precision) == (1, pytest.approx(1))
+    assert irf.score_volume == irf.reference_mm3 == pytest.approx((reference == 1).sum() * np.prod(SPACING_MM))
+    voxels = reliability.groupby("fluid").voxels.sum()
+    assert voxels.to_dict() == {"IRF": (reference < 255).sum(), "SRF": 0, "PED": (reference < 255).sum()}
+    summary = summarise_volumes(with_patients(table, "(.*)"), seed=0)
+    assert measures(summary, ["all"], {"dice_all": "Dice"})["cases with it"].tolist() == [
+        *("1 of 1", "not outlined", "0 of 1", "")
+    ]
+    means = summary[(summary.vendor == "all") & (summary.measure == "dice_all")].set_index("fluid")["mean"]
+    assert means["mean"] == pytest.approx((means["IRF"] + means["PED"]) / 2)  # an SRF of 1 that nobody outlined is none

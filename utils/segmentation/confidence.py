@@ -63,13 +63,14 @@ def fluid_confidence(certainty, fluid, highest_presence):
 
 
 def scan_confidence(fluids, warnings, b_scan):
-    """How sure the network is of a scan: of the fluid that it is least sure of, whose rows are `fluids`.
+    """How sure the network is of a scan: of the fluid that it is least sure of, of those that it was taught. Their rows
+    are `fluids`.
 
     That is halved where `warnings` say that the scan is unlike those of training, whose probabilities were calibrated.
     Returns a dictionary: ``confidence``, ``in_words`` and ``look_at``, the number of the B-scan to look at first,
     counted from 1; `b_scan` is its index, counted from 0.
     """
-    confidence = min(row["confidence"] for row in fluids) * (0.5 if warnings else 1)
+    confidence = min(row["confidence"] for row in fluids if row["taught"]) * (0.5 if warnings else 1)
     return {"confidence": confidence, "in_words": in_words(confidence), "look_at": b_scan + 1}
 
 

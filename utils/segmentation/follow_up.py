@@ -88,7 +88,7 @@ def save_follow_up(path, title, scans):
     figure = Figure(figsize=(7, 4), layout="constrained")
     ax = figure.subplots()
     days = datestr2num(scans.scan_date.tolist())
-    comparable = scans.IRF_compared_mm3.notna().all()
+    comparable = scans[[f"{fluid}_compared_mm3" for fluid in FLUIDS]].notna().any(axis=1).all()
     what, line = ("compared_mm3", "-") if comparable else ("mm3", "none")
     for (fluid, label), marker in zip(FLUIDS.items(), "os^", strict=True):
         colour = CLASS_COLOURS[label] / 255

@@ -201,7 +201,9 @@ def _write_scan(scan, job, folder, on_slice):
         "sides": sides.in_words(),
         **_model_facts(network, decisions, job),
     }
-    fluids = found.fluids(centre, decisions)
+    taught = network.settings.taught
+    fluids = [row | {"taught": row["fluid"] in taught} for row in found.fluids(centre, decisions)]
+    untaught = [fluid for fluid in FLUIDS if fluid not in taught]
     subfields = found.measurements.subfields(centre, sides)
     appearance = network.details.get("training_appearance")
     warnings = found.retina_warnings()
@@ -212,7 +214,7 @@ def _write_scan(scan, job, folder, on_slice):
         "facts": facts,
         "fluids": [row | {"subfields": of_fluid} for row, of_fluid in zip(fluids, subfields, strict=True)],
         **scan_confidence(fluids, warnings, found.certainty.most_doubtful_b_scan()),
-        "notes": list(scan.notes),
+        "notes": [*scan.notes, *[f"{fluid} was not taught: the model never finds it" for fluid in untaught]],
         "warnings": warnings,
     }
     rows_of_csv = [

@@ -99,8 +99,11 @@ def write_scan_page(
 
 
 def measurement_table(rows):
-    """The page's table of measurements. `rows` has the values of `utils.segmentation.measurements` for each fluid."""
-    return pd.DataFrame(
+    """The page's table of measurements. `rows` has the values of `utils.segmentation.measurements` for each fluid.
+
+    Of a fluid that the model was not taught it says so.
+    """
+    table = pd.DataFrame(
         {
             "fluid": row["fluid"],
             "volume (mm³)": row["volume_mm3"],
@@ -119,7 +122,11 @@ def measurement_table(rows):
             ),
         }
         for row in rows
-    )
+    ).astype(object)
+    untaught = [not row["taught"] for row in rows]
+    table.loc[untaught, table.columns[1:]] = "-"
+    table.loc[untaught, "volume (mm³)"] = "not taught"
+    return table
 
 
 def subfield_table(subfields):

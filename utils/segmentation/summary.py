@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from utils.segmentation.results import finished_record
 
 
 def summary_table(output):
-    """A DataFrame with a row for each segmented scan in the folder `output`, sorted by name."""
+    """A DataFrame with a row for each segmented scan in the folder `output`, sorted by name.
+
+    What was measured of a fluid that the model was not taught is missing.
+    """
     rows = []
     for path in sorted(Path(output).glob("*/scan.json")):
         record = finished_record(Path(output), path.parent.name)
@@ -18,9 +22,11 @@ def summary_table(output):
         row = {name: facts.get(name) for name in ("scan", "vendor", "patient", "laterality", "scan_date", "b_scans")}
         for fluid in record["fluids"]:
             name = fluid["fluid"]
-            row[f"{name}_mm3"], row[f"{name}_presence"] = fluid["volume_mm3"], fluid["presence"]
-            row[f"{name}_confidence"] = fluid.get("confidence")  # records of before lack it and what follows
-            row |= {f"{name}_{subfield}_mm3": of["mm3"] for subfield, of in fluid.get("subfields", {}).items()}
+            values = {"mm3": fluid["volume_mm3"], "presence": fluid["presence"]}
+            values["confidence"] = fluid.get("confidence")  # records of before lack it and what follows
+            values |= {f"{subfield}_mm3": of["mm3"] for subfield, of in fluid.get("subfields", {}).items()}
+            is_taught = fluid.get("taught", True)  # what was not taught is never found: 0 would be no measurement
+            row |= {f"{name}_{key}": value if is_taught else np.nan for key, value in values.items()}
         subfields = record["fluids"][0].get("subfields", {})
         row |= {f"{subfield}_covered": of["covered"] for subfield, of in subfields.items()}
         row |= {name: record.get(name) for name in ("confidence", "in_words", "look_at", "person")}
