@@ -25,6 +25,7 @@ PATIENTS = r"^[A-Z]+-(\d+)"  # the patient in a case's name, as PATIENT_PATTERN
 N_FOLDS = 5
 UNTOUCHED = "untouched"  # a fifth of the patients, whose scans are looked at only once a model is final
 UNTOUCHED_SRF = 2  # patients with SRF among them, at least
+NOT_JUDGED = (1, 2)  # in other.mhd: drusen that are too small for a PED, and hyperreflective material
 MUCH_IRF = 5000  # pixels in all scans of a patient
 
 
@@ -40,7 +41,8 @@ def main(argv):
 def find_real_cases(folders):
     """The `Case`s below `folders`; of cases of one name, the first that has a reference, else the first."""
     cases = {}
-    for case in itertools.chain.from_iterable(map(find_cases, folders)):
+    found = (find_cases(folder, not_judged=NOT_JUDGED) for folder in folders)
+    for case in itertools.chain.from_iterable(found):
         known = cases.setdefault(case.name, case)
         if known.reference_path is None and case.reference_path is not None:
             cases[case.name] = case

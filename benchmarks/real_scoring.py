@@ -1,6 +1,7 @@
 """Real B-scans segmented and their pixels counted, as exported or made unlike; what has been counted is kept."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from tqdm import tqdm
 from benchmarks.real_folds import PATIENTS, kind_of_eye
 from benchmarks.real_unlike import BScan, make_unlike
 from utils.errors import InputError
+from utils.evaluation.held_out import where_judged
 from utils.exported_model import read_best
 from utils.files import code_digest, digest, write_csv
 from utils.labels import FLUIDS
 from utils.plots import save_comparison
+from utils.preparation.outlined import read_reference
 from utils.preparation.prepare_case import source_files
 from utils.preparation.preprocessing import to_8_bit
 from utils.preparation.splits import patient_of
@@ -55,10 +58,11 @@ class Judged:
         """The `BScan` of a case, the network's labels (rows, columns) and its `presence_scores`."""
         b_scan = read_b_scan(case) if way is None else make_unlike(read_b_scan(case), case.name, way)
         self._network = self._network or load_network(self.model, mirrored=self.mirrored)
-        ((labels, _, presence),) = segmented_slices(
+        ((labels, probabilities, presence),) = segmented_slices(
             self._network, b_scan.grey[np.newaxis], b_scan.spacing_mm, b_scan.vendor
         )
-        return b_scan, labels, presence
+        labels, _, presence, reference = where_judged(labels, probabilities, presence, b_scan.reference)
+        return replace(b_scan, reference=reference), labels, presence
 
     def pictures(self, names):
         """What `save_comparison` draws of the cases that have one of these `names`, as {name: a tuple}."""
@@ -72,17 +76,14 @@ class Judged:
 def read_b_scan(case):
     """The `BScan` of a case; raises `InputError` where it has several."""
     voxels, spacing_mm = read_volume(case.oct_path)
-    reference, _ = read_volume(case.reference_path)
+    reference = read_reference(case)
     if len(voxels) != 1 or reference.shape != voxels.shape:
         raise InputError(f"{case.folder}: scan {voxels.shape} and reference {reference.shape}, expected 1 B-scan each")
     return BScan(np.ascontiguousarray(to_8_bit(voxels[0])), reference[0], spacing_mm, case.vendor)
 
 
 def count_pixels(case, b_scan, labels, presence):
-    """Yield a row for each fluid, as `benchmarks.real_measures` takes them.
-
-    PED is outlined nowhere: where a network says PED, it says that there is neither IRF nor SRF.
-    """
+    """Yield a row for each fluid, as `benchmarks.real_measures` takes them."""
     names = {"b_scan": case.name, "patient": patient_of(case.name, PATIENTS), "eye": kind_of_eye(case.name)}
     for (fluid, label), score in zip(FLUIDS.items(), presence, strict=True):
         predicted, true = labels == label, b_scan.reference == label

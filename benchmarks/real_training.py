@@ -33,6 +33,7 @@ from benchmarks.real_folds import (
 from benchmarks.scripts import run
 from utils.errors import InputError, run_script
 from utils.files import locked, read_json, write_json
+from utils.preparation.cases import find_cases
 from utils.preparation.splits import patient_of
 from utils.tasks import overrides
 
@@ -62,11 +63,13 @@ def prepare_folds(of_fold, held_out, output, settings):
     """Link the cases, write the split of each fold `held_out` and prepare its data; goes on where it stopped.
 
     `of_fold` is {fold: cases} of `benchmarks.real_folds.cases_of_folds`, without the untouched patients unless these
-    are held out; `held_out` are some of its keys; `settings` are a recipe's, as a dictionary. Returns {fold held out:
-    the settings with both roots}.
+    are held out; `held_out` are some of its keys; `settings` are a recipe's, as a dictionary. With a DATA_ROOT among
+    them, the cases of the same names there take the folds' place. Returns {fold held out: the settings with both
+    roots}.
     """
+    others = {case.name: case.folder for case in find_cases(settings["DATA_ROOT"])} if "DATA_ROOT" in settings else {}
     for case in (case for cases in of_fold.values() for case in cases):
-        link_to(case.folder, output / "data" / (case.vendor or "") / case.name)
+        link_to(others.get(case.name, case.folder), output / "data" / (case.vendor or "") / case.name)
     held = patients_with([case for cases in of_fold.values() for case in cases])
     roots = {"DATA_ROOT": output / "data", "PATIENT_PATTERN": PATIENTS}
     of_folds = {fold: {**settings, **roots, "OUTPUT_ROOT": output / f"fold_{fold}"} for fold in held_out}

@@ -4,11 +4,13 @@
         [--recipe NAME [RECIPE] [SETTING=VALUE ...]]... [--cpu-seconds 400] [--only FOLD ...] [--no-unlike] [--mirrored]
         [--untouched]
 
-Each DIR holds single B-scans in RETOUCH layout with outlines of IRF and SRF. `real_folds.csv` deals their patients into
+Each DIR holds single B-scans in RETOUCH layout with outlines of the three fluids. Small drusen and hyperreflective
+material in other.mhd are not judged. `real_folds.csv` deals their patients into
 five folds, and a fifth of them into none. A recipe is model_training.py with the settings of recipes/RECIPE.py, if
 named, and those given. It is trained five times for the same CPU seconds, each time without one fold, which then judges
 it (`benchmarks.real_training`). A model is judged by all folds, which it must not have seen. --only trains and judges
-some folds alone, to choose what all are worth. The same command goes on where it was interrupted.
+some folds alone, to choose what all are worth. With DATA_ROOT=DIR2 a recipe learns from the cases there, which have the
+same names and other references. The same command goes on where it was interrupted.
 
 Prints the table: the columns of `benchmarks.real_measures` over the B-scans of all folds together, by how much pooled
 Dice exceeds the first line's, and pooled Dice of the same B-scans made unlike (`benchmarks.real_unlike`). Writes
@@ -30,8 +32,9 @@ from benchmarks.real_training import prepare_folds, train_fold
 from benchmarks.real_unlike import WAYS
 from utils.errors import InputError, run_script
 from utils.files import write_csv
+from utils.labels import FLUIDS
 
-OUTLINED = ("IRF", "SRF")
+FEW = ("SRF", "PED")  # fluids of few untouched patients
 
 
 def main(argv):
@@ -53,11 +56,12 @@ def main(argv):
         first = rows if first is None else first
         by_fluid = fluid_lines(rows, first, unlike)
         if arguments.untouched:
-            counts.append(f"SRF, {name}: {counts_text(rows[rows['fluid'] == 'SRF'])}")
-            del by_fluid["SRF"]  # a ratio of so few patients would say more than is known
+            for fluid in FEW:  # a ratio of so few patients would say more than is known
+                counts.append(f"{fluid}, {name}: {counts_text(rows[rows['fluid'] == fluid])}")
+                del by_fluid[fluid]
         else:
             write_csv(arguments.output / f"{name}.csv", rows)
-            save_worst(arguments.output / f"{name}.worst.png", rows[rows["fluid"].isin(OUTLINED)], judged)
+            save_worst(arguments.output / f"{name}.worst.png", rows, judged)
         lines += [f"| {name} | {cost} | {line} |" for line in by_fluid.values()]
     print(heading(ways), *lines, sep="\n")
     print(*counts, sep="\n")
@@ -94,13 +98,16 @@ def contenders(arguments, of_fold, held_out):
     for name, model in arguments.model:
         yield name, "–", [(model, [case for fold in held_out for case in of_fold[fold]])]
     for name, settings in arguments.recipe:
-        trained = {
-            fold: train_fold(name, of_this, arguments.cpu_seconds)
-            for fold, of_this in prepare_folds(of_fold, held_out, arguments.output, settings).items()
-        }
+        of_folds = prepare_folds(of_fold, held_out, output_of(name, settings, arguments.output), settings)
+        trained = {fold: train_fold(name, of_this, arguments.cpu_seconds) for fold, of_this in of_folds.items()}
         seconds, steps = (np.mean([getattr(of, what) for of in trained.values()]) for what in ("cpu_seconds", "steps"))
         models = [(of.model, of_fold[fold]) for fold, of in trained.items()]
         yield name, f"{seconds:.0f}, {steps:.0f} steps", models
+
+
+def output_of(name, settings, output):
+    """The folder of a recipe's data, below `output`: its own where it learns from other references."""
+    return output / name if {"DATA_ROOT", "OUTLINED", "NOT_JUDGED_OTHER"} & settings.keys() else output
 
 
 def heading(ways):
@@ -113,7 +120,7 @@ def heading(ways):
 def fluid_lines(rows, first, unlike):
     """{fluid: its part of a line}: measures of `rows`, gain over the rows `first`, Dice of `unlike`, {way: rows}."""
     lines = {}
-    for fluid in OUTLINED:
+    for fluid in FLUIDS:
         of_fluid = rows[rows["fluid"] == fluid]
         texts = [fluid, str((of_fluid["true"] > 0).sum()), *cells(of_fluid)]
         texts.append("–" if rows is first else gain_text(of_fluid, first[first["fluid"] == fluid]))

@@ -21,7 +21,7 @@ class BScan:
     """What is segmented and scored."""
 
     grey: np.ndarray  # uint8 (rows, columns), as exported
-    reference: np.ndarray  # uint8 (rows, columns): 0 background, 1 IRF, 2 SRF
+    reference: np.ndarray  # uint8 (rows, columns): 0 background, 1 IRF, 2 SRF, 3 PED, 255 not judged
     spacing_mm: tuple  # (x, y, z)
     vendor: str
 

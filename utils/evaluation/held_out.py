@@ -66,14 +66,11 @@ def segment_case(network, pair, decisions):
     labels = np.empty(voxels.shape, np.uint8)
     slices = segmented_slices(network, voxels, spacing_mm, pair.vendor, decisions=decisions, head_outputs=head_outputs)
     with tqdm(total=len(voxels), desc=f"{pair.vendor} {pair.name}", unit="B-scan", leave=False) as progress:
-        for index, (of_slice, probabilities, scores) in enumerate(slices):
-            unjudged = reference[index] == NOT_JUDGED
-            if unjudged.any():  # nothing counts there
-                probabilities[unjudged] = np.eye(probabilities.shape[-1])[0]
-                scores = presence_scores(probabilities)
-            precision.add(probabilities, without_unjudged(of_slice, reference[index])[1], ~unjudged)
+        for index, segmented in enumerate(slices):
+            labels[index] = segmented[0]
+            _, probabilities, scores, labelled = where_judged(*segmented, reference[index])
+            precision.add(probabilities, labelled, reference[index] != NOT_JUDGED)
             presence = np.maximum(presence, scores)
-            labels[index] = of_slice
             progress.update()
     heads = head_presence(network, head_outputs)
     heads = [None] * len(FLUIDS) if heads is None else heads.tolist()
@@ -90,6 +87,20 @@ def segment_case(network, pair, decisions):
     record = {"made_from": made_from, "rows": rows, "by probability": by_probability.tolist()}
     write_json(record_path, record)
     return _with_nan(record)
+
+
+def where_judged(labels, probabilities, presence, reference):
+    """A B-scan's labels, probabilities, `presence_scores` and reference, without what nobody judged in the reference.
+
+    There the labels become 0, and background certain. Nothing changes where everything was judged.
+    """
+    unjudged = reference == NOT_JUDGED
+    if unjudged.any():
+        probabilities = probabilities.copy()
+        probabilities[unjudged] = np.eye(probabilities.shape[-1])[0]
+        presence = presence_scores(probabilities)
+    labels, reference = without_unjudged(labels, reference)
+    return labels, probabilities, presence, reference
 
 
 def _with_nan(record):
