@@ -18,6 +18,7 @@ from utils.exported_model import read_best
 from utils.files import sha256
 from utils.labels import FLUIDS
 from utils.plots import CLASS_COLOURS
+from utils.preparation.outlined import read_outlined
 from utils.prepared import all_seen, check_unseen, describe_data, read_csv_data
 from utils.segmentation.output import Job, segment_to_files
 from utils.segmentation.predict import prediction_digest
@@ -208,9 +209,25 @@ def test_numbers_of_another_scheme_are_stated(out):
     save(image_of(numbers, out), out / "Spectralis_anna.nii.gz")
     assert refusal(out) == [
         f"{out / 'Spectralis_anna.nii.gz'}: holds label 7, expected 0 to 3 (IRF, SRF, PED), or segments of these "
-        "names; rename it, or say what it is: --labels IRF=7"
+        "names; rename it, or say what it is: --labels IRF=7, or IGNORE=7 where nobody judged it"
     ]
     assert_imported(run_import(out, "--labels", "IRF=3", "SRF=7"), corrected_labels())
+
+
+@pytest.mark.parametrize("fluids", [[], ["IRF", "SRF"]])
+def test_what_a_reader_left_unjudged_is_stated(out, fluids, capsys):
+    labels = corrected_labels()
+    labels[2] = 255
+    save(image_of(labels, out), out / "Spectralis_anna.nii.gz")
+    part = as_slicer_saves(labels, out, {1: (1, "IRF"), 2: (2, "SRF"), 3: (255, "unclear")}, "bert")
+    save(part, out / "Spectralis_bert.seg.nrrd")
+    stated = ["--labels", "IGNORE=255", "IGNORE=unclear"] + (["--outlined", *fluids] if fluids else [])
+    data = run_import(out, *stated)
+    for name in SCANS[:2]:
+        assert_imported(data, labels, name)
+    roots = [f"Spectralis/{name}__{name}" for name in SCANS[:2]]
+    assert read_outlined(data) == dict.fromkeys(roots, tuple(fluids or FLUIDS))
+    assert ("not outlined: PED; unknown there, not absent" in capsys.readouterr().out) == bool(fluids)
 
 
 def test_a_volume_saved_again_without_a_change_counts_as_unchanged(out):
@@ -349,7 +366,7 @@ def test_segments_that_overlap_or_say_nothing_are_refused(out):
     save(part, path)
     assert refusal(out) == [
         f"{path}: holds segment 'cyst' of value 2, expected 0 to 3 (IRF, SRF, PED), or segments of these names; "
-        "rename it, or say what it is: --labels IRF=cyst"
+        "rename it, or say what it is: --labels IRF=cyst, or IGNORE=cyst where nobody judged it"
     ]
     part.SetMetaData("Segment1_Layer", "1")
     save(part, path)

@@ -10,6 +10,7 @@ from helpers import PROJECT, read_csv, run_python
 from importing import BY_COLOUR, COLOURS, PAIRED, SAID, refusal, run_import, write_pairs
 
 from utils.errors import InputError
+from utils.preparation.outlined import read_outlined
 from utils.tools.import_cases import main
 
 
@@ -118,6 +119,64 @@ def test_a_second_data_set_joins_the_first(tmp_path):
     output = run_import(tmp_path, "masks", *PAIRED, *BY_COLOUR, said=["--vendor", "Topcon", *SAID[2:]])
     assert len(json.loads((output / "provenance.json").read_text())["imports"]) == 2
     assert len(list(output.glob("*/*/oct.mhd"))) == 4
+
+
+# ---- What was outlined ---------------------------------------------------------------------------------------------
+ROOTS = ["Spectralis/1__1-a", "Spectralis/2__2-b"]
+
+
+@pytest.mark.parametrize(
+    ("options", "outlined", "unknown"),
+    [
+        ([*PAIRED, *BY_COLOUR, "OTHER1=0,0,255", "BACKGROUND=9,9,9"], ("IRF", "SRF"), "PED"),
+        ([*PAIRED, *BY_COLOUR, "PED=9,9,9"], ("IRF", "SRF", "PED"), None),
+        ([*PAIRED, *BY_COLOUR, "--outlined", "PED", "IRF"], ("IRF", "PED"), "SRF"),
+        ([*PAIRED[:2], "--masks", "SRF=masks/*.png", "--tolerance", "127"], ("SRF",), "IRF, PED"),
+    ],
+)
+def test_a_fluid_without_a_class_is_not_outlined(tmp_path, options, outlined, unknown, capsys):
+    write_pairs(tmp_path / "source", coloured({(255, 255, 255): CYST} if "SRF=masks/*.png" in options else COLOURS))
+    output = run_import(tmp_path, "masks", *options)
+    assert read_outlined(output) == dict.fromkeys(ROOTS, outlined)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "not outlined" in line]
+    assert lines == ([f"not outlined: {unknown}; unknown there, not absent"] if unknown else [])
+
+
+def test_an_interrupted_import_leaves_no_case_without_its_row(tmp_path, monkeypatch):
+    write_pairs(tmp_path / "source", coloured(COLOURS))
+    (tmp_path / "data").mkdir()
+    path, command = tmp_path / "data" / "outlined.csv", ["masks", *PAIRED, *BY_COLOUR]
+    path.write_text("root,outlined\nSpectralis/1__1-a,PED\nTopcon,IRF\n")  # of another import
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.tools.import_cases.write_case", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_import(tmp_path, *command)
+    expected = dict.fromkeys(ROOTS, ("IRF", "SRF")) | {"Topcon": ("IRF",)}
+    for _ in range(2):
+        assert read_outlined(path.parent) == expected
+        before = path.stat().st_mtime_ns
+        run_import(tmp_path, *command)
+        assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("by_hand", [{ROOTS[0]: "IRF", ROOTS[1]: "IRF SRF"}, {"Spectralis": "PED"}, {}])
+def test_the_same_import_leaves_what_was_said_by_hand_since(tmp_path, by_hand):
+    write_pairs(tmp_path / "source", coloured(COLOURS))
+    output = run_import(tmp_path, "masks", *PAIRED, *BY_COLOUR)
+    rows = [f"{root},{fluids}\n" for root, fluids in by_hand.items()]
+    (output / "outlined.csv").write_text("".join(["root,outlined\n", *rows]))
+    run_import(tmp_path, "masks", *PAIRED, *BY_COLOUR)
+    expected = by_hand or dict.fromkeys(ROOTS, "IRF SRF")
+    assert read_outlined(output) == {root: tuple(fluids.split()) for root, fluids in expected.items()}
+
+
+def test_a_table_of_outlined_fluids_that_cannot_be_read_is_refused(tmp_path):
+    write_pairs(tmp_path / "source", coloured(COLOURS))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "outlined.csv").write_text("root;outlined\n")
+    (line,) = refusal(tmp_path, "masks", *PAIRED, *BY_COLOUR)
+    assert "outlined.csv: its columns are root;outlined" in line
+    assert not (tmp_path / "data" / "provenance.json").exists()
 
 
 # ---- Used ----------------------------------------------------------------------------------------------------------

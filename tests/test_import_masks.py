@@ -26,6 +26,22 @@ def test_coloured_masks(tmp_path, capsys):
     assert rows["0,0,255"] == ["OTHER3", "2", str(2 * inside(DRUSEN).sum())]
 
 
+@pytest.mark.parametrize(
+    ("mask", "options"),
+    [
+        (coloured({(255, 0, 0): CYST, (9, 9, 9): FLUID}), [*PAIRED, "--labels", "IRF=255,0,0", "IGNORE=9,9,9"]),
+        (inside(CYST) + np.uint8(255) * inside(FLUID), [*PAIRED, "--labels", "IRF=1", "IGNORE=255"]),
+    ],
+)
+def test_a_class_that_says_that_nobody_judged(tmp_path, mask, options):
+    """Without it, its value is an error that names the option."""
+    write_pairs(tmp_path / "source", mask, names=("1-a",))
+    (line,) = refusal(tmp_path, "masks", *options[:-1])
+    assert "add what is missing to --labels (IGNORE= where nobody judged it), or" in line
+    _, reference = read_case(run_import(tmp_path, "masks", *options), "1__1-a")
+    np.testing.assert_array_equal(reference[0], np.select([inside(CYST), inside(FLUID)], [1, 255]))
+
+
 @pytest.mark.parametrize("kind", ["grey", "palette", "grey as colour", "16 bits in TIFF", "MetaImage"])
 def test_numbered_masks(tmp_path, kind):
     source = tmp_path / "source"

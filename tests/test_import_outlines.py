@@ -155,6 +155,21 @@ def test_a_background_class_that_is_stated_first_cuts_its_hole(tmp_path, capsys,
     np.testing.assert_array_equal(read_volume(output / "Spectralis" / "1__1-a" / "other.mhd")[0][0], ring)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_outline_of_what_nobody_judged(tmp_path, is_first):
+    """The class that is stated first has the overlap; other findings stay."""
+    beside = [(x + 10, y) for x, y in CYST]
+    outlines = [("cyst", flat(CYST)), ("unclear", flat(beside)), ("drusen", flat(beside))]
+    write_coco(tmp_path / "source" / "a.json", {"1-a.jpg": outlines}, ("cyst", "unclear", "drusen"))
+    classes = ["IRF=cyst", "IGNORE=unclear", "OTHER1=drusen"]
+    labels = classes[1::-1] + classes[2:] if is_first else classes
+    output = run_import(tmp_path, "coco", "--masks", "a.json", "--labels", *labels)
+    order = [(inside(CYST), 1), (inside(beside), 255)][:: -1 if is_first else 1]
+    np.testing.assert_array_equal(read_case(output, "1__1-a")[1][0], np.select(*zip(*order, strict=True)))
+    other, _ = read_volume(output / "Spectralis" / "1__1-a" / "other.mhd")
+    np.testing.assert_array_equal(other[0], inside(beside))
+
+
 def test_a_data_set_without_a_case_is_refused(tmp_path):
     write_coco(tmp_path / "source" / "train" / "a.json", {})
     assert refusal(tmp_path, "coco", *COCO) == [f"{tmp_path / 'source'}: holds no image that could be a case"]

@@ -37,27 +37,47 @@ def test_nnunet(tmp_path, version):
 
 
 def write_duke(path):
-    """Three B-scans, of which reader 2 has graded the second, in columns 10 to 129."""
+    """Three B-scans, of which reader 2 has graded the second, in columns 50 to 129, and outlined a cyst in 20 to 60."""
     content = {"images": np.stack([picture(n) for n in range(3)], axis=-1).astype(float)}
     for reader in (1, 2):
         fluid, layers = np.full((ROWS, COLUMNS, 3), np.nan), np.full((8, COLUMNS, 3), np.nan)
         if reader == 2:
-            layers[:, 10:130, 1] = 120
+            layers[:, 50:130, 1] = 120
             fluid[:, :, 1] = inside(CYST) * 4.0
         content |= {f"manualFluid{reader}": fluid, f"manualLayers{reader}": layers}
     path.parent.mkdir(parents=True)
     savemat(path, content)
 
 
-def test_duke(tmp_path):
+def test_what_was_not_graded_in_dukes_volumes_is_not_judged(tmp_path, capsys):
     write_duke(tmp_path / "source" / "Subject_04.mat")
     options = ["--images", "Subject_*.mat", "--labels", "IRF=fluid", "--annotator"]
     patient = {"patient": ["--patient-pattern", r"_(\d+)"]}
-    assert "holds a graded B-scan" in refusal(tmp_path, "duke", *options, "1", **patient)[0]
+    assert "Subject_04.mat: reader 1 graded no B-scan" in refusal(tmp_path, "duke", *options, "1", **patient)[0]
     assert "expected 1 or 2" in refusal(tmp_path, "duke", *options, "both", **patient)[0]
-    voxels, reference = read_case(run_import(tmp_path, "duke", *options, "2", **patient), "04__04_02")
-    np.testing.assert_array_equal(voxels[0], picture(1)[:, 10:130].astype(np.uint16) * 257)
-    np.testing.assert_array_equal(reference[0], inside(CYST)[:, 10:130])
+    voxels, reference = read_case(run_import(tmp_path, "duke", *options, "2", **patient), "04__04")
+    np.testing.assert_array_equal(voxels, np.stack([picture(n) for n in range(3)]).astype(np.uint16) * 257)
+    expected = np.full((3, ROWS, COLUMNS), 255)
+    expected[1, :, 50:130] = 0
+    expected[1][inside(CYST)] = 1
+    np.testing.assert_array_equal(reference, expected)
+    assert "not outlined: SRF, PED; unknown there, not absent" in capsys.readouterr().out
+
+
+def test_nnunets_ignore_label_is_not_judged(tmp_path):
+    source = tmp_path / "source"
+    labels = np.full((2, ROWS, COLUMNS), 3, np.uint8)
+    labels[1] = expected_labels()
+    write_nifti(source / "imagesTr" / "1_0000.nii.gz", np.stack([picture(n) for n in range(2)]), SPACING_MM)
+    write_nifti(source / "labelsTr" / "1.nii.gz", labels, SPACING_MM)
+    names = {"background": 0, "cyst": 1, "fluid": 2, "ignore": 3}
+    description = {"channel_names": {"0": "OCT"}, "labels": names, "file_ending": ".nii.gz"}
+    (source / "dataset.json").write_text(json.dumps(description))
+    options = ["nnunet", "--labels", "IRF=cyst", "SRF=fluid"]
+    assert "BACKGROUND= or IGNORE=" in refusal(tmp_path, *options, patient=["--patient-pattern", "(.*)"])[0]
+    output = run_import(tmp_path, *options, "IGNORE=ignore", patient=["--patient-pattern", "(.*)"])
+    expected = np.concatenate([np.full((1, ROWS, COLUMNS), 255), expected_labels()])
+    np.testing.assert_array_equal(read_case(output, "1__1")[1], expected)
 
 
 def test_hostile_descriptions_of_nnunet(tmp_path):

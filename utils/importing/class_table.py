@@ -7,16 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.errors import InputError
-from utils.labels import FLUIDS
+from utils.labels import FLUIDS, NOT_JUDGED
 
 BACKGROUND = "BACKGROUND"  # target of a class that becomes no label
+IGNORE = "IGNORE"  # target of a class that says that nobody judged what is there
+_REFERENCE = {BACKGROUND: 0, **FLUIDS, IGNORE: NOT_JUDGED}  # labels of reference.mhd; other targets are of other.mhd
 _OTHER = re.compile(r"OTHER([1-9]\d?\d?)")  # a label of other.mhd
 _VALUE = re.compile(r"\d+(,\d+,\d+)?")  # a number, or a colour as red,green,blue
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """{class: target}, in the order stated; a target is IRF, SRF, PED, OTHER1 to OTHER255 or BACKGROUND."""
+    """{class: target}, in the order stated; a target is IRF, SRF, PED, OTHER1 to OTHER255, BACKGROUND or IGNORE."""
 
     targets: dict
 
@@ -30,7 +32,7 @@ class ClassTable:
         if unknown := [f"{name!r}" for name in masks if name not in self.targets]:
             raise InputError(
                 f"{path}: holds class {', '.join(unknown)}, which --labels does not state, expected one of "
-                f"{', '.join(map(repr, self.targets))}; add it: IRF=, SRF=, PED=, OTHER1= or {BACKGROUND}="
+                f"{', '.join(map(repr, self.targets))}; add it: IRF=, SRF=, PED=, OTHER1=, {BACKGROUND}= or {IGNORE}="
             )
         names = [name for name in self.targets if name in masks]
         owners = {volume: np.zeros(shape, np.uint16) for volume in ("reference", "other")}  # places in `names`, from 1
@@ -69,8 +71,8 @@ def parse_classes(texts):
         target, separator, name = text.partition("=")
         if not separator or not name or not is_target(target):
             complaints.append(
-                f"--labels {text}: expected TARGET=CLASS with {', '.join(FLUIDS)}, OTHER1 to OTHER255 or {BACKGROUND} "
-                "as TARGET"
+                f"--labels {text}: expected TARGET=CLASS with {', '.join(FLUIDS)}, OTHER1 to OTHER255, {BACKGROUND} "
+                f"or {IGNORE} as TARGET"
             )
         elif targets.setdefault(name, target) != target:
             complaints.append(f"--labels {text}: {name} is stated as {targets[name]} too, expected one target")
@@ -80,17 +82,15 @@ def parse_classes(texts):
 
 
 def is_target(text):
-    """Whether `text` is a target: IRF, SRF, PED, OTHER1 to OTHER255 or BACKGROUND."""
-    return text in (*FLUIDS, BACKGROUND) or ((found := _OTHER.fullmatch(text)) is not None and int(found[1]) < 256)
+    """Whether `text` is a target: IRF, SRF, PED, OTHER1 to OTHER255, BACKGROUND or IGNORE."""
+    return text in _REFERENCE or ((found := _OTHER.fullmatch(text)) is not None and int(found[1]) < 256)
 
 
 def volume_of(target):
     """ "reference" or "other": the volume that holds a target (not BACKGROUND)."""
-    return "reference" if target in FLUIDS else "other"
+    return "reference" if target in _REFERENCE else "other"
 
 
 def label_of(target):
     """The label of a target in its volume; of BACKGROUND, 0."""
-    if target == BACKGROUND:
-        return 0
-    return FLUIDS[target] if target in FLUIDS else int(_OTHER.fullmatch(target)[1])
+    return _REFERENCE[target] if target in _REFERENCE else int(_OTHER.fullmatch(target)[1])

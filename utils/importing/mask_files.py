@@ -64,7 +64,8 @@ def classes_in(values, classes, tolerance, path):
         more = f" and {odd.size - _MOST_LISTED} more values" * (odd.size > _MOST_LISTED)
         raise InputError(
             f"{path}: holds {listed}{more}, expected {', '.join(map(_as_text, known.values()))}; add what is missing "
-            "to --labels, or say with --tolerance how far a value may be from a stated one"
+            "to --labels (IGNORE= where nobody judged it), or say with --tolerance how far a value may be from a "
+            "stated one"
         )
     indices = nearest[inverse].reshape(values.shape[:-1])
     masks = {name: indices == index for index, name in enumerate(known) if name is not None}

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
+from utils.labels import FLUIDS
 from utils.preparation.checks import notes_text
 
 PATIENT_PATTERN = "^(.+?)__"  # of the cases' names, for config.PATIENT_PATTERN
@@ -20,10 +21,11 @@ class Understood:
     notes: list  # assumptions, a sentence each
 
 
-def overview_text(found, understood, options):
+def overview_text(found, understood, outlined, options):
     """The `Found` and what was read of it, {case's root: `Understood`}, as text.
 
-    It has values, a row for each class, notes and warnings. `options` are those of the command line.
+    It has values, a row for each class, notes and warnings. `outlined` are names of fluids, `options` those of the
+    command line.
     """
     cases = list(understood.values())
     sizes = sorted({case.shape[::-1] for case in cases})
@@ -54,6 +56,8 @@ def overview_text(found, understood, options):
     for name, target in found.classes.targets.items():
         counts = [case.pixels[name] for case in cases if name in case.pixels]
         lines.append(f"{name:{width}}  {target:10}  {len(counts):6}  {sum(counts)}")
+    if unknown := [fluid for fluid in FLUIDS if fluid not in outlined]:
+        lines.append(f"not outlined: {', '.join(unknown)}; unknown there, not absent")
     lines += [f"note: {note}" for note in found.notes]
     of_cases = {_name_of(root): case.notes for root, case in understood.items()}
     lines += filter(None, [notes_text(of_cases)])

@@ -40,7 +40,8 @@ def read_segmentation(path, grid, scan_path, targets):
             what = f"segment {name!r} of value {value}" if segments and name else f"label {value}"
             raise InputError(
                 f"{path}: holds {what}, expected 0 to {len(FLUIDS)} ({', '.join(FLUIDS)}), or segments of these names; "
-                f"rename it, or say what it is: --labels IRF={name or value}"
+                f"rename it, or say what it is: --labels IRF={name or value}, or IGNORE={name or value} where nobody "
+                "judged it"
             )
         if segments and name.upper() not in FLUIDS and name not in targets:
             notes.append(f"{path}: segment {name!r} is taken for {of_class} by its number")

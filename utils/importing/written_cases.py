@@ -6,6 +6,7 @@ from pathlib import Path
 
 from utils.errors import InputError
 from utils.files import UNFINISHED, read_json, write_json
+from utils.preparation.outlined import read_outlined, root_stated, write_outlined
 from utils.volumes.mhd import write_volume
 
 _RECORD = "provenance.json"
@@ -48,6 +49,17 @@ def record_import(output, settings, files, circumstances):
     imports = [one for one in imports if one["settings"] != settings and one["cases"]]
     imports.append({**circumstances, "settings": settings, "cases": {**earlier, **files}})
     write_json(output / _RECORD, {"imports": imports})
+
+
+def record_outlined(output, outlined, roots, there):
+    """Say in ``outlined.csv`` that `outlined`, names of fluids, were outlined in the cases `roots`.
+
+    Of those that are `there` already, what the file says stays. To be called before the cases are written, so that none
+    is without its row, however the import ends. Raises `InputError` if the file cannot be used.
+    """
+    before = read_outlined(output)
+    new = [root for root in roots if root not in there or root_stated(root, before) is None]
+    write_outlined(output, dict.fromkeys(new, outlined))
 
 
 def write_case(folder, volumes, spacing_mm, placement, record=None):

@@ -8,6 +8,7 @@ reads the folder SOURCE and writes below ``--output``
 
 - ``<Vendor>/<patient>__<name>/{oct,reference}.{mhd,raw}``, with ``other.mhd`` for classes stated as OTHER1 to OTHER255
 - ``provenance.json``, the record of where each case comes from
+- ``outlined.csv``: which fluids were outlined in each case
 
     python -m utils.tools.import_cases corrected SEGMENTED --output data
 
@@ -35,7 +36,8 @@ from utils.importing.corrected import find_corrected
 from utils.importing.duke import find_duke
 from utils.importing.layouts import find_beside, find_coco, find_masks, find_nnunet, find_yolo
 from utils.importing.overview import PATIENT_PATTERN, Understood, overview_text
-from utils.importing.written_cases import owned_cases, record_import, write_case
+from utils.importing.written_cases import owned_cases, record_import, record_outlined, write_case
+from utils.labels import FLUIDS, in_order
 from utils.names import as_text, same_name
 from utils.volumes.grey_values import as_grey
 from utils.volumes.spacing import PLAUSIBLE_SPACING_MM, believed_spacing_mm, is_plausible
@@ -62,9 +64,10 @@ def main(argv):
     options = _parse(argv)
     find, _, _ = _LAYOUTS[options.layout]
     found = find(options.source, options, parse_classes(options.labels))
+    outlined = in_order(found.classes.targets.values() if options.outlined is None else options.outlined)
     cases = _named(found.items, options)
     understood = _read_all(found, cases, options)
-    print(overview_text(found, understood, options))
+    print(overview_text(found, understood, outlined, options))
     if options.dry_run:
         print("Nothing is written: --dry-run")
         return
@@ -73,6 +76,7 @@ def main(argv):
         remove_unfinished(output)
         files = _source_files(cases, options.source)
         there = owned_cases(output, options.settings, files)
+        record_outlined(output, outlined, cases, there)
         record_import(output, options.settings, files, _circumstances(argv, options))
         missing = [root for root in cases if root not in there]
         for root in tqdm(missing, "Writing", unit=" case", disable=not missing):
@@ -102,6 +106,9 @@ def _parse(argv):
     parser.add_argument("--images", metavar="PATTERN", help="images: * any part of a name, ** any part of a path")
     parser.add_argument("--masks", nargs="+", metavar="[TARGET=]PATTERN", help="masks, or files of outlines")
     parser.add_argument("--labels", nargs="+", metavar="TARGET=CLASS", help="what each class of the masks becomes")
+    parser.add_argument(
+        "--outlined", nargs="+", choices=FLUIDS, help="fluids that were outlined wherever they are (those of --labels)"
+    )
     parser.add_argument("--annotator", metavar="NAME", help="whose outlines, where several readers made some")
     parser.add_argument("--tolerance", type=int, metavar="N", help="how far a mask's value may be from a stated one")
     parser.add_argument(
