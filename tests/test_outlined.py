@@ -77,7 +77,7 @@ def test_an_outlined_csv_that_cannot_be_used(tmp_path, text, message):
         read_outlined(tmp_path)
 
 
-def test_the_nearest_root_counts(tmp_path):
+def test_the_nearest_root_counts(tmp_path, capsys):
     for name in ("a", "b"):
         write_raw_case(tmp_path, "Topcon", name)
     write_raw_case(tmp_path, "Cirrus", "c")
@@ -91,8 +91,13 @@ def test_the_nearest_root_counts(tmp_path):
     }
     assert [cases[name].is_stated for name in "abc"] == [True, True, False]
     write_outlined(tmp_path, {f"{of_topcon}/d": ("SRF",)})
-    with pytest.raises(InputError, match=r"names RETOUCH-TrainingSet-Topcon/d, where no case is"):
-        find_cases(tmp_path)
+    find_cases(tmp_path)
+    assert "outlined.csv names RETOUCH-TrainingSet-Topcon/d, where no case is" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"outlined.csv: says what was outlined in .*Topcon; set DATA_ROOT to"):
+        find_cases(tmp_path / of_topcon)
+    (tmp_path / "outlined.csv").rename(tmp_path / of_topcon / "outlined.csv")  # roots are relative to the table
+    write_outlined(tmp_path / of_topcon, {"a": ("IRF",)})
+    assert {case.name: case.outlined for case in find_cases(tmp_path)}["a"] == ("IRF",)
 
 
 # ---- Step 1 --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Finding raw cases on disk."""
 
 import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,9 +37,9 @@ def find_cases(data_root, outlined=tuple(FLUIDS), not_judged=()):
 
     A folder that holds ``reference.mhd`` alone is a case too, whose scan is missing. The vendor is the first that a
     folder name says, from the case's folder up to `data_root`; else the one that spacing and size fit; else None.
-    `outlined` are the fluids that were outlined where ``outlined.csv`` says nothing else, `not_judged` the labels in
-    ``other.mhd`` of what nobody judged. Raises `InputError` if `data_root` is missing or holds no case, or
-    ``outlined.csv`` names a root without a case.
+    `outlined` are the fluids that were outlined where no ``outlined.csv`` says something else, `not_judged` the labels
+    in ``other.mhd`` of what nobody judged. Raises `InputError` if `data_root` is missing or holds no case. Prints a
+    warning where ``outlined.csv`` names a root without a case.
     """
     data_root = Path(data_root)
     if not data_root.is_dir():
@@ -46,7 +47,7 @@ def find_cases(data_root, outlined=tuple(FLUIDS), not_judged=()):
     folders = [folder for folder, names in _folders_below(data_root) if set(map(same_name, names)) & _NAMES]
     if not folders:
         raise InputError(f"{data_root}: holds no oct.mhd, expected <Vendor>/<case>/oct.mhd; set DATA_ROOT")
-    stated = read_outlined(data_root)
+    stated = outlined_below(data_root)
     cases, used = [], set()
     for case in _cases([file_called(folder, "oct.mhd") or folder / "oct.mhd" for folder in folders], data_root):
         root = root_stated(case.root, stated)
@@ -56,8 +57,26 @@ def find_cases(data_root, outlined=tuple(FLUIDS), not_judged=()):
         cases.append(replace(case, other_path=other_path, not_judged=tuple(not_judged) if other_path else ()))
     if unused := sorted(stated.keys() - used):
         names = ", ".join(unused[:_MOST_NAMED]) + ", ..." * (len(unused) > _MOST_NAMED)
-        raise InputError(f"{data_root / NAME}: names {names}, where no case is; correct or remove these rows")
+        print(f"warning: {data_root}: {NAME} names {names}, where no case is", file=sys.stderr)
     return cases
+
+
+def outlined_below(data_root):
+    """{root: names of the fluids outlined there} as every ``outlined.csv`` in `data_root` and the folders below says.
+
+    Roots are relative to `data_root`. Raises `InputError` where the table above `data_root` is about cases in it.
+    """
+    above = data_root.resolve().parent
+    if any(root.split("/")[0] == data_root.resolve().name for root in read_outlined(above)):
+        raise InputError(
+            f"{above / NAME}: says what was outlined in {data_root}; set DATA_ROOT to {above}, or copy it there"
+        )
+    stated = {}
+    for folder, names in _folders_below(data_root):
+        if NAME in names:
+            place = folder.relative_to(data_root)
+            stated |= {(place / root).as_posix(): fluids for root, fluids in read_outlined(folder).items()}
+    return stated
 
 
 def volumes_of_no_case(data_root):
