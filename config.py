@@ -243,7 +243,7 @@ def split_csv(part):
 
 
 def training_data_settings():
-    """Arguments of `utils.training.data.read_training_data`."""
+    """Arguments of `utils.training.data.read_training_data`, but `start`."""
     return {
         "csv_paths": {part: split_csv(part) for part in ("train", "val")},
         "mixed": mixed_roots(),

@@ -157,15 +157,15 @@ def test_what_is_mixed_in_is_recorded_and_holds_nobody_of_the_validation(prepare
     prepare_here(tmp_path / "others" / "data", others)
     config.load(arguments(*own, f"MIXED_ROOTS={{'{others}': 0.5}}", "MONITOR=val_loss"))
     config.validate()
-    data = read_training_data(**config.training_data_settings())
+    data = read_training_data(**config.training_data_settings(), start=None)
     mixed = [row for row in data.rows["train"] if row.folder == others / "pre_processed"]
     assert {row.image_name[0] for row in mixed} == {"q"}
     assert data.rows == {"train": rows["train"] + mixed, "val": rows["val"]}
     assert {name: data.description[name] for name in described} == described
     assert len(data.description["mixed 1"]["cases"]) == len({row.image_name for row in mixed})
     config.load(arguments(*own, "PATIENT_PATTERN=^(p.)_"))  # names of another kind
-    patients = read_training_data(**config.training_data_settings()).description["mixed 1"]["patients"]
+    patients = read_training_data(**config.training_data_settings(), start=None).description["mixed 1"]["patients"]
     assert patients == sorted({patient_digest(row.image_name) for row in mixed})
     config.load(arguments(*own, f"MIXED_ROOTS={{'{own[1]}': 0.5}}", "PATIENT_PATTERN=^(p)"))
     with pytest.raises(InputError, match=r"another case of the patient of .* was used in training"):
-        read_training_data(**config.training_data_settings())
+        read_training_data(**config.training_data_settings(), start=None)

@@ -8,7 +8,7 @@ from collections import namedtuple
 from pathlib import Path, PurePath
 
 from utils.errors import InputError
-from utils.preparation.splits import patient_of
+from utils.preparation.splits import find_patient, patient_of
 
 VOLUME_KINDS = ("oct_imgs", "oct_masks", "roi_masks")  # folders below the preprocessed one, in a sample's order
 MESSAGES = 10  # complaints printed in full; the rest are only counted
@@ -179,10 +179,11 @@ def read_records(rows, preprocessed_folder, axial_spacing_mm, reference_histogra
 
 
 # ---- What a network has seen ---------------------------------------------------------------------------------------
-def describe_data(parts, patient_pattern, **preparation):
+def describe_data(parts, patient_pattern, strict=True, **preparation):
     """For ``best.json``: digests of the cases and patients that a network has seen. Names are not stored.
 
-    `parts` is {part: list of `SliceRow`}. `preparation` are the other arguments of `read_records`. Returns:
+    `parts` is {part: list of `SliceRow`}. `preparation` are the other arguments of `read_records`. A case whose name
+    does not match `patient_pattern` is an `InputError` if `strict`, else a patient of its own. Returns:
 
     | key | value |
     |---|---|
@@ -196,10 +197,14 @@ def describe_data(parts, patient_pattern, **preparation):
     }
     for part, rows in parts.items():
         cases = dict.fromkeys((row.vendor, row.image_name) for row in rows)
+        patients = {
+            name if not strict and find_patient(name, patient_pattern) is None else patient_of(name, patient_pattern)
+            for _, name in cases
+        }
         text = repr([tuple(row[: len(COLUMNS)]) for row in rows])
         described[part] = {
             "cases": sorted({records[case]["voxels"] for case in cases}),
-            "patients": sorted({patient_digest(patient_of(name, patient_pattern)) for _, name in cases}),
+            "patients": sorted(map(patient_digest, patients)),
             "rows": hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(),
         }
     return described

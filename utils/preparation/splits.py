@@ -12,11 +12,16 @@ PARTS = ("test", "val", "train")  # in the order in which they are drawn
 
 def patient_of(name, pattern):
     """The patient in the case name `name`: first group of the regular expression `pattern`, else its whole match."""
-    match = re.search(pattern, name)
-    patient = match and (match.group(1) if match.re.groups else match.group(0))
+    patient = find_patient(name, pattern)
     if patient is None:
         raise InputError(f"case {name}: does not match PATIENT_PATTERN {pattern!r}; change the pattern or the name")
     return patient
+
+
+def find_patient(name, pattern):
+    """As `patient_of`, but None where `name` does not match `pattern`."""
+    match = re.search(pattern, name)
+    return match and (match.group(1) if match.re.groups else match.group(0))
 
 
 def split_patients(
