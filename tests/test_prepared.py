@@ -4,14 +4,23 @@ import json
 
 import numpy as np
 import pytest
-from helpers import arguments, write_raw_case
+from helpers import arguments, write_raw_case, write_record
 
 import adversarial_training
 import config
 import model_training
 from utils.errors import InputError
-from utils.prepared import all_seen, check_unseen, describe_data, patient_digest, read_csv_data, read_records
-from utils.training.data import read_training_data
+from utils.patch_settings import MixedRoot
+from utils.prepared import (
+    SliceRow,
+    all_seen,
+    check_unseen,
+    describe_data,
+    patient_digest,
+    read_csv_data,
+    read_records,
+)
+from utils.training.data import describe_mixed, read_training_data
 from utils.volumes.mhd import write_volume
 from utils.volumes.vendors import VENDORS
 
@@ -169,3 +178,24 @@ def test_what_is_mixed_in_is_recorded_and_holds_nobody_of_the_validation(prepare
     config.load(arguments(*own, f"MIXED_ROOTS={{'{own[1]}': 0.5}}", "PATIENT_PATTERN=^(p)"))
     with pytest.raises(InputError, match=r"another case of the patient of .* was used in training"):
         read_training_data(**config.training_data_settings(), start=None)
+
+
+def test_the_pattern_finds_the_patients_of_a_mixed_data_set_case_by_case(tmp_path, capsys):
+    names = ["p1_left", "p1_right", "p2_left", "phantom"]
+    for name in names:
+        write_record(tmp_path, "Topcon", name)
+    root = MixedRoot(tmp_path / "train_data.csv", tmp_path / "pre_processed", 0.5)
+    rows = [SliceRow(name, "Topcon", name, 0, 0, 0, 0) for name in names]
+    preparation = {"preprocessed_folder": "elsewhere", "axial_spacing_mm": 0.003872, "reference_histogram_csv": None}
+    described = describe_mixed(root, rows, {**preparation, "patient_pattern": "^(p.)_"})
+    assert described["patients"] == sorted(map(patient_digest, ["p1", "p2", "phantom"]))
+    note = "train_data.csv: 1 of 4 case names do not match PATIENT_PATTERN '^(p.)_', such as phantom; each"
+    assert note in capsys.readouterr().out
+    describe_mixed(root, rows[:3], {**preparation, "patient_pattern": "^(p.)_"})
+    assert capsys.readouterr().out == ""
+
+
+def test_training_refuses_a_patient_on_both_sides_as_evaluation_would(prepared):
+    """The split was drawn by another PATIENT_PATTERN than training's."""
+    with pytest.raises(InputError, match=r"val_data\.csv: another case of the patient of .* was used in training"):
+        model_training.main(["--set", "PATIENT_PATTERN=^(p)"])

@@ -22,10 +22,11 @@ from stand_in import DETAILS
 from test_efficientnet_lite import random_weights, write_weights
 
 import evaluate
+import model_training
 from model import create_unet_model
 from utils.errors import InputError
 from utils.exported_model import export_best, read_best
-from utils.files import read_json, write_json
+from utils.files import read_json, sha256, write_json
 from utils.prepared import record_path
 from utils.tasks import overrides
 from utils.volumes.mhd import read_volume, write_volume
@@ -256,6 +257,29 @@ def test_evaluation_refuses_what_an_ancestor_has_seen(trained, tmp_path, set_con
     (message,) = caught.value.messages
     (name,) = seen.image_name.unique()
     assert f"test_data.csv: Topcon {name} was used to train this network" in message
+
+
+@pytest.mark.parametrize("changed", ["mixed/train_data.csv", "start/best.keras"])
+def test_a_run_does_not_go_on_from_other_data_or_another_start(trained, set_config, changed):
+    settings, _ = trained
+    path = settings["OUTPUT_ROOT"].parent / changed
+    files = [path] if path.suffix == ".csv" else [path, path.with_suffix(".json")]
+    before = [file.read_bytes() for file in files]
+    if path.suffix == ".csv":
+        read_csv(path)[1:].to_csv(path, index=False)
+        expected = r"data\.json: data set 1 of MIXED_ROOTS lists other B-scans"
+    else:
+        details = read_best(path)
+        path.write_bytes(before[0] + b"of another file")
+        write_json(files[1], {**details, "sha256": sha256(path)})
+        expected = r"config\.json: the SHA-256 of the model that training starts from was '\w+', is now '\w+'"
+    set_config()
+    try:
+        with pytest.raises(InputError, match=expected):
+            model_training.main(overrides(settings))
+    finally:
+        for file, content in zip(files, before, strict=True):
+            file.write_bytes(content)
 
 
 @pytest.mark.slow
