@@ -251,6 +251,7 @@ def training_data_settings():
         "seed": SEED,
         "monitor": MONITOR,
         "preparation": preparation_settings(),
+        "reference_histogram": REFERENCE_HISTOGRAM,
     }
 
 

@@ -8,6 +8,7 @@ from helpers import arguments, write_raw_case, write_record
 
 import adversarial_training
 import config
+import evaluate
 import model_training
 from utils.errors import InputError
 from utils.patch_settings import MixedRoot
@@ -20,7 +21,7 @@ from utils.prepared import (
     read_csv_data,
     read_records,
 )
-from utils.training.data import describe_mixed, read_training_data
+from utils.training.data import check_matching, describe_mixed, read_training_data
 from utils.volumes.mhd import write_volume
 from utils.volumes.vendors import VENDORS
 
@@ -56,7 +57,7 @@ def test_a_record_says_how_each_case_was_prepared(prepared):
     ("setting", "message"),
     [
         ("AXIAL_SPACING_MM=0.002", r"prepared with AXIAL_SPACING_MM = 0.003872, config has 0.002; set it back"),
-        ("MATCH_INTENSITIES=False", r"expected the one that MATCH_INTENSITIES and"),
+        ("MATCH_INTENSITIES=False", r"to histogram \w+, expected None, as MATCH_INTENSITIES = False"),
     ],
 )
 def test_training_refuses_what_was_prepared_otherwise(prepared, script, setting, message):
@@ -68,7 +69,9 @@ def test_training_refuses_what_was_prepared_otherwise(prepared, script, setting,
 def test_training_refuses_another_histogram_and_cases_without_a_record(prepared):
     path = config.reference_histogram_csv()
     path.write_text("grey_value,count\n77,5\n")
-    with pytest.raises(InputError, match=r"Cirrus_p._left\.images\.json: grey values were matched to another"):
+    with pytest.raises(
+        InputError, match=r"Cirrus_p._left\.images\.json: grey values were matched to histogram \w+, expected \w+, "
+    ):
         model_training.main([])
     for record in (prepared / "pre_processed" / "finished").glob("Topcon_*"):
         record.unlink()
@@ -199,3 +202,44 @@ def test_training_refuses_a_patient_on_both_sides_as_evaluation_would(prepared):
     """The split was drawn by another PATIENT_PATTERN than training's."""
     with pytest.raises(InputError, match=r"val_data\.csv: another case of the patient of .* was used in training"):
         model_training.main(["--set", "PATIENT_PATTERN=^(p)"])
+
+
+@pytest.mark.parametrize(
+    ("vendors", "done", "given", "message"),
+    [
+        (["Cirrus", "Spectralis"], None, None, r"MATCH_INTENSITIES = True: the volumes were prepared with False"),
+        (["Cirrus", "Spectralis"], 5, 6, None),  # the training case's histogram counts
+        (["Cirrus"], None, None, None),  # there was nothing to match to
+        (["Cirrus"], None, 6, r"REFERENCE_HISTOGRAM = '.*': is of 6 voxels, the volumes were prepared with None"),
+        (["Cirrus"], 5, 6, r"REFERENCE_HISTOGRAM = '.*': is of 6 voxels, the volumes were prepared with one of 5 vox"),
+        (["Cirrus"], 5, 5, None),
+        (["Cirrus"], 5, None, None),
+        (["Spectralis"], None, 6, None),  # needs no matching
+    ],
+)
+def test_training_refuses_other_grey_values_than_its_settings_ask_for(tmp_path, vendors, done, given, message):
+    paths = [tmp_path / "done.csv", tmp_path / "given.csv"]
+    for path, count in zip(paths, (done, given), strict=True):
+        if count:
+            path.write_text(f"grey_value,count\n77,{count}\n")
+    rows = {"train": [SliceRow("a", vendor, "a", 0, 0, 0, 0) for vendor in vendors], "val": []}
+    settings = (rows, paths[0], str(paths[1]) if given else None)
+    check_matching(rows, None, settings[2])  # MATCH_INTENSITIES = False: the records are compared
+    if message is None:
+        check_matching(*settings)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_matching(*settings)
+
+
+@pytest.mark.parametrize("prepared_with", [True, False])
+@pytest.mark.parametrize("trained_with", [True, False])
+def test_spectralis_alone_needs_no_matching_and_is_evaluated_as_it_was_trained(
+    tmp_path, prepare_here, prepared_with, trained_with
+):
+    for number in range(4):
+        write_raw_case(tmp_path / "data", "Spectralis", f"s{number}", seed=number)
+    prepare_here(tmp_path / "data", tmp_path / "output", f"MATCH_INTENSITIES={prepared_with}")
+    config.load(["--set", f"MATCH_INTENSITIES={trained_with}"])
+    data = read_training_data(**config.training_data_settings(), start=None)
+    evaluate.check_model("best.keras", model_training.model_details(data))

@@ -83,7 +83,14 @@ def check_input(path, details, settings, remedy):
         if details[name] != settings[name]
     ]
     if "reference_histogram" in settings and details["reference_histogram"] != settings["reference_histogram"]:
-        complaints.append(f"{path}: its grey values were matched to another reference histogram; {remedy}")
+        its_own, today = (
+            "no reference histogram" if counts is None else f"a reference histogram of {sum(counts):,} voxels"
+            for counts in (details["reference_histogram"], settings["reference_histogram"])
+        )
+        complaints.append(
+            f"{path}: its grey values were matched to {its_own}, MATCH_INTENSITIES and reference_histogram.csv ask for "
+            f"{today}; {remedy}"
+        )
     if complaints:
         raise InputError(*complaints)
 

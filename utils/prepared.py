@@ -171,7 +171,8 @@ def read_records(rows, preprocessed_folder, axial_spacing_mm, reference_histogra
             )
         if record["matched"] and record["reference histogram"] != histogram_digest:
             complaints.append(
-                f"{path}: grey values were matched to another histogram, expected the one that MATCH_INTENSITIES and "
+                f"{path}: grey values were matched to histogram {record['reference histogram']}, expected "
+                f"{histogram_digest}, as MATCH_INTENSITIES = {reference_histogram_csv is not None} and "
                 "reference_histogram.csv say; set MATCH_INTENSITIES back, or run prepare_data.py again"
             )
     _raise_all(complaints)
@@ -228,7 +229,10 @@ def check_unseen(csv_path, rows, seen, patient_pattern, **preparation):
                 f"{csv_path}: {vendor} {name} was used to train this network, expected a case that was not"
             )
         elif patient_digest(patient_of(name, patient_pattern)) in seen["patients"]:
-            complaints.append(f"{csv_path}: another case of the patient of {vendor} {name} was used in training")
+            complaints.append(
+                f"{csv_path}: another case of the patient of {vendor} {name} was used in training, by PATIENT_PATTERN "
+                f"{patient_pattern!r}; draw the split anew by it, or leave the case out"
+            )
     _raise_all(complaints)
 
 

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from utils.ancestry import inherit
 from utils.data_prepare import mixed_rows
+from utils.errors import InputError
 from utils.exported_model import read_best
+from utils.preparation.preprocessing import VENDOR_RULES
+from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.preparation.splits import find_patient
 from utils.prepared import (
     all_seen,
@@ -47,17 +50,19 @@ class TrainingData:
         return {"STARTING_MODEL": self.start.details["sha256"]} if self.start else {}
 
 
-def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation, start):
+def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation, reference_histogram, start):
     """The `TrainingData` in `csv_paths`, {"train": path, "val": path}, and `mixed`, `MixedRoot`s.
 
     `n_b_scans`, `seed` and `monitor` choose the B-scans that epochs are scored on; `preparation` are the arguments of
-    `describe_data`; `start` is the path of the exported model whose weights training starts from, or None. Raises
-    `InputError` where a CSV or the model is unusable, cases were not prepared as these say, no B-scan holds what is
-    monitored, or anything that trains, or has trained `start`, has cases or patients of the validation.
+    `describe_data`; `reference_histogram` is `config.REFERENCE_HISTOGRAM`; `start` is the path of the exported model
+    whose weights training starts from, or None. Raises `InputError` where a CSV or the model is unusable, cases were
+    not prepared as these say, no B-scan holds what is monitored, or anything that trains, or has trained `start`, has
+    cases or patients of the validation.
     """
     rows = {part: read_csv_data(path) for part, path in csv_paths.items()}
     b_scans = choose_b_scans(rows["val"], n_b_scans, seed)
     check_monitor(monitor, b_scans, csv_paths["val"])
+    check_matching(rows, preparation["reference_histogram_csv"], reference_histogram)
     description = describe_data(rows, **preparation)
     for number, root in enumerate(mixed, 1):
         others = mixed_rows(root)
@@ -70,6 +75,29 @@ def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation, 
     trained = {name: part for name, part in record["data"].items() if name != "val"}
     check_unseen(csv_paths["val"], rows["val"], all_seen(trained), **preparation)
     return TrainingData(rows, b_scans, record, start or None)
+
+
+def check_matching(rows, reference_histogram_csv, given):
+    """Raise `InputError` where step 1 has not matched grey values as it would by today's settings.
+
+    `rows` are those of the split; `reference_histogram_csv` is the file that step 1 has left, None where grey values
+    are not to be matched; `given` is `config.REFERENCE_HISTOGRAM`, which counts where no Spectralis case trains. Cases
+    that need no matching contradict nothing. That each case was matched to the file is for `describe_data` to see.
+    """
+    matched = {vendor for vendor, rule in VENDOR_RULES.items() if rule.match_histogram}
+    if reference_histogram_csv is None or matched.isdisjoint(row.vendor for part in rows.values() for row in part):
+        return
+    done, wanted = read_histogram_if_any(reference_histogram_csv), read_histogram_if_any(given)
+    remedy = "set it back, or run prepare_data.py again"
+    if any(row.vendor == "Spectralis" for row in rows["train"]):
+        if done is None:
+            raise InputError(f"config.MATCH_INTENSITIES = True: the volumes were prepared with False; {remedy}")
+    elif wanted and wanted != done:
+        found = f"one of {sum(done):,} voxels" if done else "None"
+        raise InputError(
+            f"config.REFERENCE_HISTOGRAM = {given!r}: is of {sum(wanted):,} voxels, the volumes were prepared with "
+            f"{found}; {remedy}"
+        )
 
 
 def describe_mixed(root, rows, preparation):
