@@ -150,8 +150,8 @@ def create_step(start):
     from utils.training.teacher import Teacher
 
     losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES, config.CROSS_ENTROPY)
-    unet = create_network(**config.network_settings() | {"encoder_weights": None})  # it gets a trained model's
-    inference = create_inference_network(**config.network_settings())
+    network = config.network_settings() | {"encoder_weights": None}  # it gets a trained model's
+    unet, inference = create_network(**network), create_inference_network(**network)
     for network in (unet, inference):
         compile_for_scoring(network, losses, config.THRESHOLD)
     set_weights([unet, inference], start)
@@ -165,7 +165,7 @@ def create_step(start):
     )
     teacher = None
     if config.SELF_TRAINING == "teacher":
-        teacher = Teacher(create_network(**config.network_settings() | {"encoder_weights": None}), config.SEED)
+        teacher = Teacher(create_network(**network), config.SEED)
     step = AdversarialStep(
         unet,
         discriminator,

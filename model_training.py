@@ -55,12 +55,13 @@ PANELS |= {"F-score on patches": ["f_irf", "f_srf", "f_ped"]}
 def main(argv):
     config.load(argv)
     config.validate()
-    check_encoder_weights(config.MODEL, config.ENCODER_WEIGHTS)
+    folder = config.run_folder("segmentation")
+    if not config.INIT_WEIGHTS and not (folder / "config.json").exists():  # a run that goes on needs none
+        check_encoder_weights(config.MODEL, config.ENCODER_WEIGHTS)
     data = read_training_data(**config.training_data_settings(), start=config.INIT_WEIGHTS)
     if data.start:
         check_start(data)
     sharing = Sharing(config.DEVICES, config.HOSTS, config.HOST, config.COORDINATOR)
-    folder = config.run_folder("segmentation")
     with run_folder.only_writer(folder, sharing.is_writer):
         may_change = [name for name in config.values() if name.startswith(("ADVERSARIAL_", "D_"))]  # of the next step
         if run_folder.backend_name() == "jax":  # on TensorFlow each device has its own Dice loss
@@ -96,14 +97,16 @@ def train(folder, data, sharing, state):
     set_up_keras(config.SEED, config.DETERMINISTIC)
     shared = sharing.start()
     losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES, config.CROSS_ENTROPY)
+    # A model, or a checkpoint, replaces what an encoder would start from.
+    network = config.network_settings() | ({"encoder_weights": None} if data.start or state else {})
     with shared():
-        unet = create_network(**config.network_settings())
+        unet = create_network(**network)
         optimizer = create_optimizer(config.optimizer_settings(config.EPOCH), config.DTYPE_POLICY)
         compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
         optimizer.build(unet.trainable_variables)
         if data.start and not state:
             set_weights([unet], data.start.path)
-    inference = create_inference_network(**config.network_settings())
+    inference = create_inference_network(**network | {"encoder_weights": None})
     compile_for_scoring(inference, losses, config.THRESHOLD)
     print(run_folder.settings_text(config.values()))
     print(f"{folder}: {unet.count_params():,} parameters, {config.DTYPE_POLICY}, batches of {config.BATCH_SIZE}")

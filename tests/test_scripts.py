@@ -367,6 +367,9 @@ def test_training_starts_from_the_weights_it_is_given(trained, tmp_path):
     weights = [keras.models.load_model(path, compile=False).trainable_weights for path in (start, ended)]
     for before, after in zip(*weights, strict=True):
         np.testing.assert_allclose(before.numpy(), after.numpy(), atol=1e-5)
+    lite = {"MODEL": "Unet/efficientnetlite0", "PATCH_SIZE_W": 160, "ENCODER_WEIGHTS": tmp_path / "gone.pth"}
+    _, stderr = run("model_training.py", **{**settings, **lite, "INIT_WEIGHTS": start, "RUN_NAME": "lite"}, expected=2)
+    assert f"{start}: is another network than this run's" in stderr  # ENCODER_WEIGHTS is not asked for
     wider = {**settings, "INIT_WEIGHTS": start, "RUN_NAME": "wider", "BASE_FILTERS": 3}
     _, stderr = run("model_training.py", **wider, expected=2)
     (line,) = stderr.strip().splitlines()
