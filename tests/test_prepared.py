@@ -152,6 +152,23 @@ def test_step_1_says_which_fluid_cannot_be_judged(tmp_path, prepare_here, capsys
     assert "no case in val_data.csv holds SRF or PED, so that model_training.py cannot judge" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("names", "pattern", "warns"),
+    [
+        (["p1__a", "p1__b", "p1__c", "p2__a"], "^(.*)$", True),
+        (["p1__a", "p1__b", "p2__a", "p3__a"], "^(.+?)__", False),
+        (["p1__a", "p2__a", "p3__a", "d"], "^(.*)$", False),
+    ],
+)
+def test_step_1_says_how_imported_patients_stay_on_one_side(tmp_path, prepare_here, capsys, names, pattern, warns):
+    for number, name in enumerate(names):
+        write_raw_case(tmp_path / "data", "Spectralis", name, seed=number)
+    prepare_here(tmp_path / "data", tmp_path / "output", f"PATIENT_PATTERN={pattern}")
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "patient__picture" in line]
+    assert len(warnings) == warns
+    assert all("1 patients, such as p1" in line and line.endswith("set PATIENT_PATTERN=^(.+?)__") for line in warnings)
+
+
 def test_a_test_case_is_no_reference_for_grey_values(tmp_path, prepare_here):
     for number, name in enumerate("abc"):
         write_raw_case(tmp_path / "data", "Spectralis", name, seed=number)

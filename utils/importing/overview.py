@@ -4,8 +4,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from utils.preparation.checks import notes_text
+from utils.preparation.splits import IMPORTED_PATTERN
 
-PATIENT_PATTERN = "^(.+?)__"  # of the cases' names, for config.PATIENT_PATTERN
+PATIENT_PATTERN = IMPORTED_PATTERN  # of the cases' names, for config.PATIENT_PATTERN
 _COUNTED = {
     "inexact": "pixels of values that are not stated are taken for the nearest class",
     "overlapping": "pixels lie in several classes and count for the class stated first",
