@@ -19,7 +19,7 @@ import numpy as np
 import config
 from utils.data_prepare import get_iterator_nuts
 from utils.errors import InputError, run_script
-from utils.exported_model import check_input, export_epoch, set_weights
+from utils.exported_model import check_input, export_epoch, is_whole, set_weights
 from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import as_list, create_inference_network, create_network
 from utils.patch_settings import blind_to_labels
@@ -66,7 +66,8 @@ def main(argv):
     with run_folder.only_writer(folder):
         run_folder.start_run(folder, config.values() | data.settings, data.description)
         state = newest_state(folder)
-        if state and (reason := why_ended(state[0])):
+        reason = state and why_ended(state[0])
+        if reason and is_whole(folder / "best.keras"):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
         else:
             fine_tune(folder, data, state)
@@ -122,6 +123,7 @@ def fine_tune(folder, data, state):
         panels=PANELS,
         export=functools.partial(export_epoch, folder, inference, model_details(data)),
     )
+    run.restore_best(functools.partial(copy_weights, step.generator, step.generator_optimizer, inference))
     expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), patches_for_both())
     with run.interruptible(), failures_named():
         if not run.progress["history"]:

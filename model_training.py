@@ -24,7 +24,7 @@ import functools
 import config
 from utils.ancestry import says_what_it_saw
 from utils.errors import run_script
-from utils.exported_model import check_input, export_epoch, set_weights
+from utils.exported_model import check_input, export_epoch, is_whole, set_weights
 from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import check_encoder_weights, create_inference_network, create_network
 from utils.preparation.reference_histogram import read_histogram_if_any
@@ -69,7 +69,8 @@ def main(argv):
         settings = config.values() | data.settings
         run_folder.start_run(folder, settings, data.description, may_change, writes=sharing.is_writer)
         state = newest_state(folder)
-        if state and (reason := why_finished(state[0], config.EPOCH, config.PATIENCE)):
+        reason = state and why_finished(state[0], config.EPOCH, config.PATIENCE)
+        if reason and is_whole(folder / "best.keras"):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
         else:
             train(folder, data, sharing, state)
@@ -122,6 +123,7 @@ def train(folder, data, sharing, state):
         export=functools.partial(export_epoch, folder, inference, model_details(data)),
         records=sharing.is_writer,
     )
+    run.restore_best(functools.partial(copy_weights, unet, optimizer, inference))
     batches_of_host = sharing.part_of_batches(config.batch_settings())
     expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), config.batch_settings())
     with run.interruptible(), failures_named():

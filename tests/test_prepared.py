@@ -260,3 +260,11 @@ def test_spectralis_alone_needs_no_matching_and_is_evaluated_as_it_was_trained(
     config.load(["--set", f"MATCH_INTENSITIES={trained_with}"])
     data = read_training_data(**config.training_data_settings(), start=None)
     evaluate.check_model("best.keras", model_training.model_details(data))
+
+
+@pytest.mark.parametrize(("start", "asked_for"), [("None", "ENCODER_WEIGHTS"), ("box.keras", r"train_data\.csv")])
+def test_a_starting_model_needs_no_weights_of_an_encoder(tmp_path, set_config, start, asked_for):
+    set_config()
+    settings = ("MODEL=Unet/efficientnetlite0", "PATCH_SIZE_W=160", f"ENCODER_WEIGHTS={tmp_path / 'gone.pth'}")
+    with pytest.raises(InputError, match=asked_for):
+        model_training.main(arguments(tmp_path, tmp_path / "output", *settings, f"INIT_WEIGHTS={start}"))

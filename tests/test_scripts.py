@@ -21,6 +21,7 @@ from PIL import Image
 from stand_in import DETAILS
 from test_efficientnet_lite import random_weights, write_weights
 
+import adversarial_training
 import evaluate
 import model_training
 from model import create_unet_model
@@ -280,6 +281,31 @@ def test_a_run_does_not_go_on_from_other_data_or_another_start(trained, set_conf
     finally:
         for file, content in zip(files, before, strict=True):
             file.write_bytes(content)
+
+
+@pytest.mark.parametrize("step", ["segmentation", "adversarial"])
+def test_a_damaged_best_model_of_a_finished_run_is_restored_from_its_checkpoint(trained, tmp_path, set_config, step):
+    settings, _ = trained
+    output = settings["OUTPUT_ROOT"]
+    for name in ("pre_processed", "train_data.csv", "val_data.csv"):
+        (tmp_path / name).symlink_to(output / name)
+    shutil.copytree(output / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("evaluation"))
+    folder = tmp_path / "runs" / "unet" / step
+    best = folder / "best.keras"
+    (weights,) = (folder / "epochs").iterdir()  # of the last epoch
+    expected = keras.models.load_model(best, compile=False)
+    expected.load_weights(weights)
+    weights.unlink()
+    best.write_bytes(best.read_bytes()[:1000])
+    settings = {**settings, "OUTPUT_ROOT": tmp_path}
+    set_config()
+    if step == "segmentation":
+        model_training.main(overrides(settings))
+    else:
+        adversarial_training.main(overrides({**settings, "MIXED_ROOTS": {}}))
+    assert read_best(best)["epoch"] == int(weights.name[:4])
+    for one, other in zip(keras.models.load_model(best, compile=False).weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.slow

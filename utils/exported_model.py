@@ -65,8 +65,20 @@ def read_best(path):
         raise InputError(f"{path}: no such model; train one with model_training.py or name another with --model")
     details = read_json(path.with_suffix(".json"))
     if details.get("sha256") != sha256(path):
-        raise InputError(f"{path}: is not the model that {path.stem}.json describes; copy both files of one run")
+        raise InputError(
+            f"{path}: is not the model that {path.stem}.json describes; copy both files of one run, "
+            "or repeat the command that trained it"
+        )
     return details
+
+
+def is_whole(path):
+    """Whether there is an exported model at `path` that `read_best` takes."""
+    try:
+        read_best(path)
+    except InputError:
+        return False
+    return True
 
 
 def check_input(path, details, settings, remedy):
