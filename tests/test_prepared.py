@@ -217,8 +217,9 @@ def test_the_pattern_finds_the_patients_of_a_mixed_data_set_case_by_case(tmp_pat
 
 def test_training_refuses_a_patient_on_both_sides_as_evaluation_would(prepared):
     """The split was drawn by another PATIENT_PATTERN than training's."""
+    config.load(["--set", "PATIENT_PATTERN=^(p)"])
     with pytest.raises(InputError, match=r"val_data\.csv: another case of the patient of .* was used in training"):
-        model_training.main(["--set", "PATIENT_PATTERN=^(p)"])
+        read_training_data(**config.training_data_settings(), start=None)
 
 
 @pytest.mark.parametrize(

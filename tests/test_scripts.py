@@ -241,7 +241,7 @@ def test_label_volumes_of_any_origin_are_scored_compared_and_ranked(prepared, tm
 
 @pytest.mark.parametrize("way", ["mixed", "earlier"])
 def test_evaluation_refuses_what_an_ancestor_has_seen(trained, tmp_path, set_config, way):
-    """The fine-tuned model: its own step saw neither case."""
+    """The fine-tuned model: its own step saw neither case, and the one that it was made from is not at hand."""
     settings, _ = trained
     output = settings["OUTPUT_ROOT"]
     rows = read_csv(output / "pre_processed" / "slice_gt.csv")
@@ -249,7 +249,8 @@ def test_evaluation_refuses_what_an_ancestor_has_seen(trained, tmp_path, set_con
     mixed = read_csv(output.parent / "mixed" / "train_data.csv").image_name
     left = rows[~rows.image_name.isin([*known.image_name, *mixed])]
     seen = rows[rows.image_name.isin(mixed)] if way == "mixed" else left
-    for name in ("pre_processed", "runs", "train_data.csv", "val_data.csv"):
+    (tmp_path / "runs" / "unet").mkdir(parents=True)
+    for name in ("pre_processed", "runs/unet/adversarial", "train_data.csv", "val_data.csv"):
         (tmp_path / name).symlink_to(output / name)
     pd.concat([read_csv(output / "test_data.csv"), seen]).to_csv(tmp_path / "test_data.csv", index=False)
     set_config()
