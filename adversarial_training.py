@@ -152,8 +152,8 @@ def create_step(start):
     from utils.training.teacher import Teacher
 
     losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES, config.CROSS_ENTROPY)
-    network = config.network_settings() | {"encoder_weights": None}  # it gets a trained model's
-    unet, inference = create_network(**network), create_inference_network(**network)
+    settings = config.network_settings() | {"encoder_weights": None}  # it gets a trained model's
+    unet, inference = create_network(**settings), create_inference_network(**settings)
     for network in (unet, inference):
         compile_for_scoring(network, losses, config.THRESHOLD)
     set_weights([unet, inference], start)
@@ -167,7 +167,7 @@ def create_step(start):
     )
     teacher = None
     if config.SELF_TRAINING == "teacher":
-        teacher = Teacher(create_network(**network), config.SEED)
+        teacher = Teacher(create_network(**settings), config.SEED)
     step = AdversarialStep(
         unet,
         discriminator,
