@@ -19,7 +19,7 @@ import numpy as np
 import config
 from utils.data_prepare import get_iterator_nuts
 from utils.errors import InputError, run_script
-from utils.exported_model import check_input, export_epoch, read_best, set_weights
+from utils.exported_model import check_input, export_epoch, is_whole, set_weights
 from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import as_list, create_inference_network, create_network
 from utils.patch_settings import blind_to_labels
@@ -52,7 +52,9 @@ def main(argv):
     config.validate()
     if config.DEVICES * config.HOSTS > 1:
         raise InputError("config.DEVICES, config.HOSTS: must both be 1, adversarial training runs on one device")
-    data = read_training_data(**config.training_data_settings())
+    start = config.run_folder("segmentation") / "best.keras"
+    data = read_training_data(**config.training_data_settings(), start=start)
+    check_start(data)
     if config.UNLABELLED_SHARE:
         data = with_unlabelled(
             data,
@@ -60,34 +62,27 @@ def main(argv):
             {part: config.split_csv(part) for part in ("val", "test")},
             config.preparation_settings(),
         )
-    start = config.run_folder("segmentation") / "best.keras"
-    start_details = read_best(start)
-    check_start(start, start_details, data.description)
     folder = config.run_folder("adversarial")
     with run_folder.only_writer(folder):
-        settings = {**config.values(), "STARTING_MODEL": start_details["sha256"]}
-        run_folder.start_run(folder, settings, data.description)
+        run_folder.start_run(folder, config.values() | data.settings, data.description)
         state = newest_state(folder)
-        if state and (reason := why_ended(state[0])):
+        reason = state and why_ended(state[0])
+        if reason and is_whole(folder / "best.keras"):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
         else:
-            fine_tune(folder, start, start_details, data, state)
+            fine_tune(folder, data, state)
         if config.CHOOSE_DECISIONS:
             start = decisions_of_run([], **config.decision_settings())
             add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start)
 
 
-def check_start(start, details, description):
-    """Raise `InputError` where the starting model takes other images, or was trained on other data than `description`.
-
-    What it had seen before it was trained is added to `description`.
-    """
+def check_start(data):
+    """Raise `InputError` where the model that `data` start from takes other images, or was trained on another split."""
+    path, details = data.start.path, data.start.details
     histogram = {"reference_histogram": read_histogram_if_any(config.matched_histogram_csv())}
     remedy = "set it back, or train another RUN_NAME"
-    check_input(start, details, config.prediction_settings() | histogram, remedy)
-    run_folder.check_same_data(start, details.get("data"), description)
-    if "earlier" in details.get("data", {}):
-        description["earlier"] = details["data"]["earlier"]
+    check_input(path, details, config.prediction_settings() | histogram, remedy)
+    run_folder.check_same_data(path, details.get("data"), data.description, run_folder.OWN_PARTS)
 
 
 def why_ended(progress):
@@ -107,13 +102,10 @@ def discriminator_counts():
     return config.ADVERSARIAL_WEIGHT > 0 or config.SELF_TRAINING == "discriminator"
 
 
-def fine_tune(folder, start, start_details, data, state):
-    """Fine-tune the exported model `start` (and its details) from `state` (that of `newest_state`, or None) on.
-
-    `data` is the `TrainingData`.
-    """
+def fine_tune(folder, data, state):
+    """Fine-tune the model that the `TrainingData` start from, from `state` (that of `newest_state`, or None) on."""
     set_up_keras(config.SEED, config.DETERMINISTIC)
-    step, inference = create_step(start)
+    step, inference = create_step(data.start.path)
     print(run_folder.settings_text(config.values()))
     if discriminator_counts():
         n_parameters = step.discriminator.count_params()
@@ -129,8 +121,9 @@ def fine_tune(folder, start, start_details, data, state):
         state,
         config.training_rules(adversarial_epochs()),
         panels=PANELS,
-        export=functools.partial(export_epoch, folder, inference, model_details(data, start_details)),
+        export=functools.partial(export_epoch, folder, inference, model_details(data)),
     )
+    run.restore_best(functools.partial(copy_weights, step.generator, step.generator_optimizer, inference))
     expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), patches_for_both())
     with run.interruptible(), failures_named():
         if not run.progress["history"]:
@@ -159,8 +152,8 @@ def create_step(start):
     from utils.training.teacher import Teacher
 
     losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES, config.CROSS_ENTROPY)
-    unet = create_network(**config.network_settings() | {"encoder_weights": None})  # it gets a trained model's
-    inference = create_inference_network(**config.network_settings())
+    settings = config.network_settings() | {"encoder_weights": None}  # it gets a trained model's
+    unet, inference = create_network(**settings), create_inference_network(**settings)
     for network in (unet, inference):
         compile_for_scoring(network, losses, config.THRESHOLD)
     set_weights([unet, inference], start)
@@ -174,7 +167,7 @@ def create_step(start):
     )
     teacher = None
     if config.SELF_TRAINING == "teacher":
-        teacher = Teacher(create_network(**config.network_settings() | {"encoder_weights": None}), config.SEED)
+        teacher = Teacher(create_network(**settings), config.SEED)
     step = AdversarialStep(
         unet,
         discriminator,
@@ -221,12 +214,13 @@ def training_batches(epoch, first_step, unlabelled):
         yield ((*batch, images) for batch, (images, _) in zip(batches, others, strict=False))
 
 
-def model_details(data, start_details):
+def model_details(data):
     """What ``best.json`` says besides the epoch; of the training images, what the starting model's says."""
+    start = data.start.details
     details = {"step": "adversarial", **config.prediction_settings(), "config": config.values()}
-    details |= {"data": data.description, "made_from": start_details["sha256"]}
-    details |= {"training_appearance": start_details.get("training_appearance")}
-    return details | {"reference_histogram": start_details["reference_histogram"]}
+    details |= data.record
+    details |= {"training_appearance": start.get("training_appearance")}
+    return details | {"reference_histogram": start["reference_histogram"]}
 
 
 def score_both(run, step, epoch, b_scans, shown):

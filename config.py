@@ -249,7 +249,7 @@ def split_csv(part):
 
 
 def training_data_settings():
-    """Arguments of `utils.training.data.read_training_data`."""
+    """Arguments of `utils.training.data.read_training_data`, but `start`."""
     return {
         "csv_paths": {part: split_csv(part) for part in ("train", "val")},
         "mixed": mixed_roots(),
@@ -257,6 +257,7 @@ def training_data_settings():
         "seed": SEED,
         "monitor": MONITOR,
         "preparation": preparation_settings(),
+        "reference_histogram": REFERENCE_HISTOGRAM,
     }
 
 

@@ -34,6 +34,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import config
+from utils.ancestry import inherit, says_what_it_saw
 from utils.errors import InputError, run_script
 from utils.evaluation import detection
 from utils.evaluation.held_out import segment_and_score
@@ -147,8 +148,11 @@ def check_model(model_path, details):
     histogram = {"reference_histogram": read_histogram_if_any(config.matched_histogram_csv())}
     remedy = "set it back, or evaluate label volumes with --predictions"
     check_input(model_path, details, config.prediction_settings() | histogram, remedy)
-    if "data" not in details:
-        print(f"note: {model_path} does not say which cases it was trained on")
+    start = config.run_folder("segmentation") / "best.keras"
+    if start.with_suffix(".json").exists():  # step 3 of earlier versions dropped what this one had seen
+        details = inherit(details, [read_best(start)])
+    if not says_what_it_saw(details):
+        print(f"note: {model_path} does not say which cases it, or a model that it came from, was trained on")
     data = details.get("data", {})
     trained = {part: described for part, described in data.items() if part != "val"}
     for part, seen in (("test", data), ("val", trained)):

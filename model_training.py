@@ -22,8 +22,9 @@ The loop, from the settings in config.py to the exported model:
 import functools
 
 import config
+from utils.ancestry import says_what_it_saw
 from utils.errors import run_script
-from utils.exported_model import check_input, export_epoch, read_best, set_weights
+from utils.exported_model import check_input, export_epoch, is_whole, set_weights
 from utils.keras_setup import failures_named, set_up_keras
 from utils.networks import check_encoder_weights, create_inference_network, create_network
 from utils.preparation.reference_histogram import read_histogram_if_any
@@ -54,19 +55,22 @@ PANELS |= {"F-score on patches": ["f_irf", "f_srf", "f_ped"]}
 def main(argv):
     config.load(argv)
     config.validate()
-    check_encoder_weights(config.MODEL, config.ENCODER_WEIGHTS)
-    data = read_training_data(**config.training_data_settings())
-    if config.INIT_WEIGHTS:
-        data.description["earlier"] = check_starting_weights(data.rows["val"])
-    sharing = Sharing(config.DEVICES, config.HOSTS, config.HOST, config.COORDINATOR)
     folder = config.run_folder("segmentation")
+    if not config.INIT_WEIGHTS and not (folder / "config.json").exists():  # a run that goes on needs none
+        check_encoder_weights(config.MODEL, config.ENCODER_WEIGHTS)
+    data = read_training_data(**config.training_data_settings(), start=config.INIT_WEIGHTS)
+    if data.start:
+        check_start(data)
+    sharing = Sharing(config.DEVICES, config.HOSTS, config.HOST, config.COORDINATOR)
     with run_folder.only_writer(folder, sharing.is_writer):
         may_change = [name for name in config.values() if name.startswith(("ADVERSARIAL_", "D_"))]  # of the next step
         if run_folder.backend_name() == "jax":  # on TensorFlow each device has its own Dice loss
             may_change.append("DEVICES")
-        run_folder.start_run(folder, config.values(), data.description, may_change, writes=sharing.is_writer)
+        settings = config.values() | data.settings
+        run_folder.start_run(folder, settings, data.description, may_change, writes=sharing.is_writer)
         state = newest_state(folder)
-        if state and (reason := why_finished(state[0], config.EPOCH, config.PATIENCE)):
+        reason = state and why_finished(state[0], config.EPOCH, config.PATIENCE)
+        if reason and is_whole(folder / "best.keras"):
             print(f"{folder}: finished, {reason}; best model in {folder / 'best.keras'}")
         else:
             train(folder, data, sharing, state)
@@ -75,19 +79,18 @@ def main(argv):
             add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start)
 
 
-def check_starting_weights(validation_rows):
-    """What the model INIT_WEIGHTS has seen: a part as of `describe_data`.
+def check_start(data):
+    """Raise `InputError` where the model that `data` start from takes other images, or has seen validation cases.
 
-    Raises `InputError` where it takes other images than the settings say, or has been trained on validation cases.
+    It must not even have chosen its epoch by them.
     """
-    details = read_best(config.INIT_WEIGHTS)
+    path, details = data.start.path, data.start.details
     remedy = "set it to the model's, prepare the data again, or start from another model"
-    check_input(config.INIT_WEIGHTS, details, config.prediction_settings(), remedy)
-    if "data" not in details:
-        print(f"note: {config.INIT_WEIGHTS} does not say which cases it was trained on")
+    check_input(path, details, config.prediction_settings(), remedy)
+    if not says_what_it_saw(details):
+        print(f"note: {path} does not say which cases it, or a model that it came from, was trained on")
     seen = all_seen(details.get("data", {}))
-    check_unseen(config.split_csv("val"), validation_rows, seen, **config.preparation_settings())
-    return seen
+    check_unseen(config.split_csv("val"), data.rows["val"], seen, **config.preparation_settings())
 
 
 def train(folder, data, sharing, state):
@@ -95,14 +98,16 @@ def train(folder, data, sharing, state):
     set_up_keras(config.SEED, config.DETERMINISTIC)
     shared = sharing.start()
     losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES, config.CROSS_ENTROPY)
+    # A model, or a checkpoint, replaces what an encoder would start from.
+    network = config.network_settings() | ({"encoder_weights": None} if data.start or state else {})
     with shared():
-        unet = create_network(**config.network_settings())
+        unet = create_network(**network)
         optimizer = create_optimizer(config.optimizer_settings(config.EPOCH), config.DTYPE_POLICY)
         compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
         optimizer.build(unet.trainable_variables)
-        if config.INIT_WEIGHTS and not state:
-            set_weights([unet], config.INIT_WEIGHTS)
-    inference = create_inference_network(**config.network_settings())
+        if data.start and not state:
+            set_weights([unet], data.start.path)
+    inference = create_inference_network(**network | {"encoder_weights": None})
     compile_for_scoring(inference, losses, config.THRESHOLD)
     print(run_folder.settings_text(config.values()))
     print(f"{folder}: {unet.count_params():,} parameters, {config.DTYPE_POLICY}, batches of {config.BATCH_SIZE}")
@@ -118,6 +123,7 @@ def train(folder, data, sharing, state):
         export=functools.partial(export_epoch, folder, inference, model_details(data)),
         records=sharing.is_writer,
     )
+    run.restore_best(functools.partial(copy_weights, unet, optimizer, inference))
     batches_of_host = sharing.part_of_batches(config.batch_settings())
     expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), config.batch_settings())
     with run.interruptible(), failures_named():
@@ -154,9 +160,9 @@ def train(folder, data, sharing, state):
 def model_details(data):
     """What ``best.json`` says besides the epoch: what a prediction needs, and what the network has seen."""
     details = {"step": "segmentation", **config.prediction_settings(), "config": config.values()}
-    details |= {"data": data.description}
+    details |= data.record
     details |= {"training_appearance": training_appearance(data.rows["train"], config.preprocessed_folder())}
-    return details | {"reference_histogram": read_histogram_if_any(config.reference_histogram_csv())}
+    return details | {"reference_histogram": read_histogram_if_any(config.matched_histogram_csv())}
 
 
 def report(row, best, seconds_left):

@@ -101,7 +101,7 @@ def main(argv):
     if notes := notes_text({case.root: of_case.notes for case, of_case in facts.items()}):
         print(notes)
     fluids = {(case.vendor, case.name): fluids_held(of_case) for case, of_case in labelled(facts).items()}
-    print(f"\n{summary_text(summary)}\n\n{split_text(split, fluids)}")
+    print(f"\n{summary_text(summary)}\n\n{split_text(split, fluids, config.PATIENT_PATTERN)}")
     if missing := not_outlined_text({case: of_case.outlined for case, of_case in labelled(facts).items()}, split):
         print(f"\n{missing}")
     print(f"Look at {folder / 'overview.png'}; then: python model_training.py")

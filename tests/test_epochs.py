@@ -104,6 +104,45 @@ def test_an_exported_model_better_than_the_state_says_is_never_overwritten_by_a_
     assert [best["value"] for best in exported] == [0.8]
 
 
+@pytest.mark.parametrize(
+    ("kept", "steps", "restored"),
+    [
+        (["0001", "0002"], 0, {"epoch": 1, "value": 0.7, "score": 0.7}),
+        (["0001", "0002"], 1, {"epoch": 1, "value": 0.7, "score": 0.7}),
+        (["0002"], 0, {"epoch": 2, "value": 0.5, "score": 0.5}),
+        ([], 0, {"epoch": 2, "value": 0.5, "score": 0.5}),
+        ([], 1, None),  # in the middle of the third epoch
+    ],
+)
+@pytest.mark.parametrize("damage", ["cut short", "removed"])
+def test_a_damaged_best_model_is_exported_anew(tmp_path, capsys, kept, steps, restored, damage):
+    run = start(tmp_path, window=1)
+    take_epoch(run, 0.7)
+    take_epoch(run, 0.5)
+    if steps:
+        run.begin_epoch(2)
+        run.after_step({"loss": 1.0})
+        run.save()
+    (tmp_path / "epochs").mkdir()
+    for name in kept:
+        (tmp_path / "epochs" / f"{name}.weights.h5").touch()
+    if damage == "cut short":
+        (tmp_path / "best.keras").write_text("net")
+        (tmp_path / "best.json").write_text(json.dumps({"epoch": 1, "score": 0.7, "sha256": "of the whole file"}))
+    exported, loaded = [], []
+    run = start(tmp_path, newest_state(tmp_path), exported, window=1)
+    run.network = SimpleNamespace(load_weights=lambda path: loaded.append(path.name))
+    run.restore_best(copy=lambda: loaded.append("copied"))
+    assert loaded == ([] if not restored else ["0001.weights.h5"] if "0001" in kept else ["copied"])
+    assert exported == ([restored | {"metric": "val_dice"}] if restored else [])
+    assert newest_state(tmp_path)[0]["best"]["epoch"] == (restored["epoch"] if restored else 1)
+    now = f"epoch {restored['epoch']} is" if restored else "the next epoch will be"
+    assert f"best.keras: damaged or missing, it was of epoch 1; {now} exported" in capsys.readouterr().out
+    run.network = None
+    take_epoch(run, 0.6)
+    assert exported[-1]["value"] == (0.7 if "0001" in kept else 0.6)
+
+
 def test_an_epoch_whose_export_was_cut_off_is_exported_when_it_is_done_again(tmp_path):
     take_epoch(start(tmp_path, window=1), 0.7)  # its export writes nothing here: no best.json
     exported = []

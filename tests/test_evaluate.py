@@ -94,11 +94,23 @@ def test_cases_that_trained_the_model_do_not_judge_it(evaluated, part, seen, mes
             run()
 
 
+def test_a_fine_tuned_model_of_before_has_seen_what_the_one_before_it_has(evaluated):
+    """Fine-tuning dropped the mixed data sets."""
+    folder, run = evaluated
+    path = folder.parent / "segmentation" / "best.json"
+    details = json.loads(path.read_text()) | {"data": {"mixed 1": {"cases": ["b_OD"], "patients": []}}}
+    write_json(path, details)
+    own = {"data": {}, "made_from": details["sha256"]}
+    export_brightness_model(folder.parent / "adversarial", metric="val_dice", value=0.5, **own)
+    with pytest.raises(InputError, match=r"test_data\.csv: Spectralis b_OD was used to train this network"):
+        run()
+
+
 def test_a_model_of_another_histogram_is_refused(evaluated):
     folder, run = evaluated
     path = folder.parent / "segmentation" / "best.json"
     write_json(path, {**json.loads(path.read_text()), "reference_histogram": [1] * 256})
-    with pytest.raises(InputError, match="matched to another reference histogram"):
+    with pytest.raises(InputError, match=r"matched to a reference histogram of 256 voxels, .* ask for no"):
         run()
 
 

@@ -16,6 +16,7 @@ LAYERS = [
     {"preparation", "phantom"},  # phantoms stand on volumes alone
     {
         "prepared",
+        "ancestry",
         "patch_settings",
         "augmentation",
         "noise_transfer",

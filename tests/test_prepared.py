@@ -4,14 +4,24 @@ import json
 
 import numpy as np
 import pytest
-from helpers import arguments, write_raw_case
+from helpers import arguments, write_raw_case, write_record
 
 import adversarial_training
 import config
+import evaluate
 import model_training
 from utils.errors import InputError
-from utils.prepared import all_seen, check_unseen, describe_data, patient_digest, read_csv_data, read_records
-from utils.training.data import read_training_data
+from utils.patch_settings import MixedRoot
+from utils.prepared import (
+    SliceRow,
+    all_seen,
+    check_unseen,
+    describe_data,
+    patient_digest,
+    read_csv_data,
+    read_records,
+)
+from utils.training.data import check_matching, describe_mixed, read_training_data
 from utils.volumes.mhd import write_volume
 from utils.volumes.vendors import VENDORS
 
@@ -47,7 +57,7 @@ def test_a_record_says_how_each_case_was_prepared(prepared):
     ("setting", "message"),
     [
         ("AXIAL_SPACING_MM=0.002", r"prepared with AXIAL_SPACING_MM = 0.003872, config has 0.002; set it back"),
-        ("MATCH_INTENSITIES=False", r"expected the one that MATCH_INTENSITIES and"),
+        ("MATCH_INTENSITIES=False", r"to histogram \w+, expected None, as MATCH_INTENSITIES = False"),
     ],
 )
 def test_training_refuses_what_was_prepared_otherwise(prepared, script, setting, message):
@@ -59,7 +69,9 @@ def test_training_refuses_what_was_prepared_otherwise(prepared, script, setting,
 def test_training_refuses_another_histogram_and_cases_without_a_record(prepared):
     path = config.reference_histogram_csv()
     path.write_text("grey_value,count\n77,5\n")
-    with pytest.raises(InputError, match=r"Cirrus_p._left\.images\.json: grey values were matched to another"):
+    with pytest.raises(
+        InputError, match=r"Cirrus_p._left\.images\.json: grey values were matched to histogram \w+, expected \w+, "
+    ):
         model_training.main([])
     for record in (prepared / "pre_processed" / "finished").glob("Topcon_*"):
         record.unlink()
@@ -140,6 +152,23 @@ def test_step_1_says_which_fluid_cannot_be_judged(tmp_path, prepare_here, capsys
     assert "no case in val_data.csv holds SRF or PED, so that model_training.py cannot judge" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("names", "pattern", "warns"),
+    [
+        (["p1__a", "p1__b", "p1__c", "p2__a"], "^(.*)$", True),
+        (["p1__a", "p1__b", "p2__a", "p3__a"], "^(.+?)__", False),
+        (["p1__a", "p2__a", "p3__a", "d"], "^(.*)$", False),
+    ],
+)
+def test_step_1_says_how_imported_patients_stay_on_one_side(tmp_path, prepare_here, capsys, names, pattern, warns):
+    for number, name in enumerate(names):
+        write_raw_case(tmp_path / "data", "Spectralis", name, seed=number)
+    prepare_here(tmp_path / "data", tmp_path / "output", f"PATIENT_PATTERN={pattern}")
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "patient__picture" in line]
+    assert len(warnings) == warns
+    assert all("1 patients, such as p1" in line and line.endswith("set PATIENT_PATTERN=^(.+?)__") for line in warnings)
+
+
 def test_a_test_case_is_no_reference_for_grey_values(tmp_path, prepare_here):
     for number, name in enumerate("abc"):
         write_raw_case(tmp_path / "data", "Spectralis", name, seed=number)
@@ -157,15 +186,86 @@ def test_what_is_mixed_in_is_recorded_and_holds_nobody_of_the_validation(prepare
     prepare_here(tmp_path / "others" / "data", others)
     config.load(arguments(*own, f"MIXED_ROOTS={{'{others}': 0.5}}", "MONITOR=val_loss"))
     config.validate()
-    data = read_training_data(**config.training_data_settings())
+    data = read_training_data(**config.training_data_settings(), start=None)
     mixed = [row for row in data.rows["train"] if row.folder == others / "pre_processed"]
     assert {row.image_name[0] for row in mixed} == {"q"}
     assert data.rows == {"train": rows["train"] + mixed, "val": rows["val"]}
     assert {name: data.description[name] for name in described} == described
     assert len(data.description["mixed 1"]["cases"]) == len({row.image_name for row in mixed})
     config.load(arguments(*own, "PATIENT_PATTERN=^(p.)_"))  # names of another kind
-    patients = read_training_data(**config.training_data_settings()).description["mixed 1"]["patients"]
+    patients = read_training_data(**config.training_data_settings(), start=None).description["mixed 1"]["patients"]
     assert patients == sorted({patient_digest(row.image_name) for row in mixed})
     config.load(arguments(*own, f"MIXED_ROOTS={{'{own[1]}': 0.5}}", "PATIENT_PATTERN=^(p)"))
     with pytest.raises(InputError, match=r"another case of the patient of .* was used in training"):
-        read_training_data(**config.training_data_settings())
+        read_training_data(**config.training_data_settings(), start=None)
+
+
+def test_the_pattern_finds_the_patients_of_a_mixed_data_set_case_by_case(tmp_path, capsys):
+    names = ["p1_left", "p1_right", "p2_left", "phantom"]
+    for name in names:
+        write_record(tmp_path, "Topcon", name)
+    root = MixedRoot(tmp_path / "train_data.csv", tmp_path / "pre_processed", 0.5)
+    rows = [SliceRow(name, "Topcon", name, 0, 0, 0, 0) for name in names]
+    preparation = {"preprocessed_folder": "elsewhere", "axial_spacing_mm": 0.003872, "reference_histogram_csv": None}
+    described = describe_mixed(root, rows, {**preparation, "patient_pattern": "^(p.)_"})
+    assert described["patients"] == sorted(map(patient_digest, ["p1", "p2", "phantom"]))
+    note = "train_data.csv: 1 of 4 case names do not match PATIENT_PATTERN '^(p.)_', such as phantom; each"
+    assert note in capsys.readouterr().out
+    describe_mixed(root, rows[:3], {**preparation, "patient_pattern": "^(p.)_"})
+    assert capsys.readouterr().out == ""
+
+
+def test_training_refuses_a_patient_on_both_sides_as_evaluation_would(prepared):
+    """The split was drawn by another PATIENT_PATTERN than training's."""
+    config.load(["--set", "PATIENT_PATTERN=^(p)"])
+    with pytest.raises(InputError, match=r"val_data\.csv: another case of the patient of .* was used in training"):
+        read_training_data(**config.training_data_settings(), start=None)
+
+
+@pytest.mark.parametrize(
+    ("vendors", "done", "given", "message"),
+    [
+        (["Cirrus", "Spectralis"], None, None, r"MATCH_INTENSITIES = True: the volumes were prepared with False"),
+        (["Cirrus", "Spectralis"], 5, 6, None),  # the training case's histogram counts
+        (["Cirrus"], None, None, None),  # there was nothing to match to
+        (["Cirrus"], None, 6, r"REFERENCE_HISTOGRAM = '.*': is of 6 voxels, the volumes were prepared with None"),
+        (["Cirrus"], 5, 6, r"REFERENCE_HISTOGRAM = '.*': is of 6 voxels, the volumes were prepared with one of 5 vox"),
+        (["Cirrus"], 5, 5, None),
+        (["Cirrus"], 5, None, None),
+        (["Spectralis"], None, 6, None),  # needs no matching
+    ],
+)
+def test_training_refuses_other_grey_values_than_its_settings_ask_for(tmp_path, vendors, done, given, message):
+    paths = [tmp_path / "done.csv", tmp_path / "given.csv"]
+    for path, count in zip(paths, (done, given), strict=True):
+        if count:
+            path.write_text(f"grey_value,count\n77,{count}\n")
+    rows = {"train": [SliceRow("a", vendor, "a", 0, 0, 0, 0) for vendor in vendors], "val": []}
+    settings = (rows, paths[0], str(paths[1]) if given else None)
+    check_matching(rows, None, settings[2])  # MATCH_INTENSITIES = False: the records are compared
+    if message is None:
+        check_matching(*settings)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_matching(*settings)
+
+
+@pytest.mark.parametrize("prepared_with", [True, False])
+@pytest.mark.parametrize("trained_with", [True, False])
+def test_spectralis_alone_needs_no_matching_and_is_evaluated_as_it_was_trained(
+    tmp_path, prepare_here, prepared_with, trained_with
+):
+    for number in range(4):
+        write_raw_case(tmp_path / "data", "Spectralis", f"s{number}", seed=number)
+    prepare_here(tmp_path / "data", tmp_path / "output", f"MATCH_INTENSITIES={prepared_with}")
+    config.load(["--set", f"MATCH_INTENSITIES={trained_with}"])
+    data = read_training_data(**config.training_data_settings(), start=None)
+    evaluate.check_model("best.keras", model_training.model_details(data))
+
+
+@pytest.mark.parametrize(("start", "asked_for"), [("None", "ENCODER_WEIGHTS"), ("box.keras", r"train_data\.csv")])
+def test_a_starting_model_needs_no_weights_of_an_encoder(tmp_path, set_config, start, asked_for):
+    set_config()
+    settings = ("MODEL=Unet/efficientnetlite0", "PATCH_SIZE_W=160", f"ENCODER_WEIGHTS={tmp_path / 'gone.pth'}")
+    with pytest.raises(InputError, match=asked_for):
+        model_training.main(arguments(tmp_path, tmp_path / "output", *settings, f"INIT_WEIGHTS={start}"))

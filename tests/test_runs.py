@@ -7,6 +7,8 @@ from utils.training import run_folder
 
 PART = {"cases": ["1", "2"], "patients": ["p"], "rows": "r"}
 DATA = {"preparation": {"AXIAL_SPACING_MM": [0.004]}, "train": PART, "val": {**PART, "cases": ["3"]}}
+MIXED = {"cases": ["4", "5"], "patients": ["q"], "rows": "r", "preparation": {"AXIAL_SPACING_MM": [0.004]}}
+DATA |= {"mixed 1": MIXED, "earlier": {"cases": ["6", "7"], "patients": ["s"]}}
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,11 @@ DATA = {"preparation": {"AXIAL_SPACING_MM": [0.004]}, "train": PART, "val": {**P
         ({"val": {**DATA["val"], "cases": []}}, "val_data.csv has 0 cases that it did not have, and lacks 1"),
         ({"train": {**PART, "rows": "s"}}, "train_data.csv lists other B-scans, or other patients"),
         ({"preparation": {"AXIAL_SPACING_MM": [0.002]}}, "prepared in another way"),
+        ({"mixed 1": {**MIXED, "cases": ["4", "8"]}}, "data set 1 of MIXED_ROOTS has 1 cases that it did not have"),
+        ({"mixed 1": {**MIXED, "rows": "s"}}, "data set 1 of MIXED_ROOTS lists other B-scans"),
+        ({"mixed 1": {**MIXED, "preparation": {}}}, "data set 1 of MIXED_ROOTS has been prepared in another way"),
+        ({"earlier": {"cases": ["6"], "patients": ["s"]}}, "the model that training starts from has not seen all"),
+        ({"earlier": {"cases": ["6", "7"], "patients": []}}, "the model that training starts from has not seen all"),
     ],
 )
 def test_a_run_does_not_go_on_with_other_data(tmp_path, changed, message):
@@ -27,6 +34,23 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, changed, message):
     with pytest.raises(InputError, match=message):
         run_folder.start_run(tmp_path, {}, {**DATA, **changed})
     run_folder.start_run(tmp_path, {}, DATA)  # what was begun with stays
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {name: part for name, part in DATA.items() if not name.startswith(("mixed", "earlier"))},
+        # Patients of a mixed data set were its cases where one name missed the pattern, and its preparation not noted.
+        {**DATA, "mixed 1": {"cases": ["4", "5"], "patients": ["4", "5"], "rows": "r"}},
+        {**DATA, "earlier": {"cases": ["5", "6"], "patients": ["s"]}},  # what both models saw was noted twice
+    ],
+)
+def test_a_run_that_noted_less_goes_on_and_notes_all(tmp_path, before):
+    run_folder.start_run(tmp_path, {"SEED": 1}, before)
+    run_folder.start_run(tmp_path, {"SEED": 1, "STARTING_MODEL": "a"}, DATA)
+    assert read_json(tmp_path / "data.json") == DATA
+    with pytest.raises(InputError, match="model that training starts from was 'a', is now 'b'"):
+        run_folder.start_run(tmp_path, {"SEED": 1, "STARTING_MODEL": "b"}, DATA)
 
 
 def test_a_run_of_before_goes_on_with_a_note(tmp_path, capsys):

@@ -16,11 +16,19 @@ import pandas as pd
 import psutil
 import pytest
 import SimpleITK
-from helpers import PROJECT, run_python
+from helpers import PROJECT, read_csv, run_python
 from PIL import Image
+from stand_in import DETAILS
 from test_efficientnet_lite import random_weights, write_weights
 
-from utils.exported_model import read_best
+import adversarial_training
+import evaluate
+import model_training
+from model import create_unet_model
+from utils.errors import InputError
+from utils.exported_model import export_best, read_best
+from utils.files import read_json, sha256, write_json
+from utils.prepared import record_path
 from utils.tasks import overrides
 from utils.volumes.mhd import read_volume, write_volume
 
@@ -45,8 +53,13 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(prepared):
-    """Trained and fine-tuned, with the held-out cases out of reach. Returns the settings and both scripts' output."""
+    """Trained and fine-tuned, with the held-out cases out of reach. Returns the settings and both scripts' output.
+
+    Of the three Topcon cases that train, one does so from MIXED_ROOTS, and another has trained the model that training
+    starts from. Fine-tuning mixes nothing in.
+    """
     output = prepared["OUTPUT_ROOT"]
+    prepared = {**prepared, **seen_elsewhere(output)}
     test_csv = output / "test_data.csv"
     held_out = pd.read_csv(test_csv, dtype=str)
     hidden = output / "hidden"
@@ -55,12 +68,29 @@ def trained(prepared):
         for file in (output / "pre_processed").glob(f"*/{name}.*"):
             file.rename(hidden / f"{file.parent.name}-{file.name}")
     test_csv.rename(hidden / "test_data.csv")
-    printed = [run(script, **prepared)[0] for script in ("model_training.py", "adversarial_training.py")]
+    printed = [run("model_training.py", **prepared)[0]]
+    printed += [run("adversarial_training.py", **{**prepared, "MIXED_ROOTS": {}})[0]]
     (hidden / "test_data.csv").rename(test_csv)
     for file in hidden.iterdir():
         kind, name = file.name.split("-")
         file.rename(output / "pre_processed" / kind / name)
     return prepared, printed
+
+
+def seen_elsewhere(output):
+    """Take two Topcon cases out of train_data.csv; the settings by which training has seen them all the same."""
+    table = read_csv(output / "train_data.csv")
+    mixed, earlier = table.image_name[table.vendor == "Topcon"].unique()[:2]
+    root = output.parent / "mixed"
+    root.mkdir()
+    (root / "pre_processed").symlink_to(output / "pre_processed")
+    table[table.image_name == mixed].to_csv(root / "train_data.csv", index=False)
+    table[~table.image_name.isin([mixed, earlier])].to_csv(output / "train_data.csv", index=False)
+    record = record_path(output / "pre_processed", "Topcon", earlier, "images")
+    data = {"train": {"cases": [read_json(record)["voxels"]], "patients": []}}
+    network = create_unet_model((None, None, 3), base_filters=SETTINGS["BASE_FILTERS"], seed=3)
+    export_best(output.parent / "start", network, {**DETAILS, "network": "tennakoon", "data": data})
+    return {"MIXED_ROOTS": {str(root): 0.3}, "INIT_WEIGHTS": output.parent / "start" / "best.keras"}
 
 
 def run_folder(settings, step):
@@ -211,6 +241,76 @@ def test_label_volumes_of_any_origin_are_scored_compared_and_ranked(prepared, tm
     assert len(pd.read_csv(tmp_path / "fewer" / "volumes.csv")) == 3 * (len(cases) - 1)
 
 
+@pytest.mark.parametrize("way", ["mixed", "earlier"])
+def test_evaluation_refuses_what_an_ancestor_has_seen(trained, tmp_path, set_config, way):
+    """The fine-tuned model: its own step saw neither case, and the one that it was made from is not at hand."""
+    settings, _ = trained
+    output = settings["OUTPUT_ROOT"]
+    rows = read_csv(output / "pre_processed" / "slice_gt.csv")
+    known = pd.concat([read_csv(output / f"{part}_data.csv") for part in ("train", "val", "test")])
+    mixed = read_csv(output.parent / "mixed" / "train_data.csv").image_name
+    left = rows[~rows.image_name.isin([*known.image_name, *mixed])]
+    seen = rows[rows.image_name.isin(mixed)] if way == "mixed" else left
+    (tmp_path / "runs" / "unet").mkdir(parents=True)
+    for name in ("pre_processed", "runs/unet/adversarial", "train_data.csv", "val_data.csv"):
+        (tmp_path / name).symlink_to(output / name)
+    pd.concat([read_csv(output / "test_data.csv"), seen]).to_csv(tmp_path / "test_data.csv", index=False)
+    set_config()
+    with pytest.raises(InputError) as caught:
+        evaluate.main(overrides({**settings, "OUTPUT_ROOT": tmp_path}))
+    (message,) = caught.value.messages
+    (name,) = seen.image_name.unique()
+    assert f"test_data.csv: Topcon {name} was used to train this network" in message
+
+
+@pytest.mark.parametrize("changed", ["mixed/train_data.csv", "start/best.keras"])
+def test_a_run_does_not_go_on_from_other_data_or_another_start(trained, set_config, changed):
+    settings, _ = trained
+    path = settings["OUTPUT_ROOT"].parent / changed
+    files = [path] if path.suffix == ".csv" else [path, path.with_suffix(".json")]
+    before = [file.read_bytes() for file in files]
+    if path.suffix == ".csv":
+        read_csv(path)[1:].to_csv(path, index=False)
+        expected = r"data\.json: data set 1 of MIXED_ROOTS lists other B-scans"
+    else:
+        details = read_best(path)
+        path.write_bytes(before[0] + b"of another file")
+        write_json(files[1], {**details, "sha256": sha256(path)})
+        expected = r"config\.json: the SHA-256 of the model that training starts from was '\w+', is now '\w+'"
+    set_config()
+    try:
+        with pytest.raises(InputError, match=expected):
+            model_training.main(overrides(settings))
+    finally:
+        for file, content in zip(files, before, strict=True):
+            file.write_bytes(content)
+
+
+@pytest.mark.parametrize("step", ["segmentation", "adversarial"])
+def test_a_damaged_best_model_of_a_finished_run_is_restored_from_its_checkpoint(trained, tmp_path, set_config, step):
+    settings, _ = trained
+    output = settings["OUTPUT_ROOT"]
+    for name in ("pre_processed", "train_data.csv", "val_data.csv"):
+        (tmp_path / name).symlink_to(output / name)
+    shutil.copytree(output / "runs", tmp_path / "runs", ignore=shutil.ignore_patterns("evaluation"))
+    folder = tmp_path / "runs" / "unet" / step
+    best = folder / "best.keras"
+    (weights,) = (folder / "epochs").iterdir()  # of the last epoch
+    expected = keras.models.load_model(best, compile=False)
+    expected.load_weights(weights)
+    weights.unlink()
+    best.write_bytes(best.read_bytes()[:1000])
+    settings = {**settings, "OUTPUT_ROOT": tmp_path}
+    set_config()
+    if step == "segmentation":
+        model_training.main(overrides(settings))
+    else:
+        adversarial_training.main(overrides({**settings, "MIXED_ROOTS": {}}))
+    assert read_best(best)["epoch"] == int(weights.name[:4])
+    for one, other in zip(keras.models.load_model(best, compile=False).weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.slow
 def test_evaluation_goes_on_and_a_damaged_case_costs_no_other(trained, tmp_path):
     settings, _ = trained
@@ -284,15 +384,21 @@ def test_segmenting_a_scan_and_a_case_with_the_runs_own_model(trained, tmp_path)
 
 
 @pytest.mark.slow
-def test_training_starts_from_the_weights_it_is_given(trained):
+def test_training_starts_from_the_weights_it_is_given(trained, tmp_path):
     settings, _ = trained
-    start = run_folder(settings, "adversarial") / "best.keras"
+    start = tmp_path / "best.keras"
+    shutil.copy(run_folder(settings, "adversarial") / "best.keras", start)
+    details = read_best(run_folder(settings, "adversarial") / "best.keras")
+    write_json(start.with_suffix(".json"), {**details, "data": {}})  # else the validation cases would be refused
     # A step of this size leaves every weight where it is, to three decimals.
     run("model_training.py", **{**settings, "INIT_WEIGHTS": start, "RUN_NAME": "started", "EPOCH": 1, "ADAM_LR": 1e-6})
     ended = settings["OUTPUT_ROOT"] / "runs" / "started" / "segmentation" / "best.keras"
     weights = [keras.models.load_model(path, compile=False).trainable_weights for path in (start, ended)]
     for before, after in zip(*weights, strict=True):
         np.testing.assert_allclose(before.numpy(), after.numpy(), atol=1e-5)
+    lite = {"MODEL": "Unet/efficientnetlite0", "PATCH_SIZE_W": 160, "ENCODER_WEIGHTS": tmp_path / "gone.pth"}
+    _, stderr = run("model_training.py", **{**settings, **lite, "INIT_WEIGHTS": start, "RUN_NAME": "lite"}, expected=2)
+    assert f"{start}: is another network than this run's" in stderr  # ENCODER_WEIGHTS is not asked for
     wider = {**settings, "INIT_WEIGHTS": start, "RUN_NAME": "wider", "BASE_FILTERS": 3}
     _, stderr = run("model_training.py", **wider, expected=2)
     (line,) = stderr.strip().splitlines()

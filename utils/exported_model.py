@@ -73,8 +73,20 @@ def read_best(path):
         raise InputError(f"{path}: no such model; train one with model_training.py or name another with --model")
     details = read_json(path.with_suffix(".json"))
     if details.get("sha256") != sha256(path):
-        raise InputError(f"{path}: is not the model that {path.stem}.json describes; copy both files of one run")
+        raise InputError(
+            f"{path}: is not the model that {path.stem}.json describes; copy both files of one run, "
+            "or repeat the command that trained it"
+        )
     return details
+
+
+def is_whole(path):
+    """Whether there is an exported model at `path` that `read_best` takes."""
+    try:
+        read_best(path)
+    except InputError:
+        return False
+    return True
 
 
 def check_input(path, details, settings, remedy):
@@ -91,7 +103,14 @@ def check_input(path, details, settings, remedy):
         if details[name] != settings[name]
     ]
     if "reference_histogram" in settings and details["reference_histogram"] != settings["reference_histogram"]:
-        complaints.append(f"{path}: its grey values were matched to another reference histogram; {remedy}")
+        its_own, today = (
+            "no reference histogram" if counts is None else f"a reference histogram of {sum(counts):,} voxels"
+            for counts in (details["reference_histogram"], settings["reference_histogram"])
+        )
+        complaints.append(
+            f"{path}: its grey values were matched to {its_own}, MATCH_INTENSITIES and reference_histogram.csv ask for "
+            f"{today}; {remedy}"
+        )
     if complaints:
         raise InputError(*complaints)
 

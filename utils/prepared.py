@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from utils.errors import InputError
 from utils.labels import FLUIDS
-from utils.preparation.splits import patient_of
+from utils.preparation.splits import find_patient, patient_of
 
 VOLUME_KINDS = ("oct_imgs", "oct_masks", "roi_masks")  # folders below the preprocessed one, in a sample's order
 MESSAGES = 10  # complaints printed in full; the rest are only counted
@@ -187,7 +187,8 @@ def read_records(rows, preprocessed_folder, axial_spacing_mm, reference_histogra
             )
         if record["matched"] and record["reference histogram"] != histogram_digest:
             complaints.append(
-                f"{path}: grey values were matched to another histogram, expected the one that MATCH_INTENSITIES and "
+                f"{path}: grey values were matched to histogram {record['reference histogram']}, expected "
+                f"{histogram_digest}, as MATCH_INTENSITIES = {reference_histogram_csv is not None} and "
                 "reference_histogram.csv say; set MATCH_INTENSITIES back, or run prepare_data.py again"
             )
     _raise_all(complaints)
@@ -195,10 +196,11 @@ def read_records(rows, preprocessed_folder, axial_spacing_mm, reference_histogra
 
 
 # ---- What a network has seen ---------------------------------------------------------------------------------------
-def describe_data(parts, patient_pattern, **preparation):
+def describe_data(parts, patient_pattern, strict=True, **preparation):
     """For ``best.json``: digests of the cases and patients that a network has seen. Names are not stored.
 
-    `parts` is {part: list of `SliceRow`}. `preparation` are the other arguments of `read_records`. Returns:
+    `parts` is {part: list of `SliceRow`}. `preparation` are the other arguments of `read_records`. A case whose name
+    does not match `patient_pattern` is an `InputError` if `strict`, else a patient of its own. Returns:
 
     | key | value |
     |---|---|
@@ -214,10 +216,14 @@ def describe_data(parts, patient_pattern, **preparation):
         described["preparation"]["not judged"] = list(map(list, not_judged))
     for part, rows in parts.items():
         cases = dict.fromkeys((row.vendor, row.image_name) for row in rows)
+        patients = {
+            name if not strict and find_patient(name, patient_pattern) is None else patient_of(name, patient_pattern)
+            for _, name in cases
+        }
         text = repr([tuple(row[: len(COLUMNS)]) for row in rows])
         described[part] = {
             "cases": sorted({records[case]["voxels"] for case in cases}),
-            "patients": sorted({patient_digest(patient_of(name, patient_pattern)) for _, name in cases}),
+            "patients": sorted(map(patient_digest, patients)),
             "rows": hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(),
         }
     return described
@@ -241,7 +247,10 @@ def check_unseen(csv_path, rows, seen, patient_pattern, **preparation):
                 f"{csv_path}: {vendor} {name} was used to train this network, expected a case that was not"
             )
         elif patient_digest(patient_of(name, patient_pattern)) in seen["patients"]:
-            complaints.append(f"{csv_path}: another case of the patient of {vendor} {name} was used in training")
+            complaints.append(
+                f"{csv_path}: another case of the patient of {vendor} {name} was used in training, by PATIENT_PATTERN "
+                f"{patient_pattern!r}; draw the split anew by it, or leave the case out"
+            )
     _raise_all(complaints)
 
 

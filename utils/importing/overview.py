@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from utils.labels import FLUIDS
 from utils.preparation.checks import notes_text
+from utils.preparation.splits import IMPORTED_PATTERN
 
-PATIENT_PATTERN = "^(.+?)__"  # of the cases' names, for config.PATIENT_PATTERN
+PATIENT_PATTERN = IMPORTED_PATTERN  # of the cases' names, for config.PATIENT_PATTERN
 
 
 @dataclass(frozen=True)

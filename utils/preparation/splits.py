@@ -8,15 +8,21 @@ from utils.errors import InputError
 from utils.labels import FLUIDS
 
 PARTS = ("test", "val", "train")  # in the order in which they are drawn
+IMPORTED_PATTERN = "^(.+?)__"  # finds the patient in names of the cases that `utils.tools.import_cases` writes
 
 
 def patient_of(name, pattern):
     """The patient in the case name `name`: first group of the regular expression `pattern`, else its whole match."""
-    match = re.search(pattern, name)
-    patient = match and (match.group(1) if match.re.groups else match.group(0))
+    patient = find_patient(name, pattern)
     if patient is None:
         raise InputError(f"case {name}: does not match PATIENT_PATTERN {pattern!r}; change the pattern or the name")
     return patient
+
+
+def find_patient(name, pattern):
+    """As `patient_of`, but None where `name` does not match `pattern`."""
+    match = re.search(pattern, name)
+    return match and (match.group(1) if match.re.groups else match.group(0))
 
 
 def split_patients(
@@ -142,16 +148,22 @@ def not_outlined_text(outlined, split):
     return "\n".join(lines)
 
 
-def split_text(split, fluids):
+def split_text(split, fluids, pattern):
     """The split in a line, and a warning line for each thing that it lacks.
 
-    `split` is {(vendor, name): part}. `fluids` is {(vendor, name): names of fluids} of all labelled cases, also of
-    those that are in no part.
+    `split` is {(vendor, name): part}, by patients as `pattern` finds them. `fluids` is {(vendor, name): names of
+    fluids} of all labelled cases, also of those that are in no part.
     """
     parts = list(split.values())
     lines = ["Split: " + ", ".join(f"{parts.count(part)} {part}" for part in reversed(PARTS)) + " volumes"]
     if left_out := len(fluids) - len(parts):
         lines.append(f"warning: {left_out} volumes are in no part of the existing split and will not be used")
+    if divided := _patients_in_several_parts(split, pattern):
+        lines.append(
+            f"warning: {len(divided)} patients, such as {divided[0]}, are in several parts of the split, if cases are "
+            "called patient__picture, as the importer calls them; delete the split's CSV files, and in all steps set "
+            f"PATIENT_PATTERN={IMPORTED_PATTERN}"
+        )
     held = {part: {name for case, of in split.items() if of == part for name in fluids[case]} for part in PARTS}
     everywhere = set.union(*held.values())
     for part, needed_by in (("train", "model_training.py"), ("val", "model_training.py"), ("test", "evaluate.py")):
@@ -166,3 +178,13 @@ def split_text(split, fluids):
                 f"{'learn' if part == 'train' else 'judge'} it; move a patient's rows there from another part's CSV"
             )
     return "\n".join(lines)
+
+
+def _patients_in_several_parts(split, pattern):
+    """Patients by `IMPORTED_PATTERN` who are in several parts, where `pattern` takes whole names for patients."""
+    parts_of = {}
+    for (_, name), part in split.items():
+        patient = find_patient(name, IMPORTED_PATTERN)
+        if patient is not None and patient_of(name, pattern) == name:
+            parts_of.setdefault(patient, set()).add(part)
+    return sorted(patient for patient, parts in parts_of.items() if len(parts) > 1)

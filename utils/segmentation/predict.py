@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.ancestry import inherit
 from utils.errors import InputError
 from utils.exported_model import PredictionSettings, read_best
 from utils.files import code_digest, digest
@@ -92,6 +93,7 @@ def load_network(
         return replace(first, model=model)
     digests = [one.details["sha256"] for one in loaded]
     details = first.details | {"sha256": digest(" ".join(digests).encode()), "step": f"mean of {len(loaded)} models'"}
+    details = inherit({**details, "data": {}}, [one.details for one in loaded])
     return replace(first, model=model, details=details, decisions=Decisions.mean([one.decisions for one in loaded]))
 
 

@@ -1,43 +1,122 @@
 """What both training scripts learn from and judge epochs by, read and checked before Keras is imported."""
 
-import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from utils.ancestry import inherit
 from utils.data_prepare import mixed_rows
-from utils.prepared import check_unseen, check_volumes_exist, describe_data, read_csv_data, read_unlabelled_rows
+from utils.errors import InputError
+from utils.exported_model import read_best
+from utils.preparation.preprocessing import VENDOR_RULES
+from utils.preparation.reference_histogram import read_histogram_if_any
+from utils.preparation.splits import find_patient
+from utils.prepared import (
+    all_seen,
+    check_unseen,
+    check_volumes_exist,
+    describe_data,
+    read_csv_data,
+    read_unlabelled_rows,
+)
 from utils.training.validation import check_monitor, choose_b_scans
 
 
 @dataclass(frozen=True)
+class StartingModel:
+    """An exported model whose weights training starts from."""
+
+    path: Path
+    details: dict  # content of its ``best.json``
+
+
+@dataclass(frozen=True)
 class TrainingData:
-    """The training and validation cases."""
+    """What a network learns from and is judged by, the model that it starts from included."""
 
     rows: dict  # "train" and "val": a list of `SliceRow`; "train" holds those of mixed data sets as well
     b_scans: list  # of validation cases, which every epoch is scored on
-    description: dict  # of `describe_data`, for ``best.json``
+    record: dict  # what ``best.json`` says of all this: "data" (as `describe_data`), and "made_from" with a `start`
+    start: StartingModel | None  # None: training starts from random weights, or an encoder's
     unlabelled: tuple = ()  # `SliceRow`s of scans without outlines
 
+    @property
+    def description(self):
+        """What has been seen: `describe_data`'s parts, with "mixed N" and "earlier"."""
+        return self.record["data"]
 
-def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation):
+    @property
+    def settings(self):
+        """What a run's settings are to say of the data, beside config.py's."""
+        return {"STARTING_MODEL": self.start.details["sha256"]} if self.start else {}
+
+
+def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation, reference_histogram, start):
     """The `TrainingData` in `csv_paths`, {"train": path, "val": path}, and `mixed`, `MixedRoot`s.
 
     `n_b_scans`, `seed` and `monitor` choose the B-scans that epochs are scored on; `preparation` are the arguments of
-    `describe_data`. Raises `InputError` where a CSV is unusable, cases were not prepared as these say, no B-scan holds
-    what is monitored, or a mixed data set has cases or patients of the validation.
+    `describe_data`; `reference_histogram` is `config.REFERENCE_HISTOGRAM`; `start` is the path of the exported model
+    whose weights training starts from, or None. Raises `InputError` where a CSV or the model is unusable, cases were
+    not prepared as these say, no B-scan holds what is monitored, or anything that trains, or has trained `start`, has
+    cases or patients of the validation.
     """
     rows = {part: read_csv_data(path) for part, path in csv_paths.items()}
     b_scans = choose_b_scans(rows["val"], n_b_scans, seed)
     check_monitor(monitor, b_scans, csv_paths["val"])
+    check_matching(rows, preparation["reference_histogram_csv"], reference_histogram)
     description = describe_data(rows, **preparation)
     for number, root in enumerate(mixed, 1):
         others = mixed_rows(root)
-        of_root = preparation | {"preprocessed_folder": root.preprocessed_folder}
-        if not all(re.search(preparation["patient_pattern"], row.image_name) for row in others):
-            of_root["patient_pattern"] = r"^(.*)$"  # names of another kind: each case is a patient of its own
-        description[f"mixed {number}"] = describe_data({"train": others}, **of_root)["train"]
-        check_unseen(csv_paths["val"], rows["val"], description[f"mixed {number}"], **preparation)
+        description[f"mixed {number}"] = describe_mixed(root, others, preparation)
         rows["train"] = rows["train"] + others
-    return TrainingData(rows, b_scans, description)
+    record = {"data": description}
+    if start:
+        start = StartingModel(Path(start), read_best(start))
+        record = inherit(record, [start.details]) | {"made_from": start.details["sha256"]}
+    trained = {name: part for name, part in record["data"].items() if name != "val"}
+    check_unseen(csv_paths["val"], rows["val"], all_seen(trained), **preparation)
+    return TrainingData(rows, b_scans, record, start or None)
+
+
+def check_matching(rows, reference_histogram_csv, given):
+    """Raise `InputError` where step 1 has not matched grey values as it would by today's settings.
+
+    `rows` are those of the split; `reference_histogram_csv` is the file that step 1 has left, None where grey values
+    are not to be matched; `given` is `config.REFERENCE_HISTOGRAM`, which counts where no Spectralis case trains. Cases
+    that need no matching contradict nothing. That each case was matched to the file is for `describe_data` to see.
+    """
+    matched = {vendor for vendor, rule in VENDOR_RULES.items() if rule.match_histogram}
+    if reference_histogram_csv is None or matched.isdisjoint(row.vendor for part in rows.values() for row in part):
+        return
+    done, wanted = read_histogram_if_any(reference_histogram_csv), read_histogram_if_any(given)
+    remedy = "set it back, or run prepare_data.py again"
+    if any(row.vendor == "Spectralis" for row in rows["train"]):
+        if done is None:
+            raise InputError(f"config.MATCH_INTENSITIES = True: the volumes were prepared with False; {remedy}")
+    elif wanted and wanted != done:
+        found = f"one of {sum(done):,} voxels" if done else "None"
+        raise InputError(
+            f"config.REFERENCE_HISTOGRAM = {given!r}: is of {sum(wanted):,} voxels, the volumes were prepared with "
+            f"{found}; {remedy}"
+        )
+
+
+def describe_mixed(root, rows, preparation):
+    """The part of the description for the `rows` of a `MixedRoot`: as of `describe_data`, and how it was prepared.
+
+    Its names may be of another kind: a case whose name does not match the patients' pattern is a patient of its own.
+    """
+    described = describe_data(
+        {"train": rows},
+        **preparation | {"preprocessed_folder": root.preprocessed_folder},
+        strict=False,
+    )
+    pattern, names = preparation["patient_pattern"], {row.image_name for row in rows}
+    if unmatched := sorted(name for name in names if find_patient(name, pattern) is None):
+        print(
+            f"note: {root.csv_path}: {len(unmatched)} of {len(names)} case names do not match PATIENT_PATTERN "
+            f"{pattern!r}, such as {unmatched[0]}; each of these counts as a patient of its own"
+        )
+    return described["train"] | {"preparation": described["preparation"]}
 
 
 def with_unlabelled(data, slice_csv, csv_paths, preparation):
@@ -50,4 +129,5 @@ def with_unlabelled(data, slice_csv, csv_paths, preparation):
     check_volumes_exist(rows, preparation["preprocessed_folder"])
     described = describe_data({"unlabelled": rows}, **preparation)["unlabelled"]
     check_unseen(csv_paths["val"], data.rows["val"], described, **preparation)
-    return replace(data, unlabelled=rows, description=data.description | {"unlabelled": described})
+    record = data.record | {"data": data.description | {"unlabelled": described}}
+    return replace(data, unlabelled=rows, record=record)

@@ -9,7 +9,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from utils.exported_model import read_best
+from utils.exported_model import is_whole, read_best
 from utils.plots import save_progress
 from utils.training import run_folder
 from utils.training.state import restore_variables, save_state
@@ -73,14 +73,44 @@ class TrainingRun:
     def _adopt_exported_best(self):
         """Keep a better model that was exported after the state that the run goes on from.
 
-        Where an export was cut off, the epoch that is done again exports it, whatever was the best before.
+        Where an export was cut off or is damaged, and `restore_best` is not called, the next epoch is the best one.
         """
-        if (self.folder / "best.json").exists():
+        self._lost = None
+        if is_whole(self.folder / "best.keras"):
             details = read_best(self.folder / "best.keras")
             if details["metric"] == self.rules.monitor and self._is_better(details["score"]):
                 self.progress["best"] = {name: details[name] for name in ("epoch", "metric", "value", "score")}
         else:
-            self.progress["best"] = None
+            self._lost, self.progress["best"] = self.progress["best"], None
+
+    def restore_best(self, copy):
+        """Export the best epoch anew where its file is damaged or gone.
+
+        Where its weights are kept no longer, the last epoch takes its place: ``copy()`` gives the network the weights
+        that the run goes on from. Within an epoch these have no score; then the next epoch is the best one.
+        """
+        if self._lost is None:
+            return
+        weights = self.folder / "epochs" / f"{self._lost['epoch']:04d}.weights.h5"
+        if weights.exists():
+            self.network.load_weights(weights)
+            self.progress["best"] = self._lost
+        elif not self.progress["step"]:
+            copy()
+            score = epoch_score(self.progress["history"], self.rules.monitor, self.rules.window)
+            self.progress["best"] = self._last_epoch(score)
+        if self.records:
+            best, was = self.progress["best"], self._lost["epoch"]
+            if best:
+                self.export(best)
+                self.save()
+            now = f"epoch {best['epoch']} is exported" if best else "the next epoch will be exported"
+            print(f"{self.folder / 'best.keras'}: damaged or missing, it was of epoch {was}; {now}")
+
+    def _last_epoch(self, score):
+        """The last epoch of the log, as ``best.json`` describes it."""
+        row, monitor = self.progress["history"][-1], self.rules.monitor
+        return {"epoch": row["epoch"], "metric": monitor, "value": row[monitor], "score": score}
 
     def _is_better(self, score):
         return self.progress["best"] is None or score > self.progress["best"]["score"]
@@ -184,7 +214,7 @@ class TrainingRun:
         progress |= {"epoch": row["epoch"], "step": 0, "means": {}, "seconds": 0.0}
         score = epoch_score(progress["history"], monitor, self.rules.window)
         if self._is_better(score):
-            progress["best"] = {"epoch": row["epoch"], "metric": monitor, "value": row[monitor], "score": score}
+            progress["best"] = self._last_epoch(score)
             if self.records:
                 self.export(progress["best"])
         self._slow_down()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from utils.errors import InputError
 from utils.files import locked, read_json, remove_unfinished, write_json, written_whole
+from utils.prepared import all_seen
 
 # Settings that may differ when a run goes on: they say how long, where and with how many processes, not what.
 MAY_CHANGE = {
@@ -36,6 +37,8 @@ MAY_CHANGE = {
     ),
 }
 CSV_OF = {"train": "train_data.csv", "val": "val_data.csv", "unlabelled": "slice_gt.csv, where it has no labels,"}
+OWN_PARTS = ("train", "val")  # of the data, by which both steps of a run go
+_MEANING = {"STARTING_MODEL": "the SHA-256 of the model that training starts from"}
 _PACKAGES = [
     *("tensorflow", "jax", "keras", "segmentation-models", "nutsml", "numpy", "numba"),
     *("pandas", "scikit-image", "SimpleITK"),
@@ -59,7 +62,7 @@ def only_writer(folder, writes=True):
 def start_run(folder, settings, data, irrelevant=(), writes=True):
     """Create the run's `folder`, or check that it was started with the same settings and the same data.
 
-    Writes ``config.json`` (settings), ``data.json`` (`data`, of `utils.prepared.describe_data`) and ``versions.json``
+    Writes ``config.json`` (settings), ``data.json`` (`data`, as `check_same_data` takes it) and ``versions.json``
     (packages and hardware) if `writes`. `irrelevant` names settings that do not alter this step. Raises `InputError`
     with a line for each other setting that has changed, and for each part of the split that has.
     """
@@ -69,10 +72,15 @@ def start_run(folder, settings, data, irrelevant=(), writes=True):
         settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         may_change = MAY_CHANGE - ({"EPOCH", "ADVERSARIAL_EPOCH"} if settings.get("LR_SCHEDULE") == "cosine" else set())
         names = [name for name in settings if name not in may_change and name not in irrelevant]
+        if "STARTING_MODEL" not in before:  # earlier versions did not note which file INIT_WEIGHTS named
+            names = [name for name in names if name != "STARTING_MODEL"]
         changed = [name for name in names if name not in before or before[name] != settings[name]]
         if changed:
             raise InputError(
-                *(f"{path}: {name} was {before.get(name)!r}, is now {settings[name]!r}" for name in changed),
+                *(
+                    f"{path}: {_MEANING.get(name, name)} was {before.get(name)!r}, is now {settings[name]!r}"
+                    for name in changed
+                ),
                 f"{path}: this run began with other settings; set them back or choose another RUN_NAME",
             )
         data_path = path.with_name("data.json")
@@ -84,23 +92,33 @@ def start_run(folder, settings, data, irrelevant=(), writes=True):
     write_json(Path(folder) / "versions.json", versions())
 
 
-def check_same_data(path, before, data):
+def check_same_data(path, before, data, parts=None):
     """Raise `InputError` where the `data` of today are not those of `before`, which the file at `path` states.
 
-    Both are of `utils.prepared.describe_data`; `before` is None in files of an earlier version of this collection: then
-    a note is printed.
+    Both are a `TrainingData`'s description; `before` is None in files of an earlier version of this collection: then a
+    note is printed. `parts` are those that are compared, by default all that `before` has: a run that goes on forgets
+    nothing that it has seen.
     """
     if before is None:
         print(f"note: {path} does not say which cases were used; going on with those of today's split")
         return
     complaints = []
-    for part in ("train", "val", *({"unlabelled"} & data.keys() & before.keys())):
-        cases, cases_before = set(data[part]["cases"]), set(before[part]["cases"])
+    for part in parts or (part for part in before if part not in ("preparation", "earlier")):
+        now, then = data.get(part, {"cases": []}), before[part]
+        name = CSV_OF.get(part) or f"data set {part.removeprefix('mixed ')} of MIXED_ROOTS"
+        cases, cases_before = set(now["cases"]), set(then["cases"])
+        # The patients of a mixed data set follow from its cases; earlier versions found them in another way.
+        changed = [key for key in then if now.get(key) != then[key] and (key != "patients" or part in CSV_OF)]
         if cases != cases_before:
             new, gone = len(cases - cases_before), len(cases_before - cases)
-            complaints.append(f"{path}: {CSV_OF[part]} has {new} cases that it did not have, and lacks {gone}")
-        elif data[part] != before[part]:
-            complaints.append(f"{path}: {CSV_OF[part]} lists other B-scans, or other patients, of the same cases")
+            complaints.append(f"{path}: {name} has {new} cases that it did not have, and lacks {gone}")
+        elif changed == ["preparation"]:
+            complaints.append(f"{path}: {name} has been prepared in another way since")
+        elif changed:
+            complaints.append(f"{path}: {name} lists other B-scans, or other patients, of the same cases")
+    seen, earlier = all_seen(data), {} if parts else before.get("earlier", {})
+    if any(set(earlier.get(kind, ())) - set(seen[kind]) for kind in seen):
+        complaints.append(f"{path}: the model that training starts from has not seen all that it had seen then")
     if data["preparation"] != before["preparation"]:
         complaints.append(f"{path}: the volumes have been prepared in another way since")
     if complaints:

@@ -1,0 +1,34 @@
+"""What a model takes over from the models that it came from: what an ancestor has seen, the model has seen."""
+
+from utils.prepared import all_seen
+
+
+def inherit(details, ancestors):
+    """`details` of a model with what its `ancestors` hand on, all as in ``best.json``. Nothing is handed on elsewhere.
+
+    In the model's "data" (of `utils.prepared.describe_data`) the part "earlier" holds the cases and patients of every
+    part of the ancestors' that the model's own does not repeat. It says ``"complete": False`` where an ancestor does
+    not say what it has seen.
+    """
+    own = details.get("data", {})
+    parts = [
+        part
+        for ancestor in ancestors
+        for name, part in ancestor.get("data", {}).items()
+        if name != "preparation" and part != own.get(name)
+    ]
+    complete = all(says_what_it_saw(one) for one in (details, *ancestors))
+    if parts or not complete:
+        parts += [own["earlier"]] if "earlier" in own else []
+        earlier = all_seen(dict(enumerate(parts)))
+        own = {**own, "earlier": earlier if complete else {**earlier, "complete": False}}
+    return {**details, "data": own}
+
+
+def says_what_it_saw(details):
+    """Whether the `details` of a model say what it and all of its ancestors have seen."""
+    if "data" not in details:
+        return False
+    earlier = details["data"].get("earlier")
+    # Earlier versions left empty lists of an ancestor that did not say it.
+    return earlier is None or earlier.get("complete", bool(earlier["cases"]))
