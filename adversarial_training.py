@@ -21,10 +21,12 @@ from utils.data_prepare import get_iterator_nuts
 from utils.errors import InputError, run_script
 from utils.exported_model import check_input, export_epoch, is_whole, set_weights
 from utils.keras_setup import failures_named, set_up_keras
+from utils.labels import FLUIDS
 from utils.networks import as_list, create_inference_network, create_network
 from utils.patch_settings import blind_to_labels
 from utils.plots import save_comparison
 from utils.preparation.reference_histogram import read_histogram_if_any
+from utils.prepared import outlined_in
 from utils.segmentation.decisions import decisions_of_run
 from utils.training import run_folder
 from utils.training.choosing import add_decisions
@@ -55,7 +57,10 @@ def main(argv):
     start = config.run_folder("segmentation") / "best.keras"
     data = read_training_data(**config.training_data_settings(), start=start)
     check_start(data)
+    for note in data.notes_on_outlines():
+        print(f"note: {note}")
     if config.UNLABELLED_SHARE:
+        check_masks_are_alike(data.rows["train"])
         data = with_unlabelled(
             data,
             config.preprocessed_folder() / "slice_gt.csv",
@@ -64,7 +69,7 @@ def main(argv):
         )
     folder = config.run_folder("adversarial")
     with run_folder.only_writer(folder):
-        run_folder.start_run(folder, config.values() | data.settings, data.description)
+        run_folder.start_run(folder, config.values() | data.settings, data.description, defaults=config.defaults())
         state = newest_state(folder)
         reason = state and why_ended(state[0])
         if reason and is_whole(folder / "best.keras"):
@@ -72,8 +77,8 @@ def main(argv):
         else:
             fine_tune(folder, data, state)
         if config.CHOOSE_DECISIONS:
-            start = decisions_of_run([], **config.decision_settings())
-            add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start)
+            start, earlier = decisions_of_run([], **config.decision_settings()), data.start.details
+            add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start, earlier)
 
 
 def check_start(data):
@@ -83,6 +88,20 @@ def check_start(data):
     remedy = "set it back, or train another RUN_NAME"
     check_input(path, details, config.prediction_settings() | histogram, remedy)
     run_folder.check_same_data(path, details.get("data"), data.description, run_folder.OWN_PARTS)
+
+
+def check_masks_are_alike(rows):
+    """Raise `InputError` where the discriminator would tell a scan without outlines by the fluids in its mask.
+
+    A reader's mask, and the generated one beside it, hold no fluid that the reader did not outline; `rows` train.
+    """
+    partly = next((row for row in rows if outlined_in(row) != tuple(FLUIDS)), None)
+    if partly and discriminator_counts():
+        raise InputError(
+            f"config.UNLABELLED_SHARE = {config.UNLABELLED_SHARE:g}: {partly.vendor} {partly.image_name} outlines "
+            f"{', '.join(outlined_in(partly))} alone, expected all fluids in every training case; set "
+            "ADVERSARIAL_WEIGHT to 0 and learn from SELF_TRAINING = 'teacher', or UNLABELLED_SHARE to 0"
+        )
 
 
 def why_ended(progress):
@@ -105,7 +124,7 @@ def discriminator_counts():
 def fine_tune(folder, data, state):
     """Fine-tune the model that the `TrainingData` start from, from `state` (that of `newest_state`, or None) on."""
     set_up_keras(config.SEED, config.DETERMINISTIC)
-    step, inference = create_step(data.start.path)
+    step, inference = create_step(data)
     print(run_folder.settings_text(config.values()))
     if discriminator_counts():
         n_parameters = step.discriminator.count_params()
@@ -127,7 +146,7 @@ def fine_tune(folder, data, state):
     expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), patches_for_both())
     with run.interruptible(), failures_named():
         if not run.progress["history"]:
-            run.record({"epoch": 0, **score_both(run, step, 0, data.b_scans, shown)})
+            run.record({"epoch": 0, **score_both(run, step, 0, data, shown)})
             best = run.progress["best"]
             print(f"epoch 0, the model of the segmentation step: {best['metric']} {best['value']:.4f}")
         while not (reason := why_ended(run.progress)):
@@ -137,7 +156,7 @@ def fine_tune(folder, data, state):
                 for batch in batches:
                     step(*batch)
                     run.after_step(step.means())
-            row = run.end_epoch(score_both(run, step, epoch, data.b_scans, shown), config.BATCH_SIZE)
+            row = run.end_epoch(score_both(run, step, epoch, data, shown), config.BATCH_SIZE)
             report(row, run.progress["best"], run.seconds_left())
             warning = discriminator_state(run.progress["history"], config.D_WARM_UP_STEPS)
             if warning and discriminator_counts():
@@ -145,8 +164,9 @@ def fine_tune(folder, data, state):
     run.finish(reason, next_step="evaluate.py")
 
 
-def create_step(start):
-    """(`AdversarialStep`, the U-Net's exported form), both networks with the weights of the model at `start`."""
+def create_step(data):
+    """(`AdversarialStep`, the U-Net's exported form), both networks with the weights of the model that `data` start
+    from."""
     from model import create_discriminator
     from utils.training.adversarial import AdversarialStep, discriminator_policy
     from utils.training.teacher import Teacher
@@ -156,7 +176,7 @@ def create_step(start):
     unet, inference = create_network(**settings), create_inference_network(**settings)
     for network in (unet, inference):
         compile_for_scoring(network, losses, config.THRESHOLD)
-    set_weights([unet, inference], start)
+    set_weights([unet, inference], data.start.path)
     d_dtype_policy = discriminator_policy(config.DTYPE_POLICY)
     discriminator = create_discriminator(
         (*as_list(unet.output)[0].shape[1:3], 3),
@@ -167,7 +187,7 @@ def create_step(start):
     )
     teacher = None
     if config.SELF_TRAINING == "teacher":
-        teacher = Teacher(create_network(**settings), config.SEED)
+        teacher = Teacher(create_network(**settings), config.SEED, data.taught)
     step = AdversarialStep(
         unet,
         discriminator,
@@ -223,23 +243,25 @@ def model_details(data):
     return details | {"reference_histogram": start["reference_histogram"]}
 
 
-def score_both(run, step, epoch, b_scans, shown):
+def score_both(run, step, epoch, data, shown):
     """The scores of both networks for the log, held out; draws the verdicts on the patches `shown` and the previews."""
     inference = run.network
     copy_weights(step.generator, step.generator_optimizer, inference)
-    images, reference, before = shown
-    after = labels_of_patches(inference, images)
+    images, mask, before = shown
+    after = labels_of_patches(inference, images, mask)
+    reference = mask.argmax(axis=-1).astype(np.uint8)
     draw_verdicts(run.folder / "verdicts" / f"{epoch:04d}.png", step.verdict, images, reference, before, after)
     with validation_batches() as batches:
         held_out = step.held_out_accuracy(itertools.islice(batches, HELD_OUT_BATCHES))
     return held_out | score_epoch(
         inference,
         config.split_csv("val"),
-        b_scans,
+        data.b_scans,
         run.folder / "previews" / f"{epoch:04d}.png",
         config.batch_settings(),
         network=config.MODEL,
         threshold=config.THRESHOLD,
+        taught=data.taught,
         stop_if_asked=run.stop_if_asked,
     )
 
@@ -250,17 +272,20 @@ def validation_batches():
 
 
 def held_out_patches(inference):
-    """(images, reader's labels, labels by the starting model) of some validation patches, always the same."""
+    """(images, readers' masks, labels by the starting model) of some validation patches, always the same."""
     with validation_batches() as batches:
         images, targets = next(batches)
     mask = targets[0] if config.TRAIN_CLASSES else targets
     images, mask = images[:SHOWN_PATCHES], mask[:SHOWN_PATCHES]
-    return images, mask.argmax(axis=-1).astype(np.uint8), labels_of_patches(inference, images)
+    return images, mask, labels_of_patches(inference, images, mask)
 
 
-def labels_of_patches(network, images):
-    """Labels, uint8 (B, h, w), of the likeliest class of each pixel."""
-    return as_list(network.predict_on_batch(images))[0].argmax(axis=-1).astype(np.uint8)
+def labels_of_patches(network, images, mask):
+    """Labels, uint8 (B, h, w), of the likeliest class of each pixel, merged as the losses do by the readers' `mask`."""
+    from utils.base import crop_and_cast
+
+    _, merged = crop_and_cast(mask, as_list(network.predict_on_batch(images))[0])
+    return np.asarray(merged).argmax(axis=-1).astype(np.uint8)
 
 
 def draw_verdicts(path, verdict, images, reference, before, after):

@@ -431,8 +431,14 @@ def values():
     return {name: value for name, value in globals().items() if name.isupper() and not name.startswith("_")}
 
 
+def defaults():
+    """As `values`, without what --recipe and --set have changed."""
+    return dict(_DEFAULTS)
+
+
 # ---- Overriding and checking ---------------------------------------------------------------------------------------
 _given = frozenset()  # names that --set has given
+_DEFAULTS = values()
 _RECIPES = Path(__file__).parent / "recipes"
 
 

@@ -26,6 +26,7 @@ from utils.ancestry import says_what_it_saw
 from utils.errors import run_script
 from utils.exported_model import check_input, export_epoch, is_whole, set_weights
 from utils.keras_setup import failures_named, set_up_keras
+from utils.labels import FLUIDS
 from utils.networks import check_encoder_weights, create_inference_network, create_network
 from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.prepared import all_seen, check_unseen
@@ -33,7 +34,7 @@ from utils.segmentation.appearance import training_appearance
 from utils.segmentation.decisions import decisions_of_run
 from utils.training import run_folder
 from utils.training.choosing import add_decisions
-from utils.training.data import read_training_data
+from utils.training.data import fluids_outlined, read_training_data
 from utils.training.devices import Sharing
 from utils.training.epoch import (
     compile_for_scoring,
@@ -61,13 +62,16 @@ def main(argv):
     data = read_training_data(**config.training_data_settings(), start=config.INIT_WEIGHTS)
     if data.start:
         check_start(data)
+    for note in data.notes_on_outlines():
+        print(f"note: {note}")
     sharing = Sharing(config.DEVICES, config.HOSTS, config.HOST, config.COORDINATOR)
     with run_folder.only_writer(folder, sharing.is_writer):
         may_change = [name for name in config.values() if name.startswith(("ADVERSARIAL_", "D_"))]  # of the next step
         if run_folder.backend_name() == "jax":  # on TensorFlow each device has its own Dice loss
             may_change.append("DEVICES")
         settings = config.values() | data.settings
-        run_folder.start_run(folder, settings, data.description, may_change, writes=sharing.is_writer)
+        known = {"irrelevant": may_change, "defaults": config.defaults()}
+        run_folder.start_run(folder, settings, data.description, writes=sharing.is_writer, **known)
         state = newest_state(folder)
         reason = state and why_finished(state[0], config.EPOCH, config.PATIENCE)
         if reason and is_whole(folder / "best.keras"):
@@ -76,7 +80,8 @@ def main(argv):
             train(folder, data, sharing, state)
         if config.CHOOSE_DECISIONS and sharing.is_writer:
             start = decisions_of_run([], **config.decision_settings())
-            add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start)
+            earlier = data.start and data.start.details
+            add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start, earlier)
 
 
 def check_start(data):
@@ -125,6 +130,10 @@ def train(folder, data, sharing, state):
     )
     run.restore_best(functools.partial(copy_weights, unet, optimizer, inference))
     batches_of_host = sharing.part_of_batches(config.batch_settings())
+    if data.start and not state and data.taught != fluids_outlined(data.rows["train"]):
+        copy_weights(unet, optimizer, inference)
+        dice = dice_text(score(inference, data, None, run.stop_if_asked))
+        print(f"starting model: val Dice IRF/SRF/PED {dice}", flush=True)
     expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), config.batch_settings())
     with run.interruptible(), failures_named():
         while not (reason := why_finished(run.progress, config.EPOCH, config.PATIENCE)):
@@ -142,19 +151,26 @@ def train(folder, data, sharing, state):
             ):
                 fit_epoch(unet, batches, run.after_step)
             copy_weights(unet, optimizer, inference)
-            validation = score_epoch(
-                inference,
-                config.split_csv("val"),
-                data.b_scans,
-                folder / "previews" / f"{epoch:04d}.png" if run.records else None,
-                config.batch_settings(),
-                network=config.MODEL,
-                threshold=config.THRESHOLD,
-                stop_if_asked=run.stop_if_asked,
-            )
+            preview = folder / "previews" / f"{epoch:04d}.png" if run.records else None
+            validation = score(inference, data, preview, run.stop_if_asked)
             row = run.end_epoch(sharing.agreed(validation), config.BATCH_SIZE)
             report(row, run.progress["best"], run.seconds_left())
     run.finish(reason, next_step="adversarial_training.py")
+
+
+def score(inference, data, preview, stop_if_asked):
+    """`score_epoch` of `inference` on the validation cases of the `TrainingData`; `preview` is the picture's path."""
+    return score_epoch(
+        inference,
+        config.split_csv("val"),
+        data.b_scans,
+        preview,
+        config.batch_settings(),
+        network=config.MODEL,
+        threshold=config.THRESHOLD,
+        taught=data.taught,
+        stop_if_asked=stop_if_asked,
+    )
 
 
 def model_details(data):
@@ -168,17 +184,17 @@ def model_details(data):
 def report(row, best, seconds_left):
     """One line for an epoch that has ended."""
     starred = "  *best" if best["epoch"] == row["epoch"] else ""
-    fluids = "/".join(fluid_text(row[f"val_dice_{fluid}"]) for fluid in ("irf", "srf", "ped"))
     print(
-        f"epoch {row['epoch']}: loss {row['loss']:.4f}, val_loss {row['val_loss']:.4f}, val Dice IRF/SRF/PED {fluids}, "
-        f"{row['seconds']:.0f} s, {seconds_left / 60:.0f} min left{starred}",
+        f"epoch {row['epoch']}: loss {row['loss']:.4f}, val_loss {row['val_loss']:.4f}, "
+        f"val Dice IRF/SRF/PED {dice_text(row)}, {row['seconds']:.0f} s, {seconds_left / 60:.0f} min left{starred}",
         flush=True,
     )
 
 
-def fluid_text(dice):
-    """A Dice with two decimals, or "-" where no validation B-scan holds the fluid."""
-    return "-" if dice is None else f"{dice:.2f}"
+def dice_text(scores):
+    """The validation Dice of the fluids with two decimals, or "-" where no B-scan that outlines one holds it."""
+    dice = [scores[f"val_dice_{fluid.lower()}"] for fluid in FLUIDS]
+    return "/".join("-" if value is None else f"{value:.2f}" for value in dice)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""What a model takes over from the models that it came from: what an ancestor has seen, the model has seen."""
+"""What a model takes over from the models that it came from: what an ancestor has seen or was taught, so has it."""
 
+from utils.exported_model import taught_fluids
+from utils.labels import in_order
 from utils.prepared import all_seen
 
 
@@ -8,8 +10,9 @@ def inherit(details, ancestors):
 
     In the model's "data" (of `utils.prepared.describe_data`) the part "earlier" holds the cases and patients of every
     part of the ancestors' that the model's own does not repeat. It says ``"complete": False`` where an ancestor does
-    not say what it has seen.
+    not say what it has seen. "taught" holds the fluids that the model or an ancestor was taught.
     """
+    taught = in_order({fluid for one in (details, *ancestors) for fluid in taught_fluids(one)})
     own = details.get("data", {})
     parts = [
         part
@@ -22,7 +25,7 @@ def inherit(details, ancestors):
         parts += [own["earlier"]] if "earlier" in own else []
         earlier = all_seen(dict(enumerate(parts)))
         own = {**own, "earlier": earlier if complete else {**earlier, "complete": False}}
-    return {**details, "data": own}
+    return {**details, "data": own, "taught": list(taught)}
 
 
 def says_what_it_saw(details):

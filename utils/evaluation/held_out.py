@@ -66,9 +66,9 @@ def segment_case(network, pair, decisions):
     labels = np.empty(voxels.shape, np.uint8)
     slices = segmented_slices(network, voxels, spacing_mm, pair.vendor, decisions=decisions, head_outputs=head_outputs)
     with tqdm(total=len(voxels), desc=f"{pair.vendor} {pair.name}", unit="B-scan", leave=False) as progress:
-        for index, segmented in enumerate(slices):
-            labels[index] = segmented[0]
-            _, probabilities, scores, labelled = where_judged(*segmented, reference[index])
+        for index, (of_slice, probabilities, scores) in enumerate(slices):
+            labels[index] = of_slice
+            _, probabilities, scores, labelled = where_judged(of_slice, probabilities, scores, reference[index])
             precision.add(probabilities, labelled, reference[index] != NOT_JUDGED)
             presence = np.maximum(presence, scores)
             progress.update()

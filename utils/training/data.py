@@ -6,7 +6,8 @@ from pathlib import Path
 from utils.ancestry import inherit
 from utils.data_prepare import mixed_rows
 from utils.errors import InputError
-from utils.exported_model import read_best
+from utils.exported_model import read_best, taught_fluids
+from utils.labels import FLUIDS, in_order
 from utils.preparation.preprocessing import VENDOR_RULES
 from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.preparation.splits import find_patient
@@ -15,7 +16,8 @@ from utils.prepared import (
     check_unseen,
     check_volumes_exist,
     describe_data,
-    read_csv_data,
+    outlined_in,
+    read_outlined_rows,
     read_unlabelled_rows,
 )
 from utils.training.validation import check_monitor, choose_b_scans
@@ -35,7 +37,7 @@ class TrainingData:
 
     rows: dict  # "train" and "val": a list of `SliceRow`; "train" holds those of mixed data sets as well
     b_scans: list  # of validation cases, which every epoch is scored on
-    record: dict  # what ``best.json`` says of all this: "data" (as `describe_data`), and "made_from" with a `start`
+    record: dict  # for ``best.json``: "data" (as `describe_data`), "taught", and "made_from" with a `start`
     start: StartingModel | None  # None: training starts from random weights, or an encoder's
     unlabelled: tuple = ()  # `SliceRow`s of scans without outlines
 
@@ -45,9 +47,32 @@ class TrainingData:
         return self.record["data"]
 
     @property
+    def taught(self):
+        """Names of the fluids that a training case outlines, or one of a model that training starts from."""
+        return taught_fluids(self.record)
+
+    def notes_on_outlines(self):
+        """A sentence for each thing that no training case outlines."""
+        outlined, judged = fluids_outlined(self.rows["train"]), fluids_outlined(self.b_scans)
+        if unknown := [fluid for fluid in FLUIDS if fluid not in self.taught]:
+            yield f"no training case outlines {' or '.join(unknown)}: it is not taught, and never predicted"
+        earlier = [fluid for fluid in self.taught if fluid not in outlined]
+        for fluids, checked in (
+            ([fluid for fluid in earlier if fluid in judged], "validation says at each epoch what remains of it"),
+            ([fluid for fluid in earlier if fluid not in judged], "nor does a validation case, so nobody checks it"),
+        ):
+            if fluids:
+                yield f"no training case outlines {' or '.join(fluids)}, which the starting model was taught; {checked}"
+
+    @property
     def settings(self):
         """What a run's settings are to say of the data, beside config.py's."""
         return {"STARTING_MODEL": self.start.details["sha256"]} if self.start else {}
+
+
+def fluids_outlined(rows):
+    """Names of the fluids that were outlined in some of `rows`, `SliceRow`s."""
+    return in_order({fluid for row in rows for fluid in outlined_in(row)})
 
 
 def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation, reference_histogram, start):
@@ -59,7 +84,7 @@ def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation, 
     not prepared as these say, no B-scan holds what is monitored, or anything that trains, or has trained `start`, has
     cases or patients of the validation.
     """
-    rows = {part: read_csv_data(path) for part, path in csv_paths.items()}
+    rows = {part: read_outlined_rows(path) for part, path in csv_paths.items()}
     b_scans = choose_b_scans(rows["val"], n_b_scans, seed)
     check_monitor(monitor, b_scans, csv_paths["val"])
     check_matching(rows, preparation["reference_histogram_csv"], reference_histogram)
@@ -68,7 +93,7 @@ def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation, 
         others = mixed_rows(root)
         description[f"mixed {number}"] = describe_mixed(root, others, preparation)
         rows["train"] = rows["train"] + others
-    record = {"data": description}
+    record = {"data": description, "taught": list(fluids_outlined(rows["train"]))}
     if start:
         start = StartingModel(Path(start), read_best(start))
         record = inherit(record, [start.details]) | {"made_from": start.details["sha256"]}

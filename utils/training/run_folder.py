@@ -35,6 +35,7 @@ MAY_CHANGE = {
         "FLUID_THRESHOLDS",
         "CHOOSE_DECISIONS",
     ),
+    *("OUTLINED", "NOT_JUDGED_OTHER"),  # of step 1: the rows and records of what it has prepared are compared
 }
 CSV_OF = {"train": "train_data.csv", "val": "val_data.csv", "unlabelled": "slice_gt.csv, where it has no labels,"}
 OWN_PARTS = ("train", "val")  # of the data, by which both steps of a run go
@@ -59,17 +60,18 @@ def only_writer(folder, writes=True):
         yield
 
 
-def start_run(folder, settings, data, irrelevant=(), writes=True):
+def start_run(folder, settings, data, irrelevant=(), writes=True, defaults=()):
     """Create the run's `folder`, or check that it was started with the same settings and the same data.
 
     Writes ``config.json`` (settings), ``data.json`` (`data`, as `check_same_data` takes it) and ``versions.json``
-    (packages and hardware) if `writes`. `irrelevant` names settings that do not alter this step. Raises `InputError`
-    with a line for each other setting that has changed, and for each part of the split that has.
+    (packages and hardware) if `writes`. `irrelevant` names settings that do not alter this step. A setting that the run
+    did not know yet was at its default, as `defaults`, a dictionary, says. Raises `InputError` with a line for each other setting that has
+    changed, and for each part of the split that has.
     """
     path = Path(folder) / "config.json"
     if path.exists():
-        before = read_json(path)
-        settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
+        settings, defaults = json.loads(json.dumps([settings, dict(defaults)]))  # tuples become lists, as in the file
+        before = defaults | read_json(path)
         may_change = MAY_CHANGE - ({"EPOCH", "ADVERSARIAL_EPOCH"} if settings.get("LR_SCHEDULE") == "cosine" else set())
         names = [name for name in settings if name not in may_change and name not in irrelevant]
         if "STARTING_MODEL" not in before:  # earlier versions did not note which file INIT_WEIGHTS named
