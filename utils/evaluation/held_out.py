@@ -9,7 +9,7 @@ from utils.evaluation import detection
 from utils.evaluation.pairs import read_labels, score_pairs
 from utils.files import code_digest, fingerprint, read_json, write_json
 from utils.labels import FLUIDS
-from utils.segmentation.predict import prediction_digest, segment_scan
+from utils.segmentation.predict import NotFinite, prediction_digest, segment_scan
 from utils.volumes.mhd import read_header, read_volume, volume_files, write_volume
 
 
@@ -27,6 +27,8 @@ def segment_and_score(network, pairs, decisions, workers):
             records += record["rows"]
             by_probability = by_probability + np.array(record["by probability"])
             segmented.append(pair)
+        except NotFinite as error:
+            complaints.append(f"{pair.oct_path}: {error}")
         except InputError as error:
             complaints += error.messages
     volumes, of_scoring = score_pairs(segmented, workers)

@@ -29,6 +29,12 @@ MEMORY_GB = 0.8  # of intermediate results, by default
 # Of a tile, for each of `BASE_FILTERS` in our network, and whatever their number; measured on TensorFlow.
 _BYTES_PER_PIXEL = {"float32": (22, 520), "mixed_bfloat16": (12, 420), "mixed_float16": (12, 420)}
 _LITE_BYTES_PER_PIXEL = 800  # of `LITE_UNET`, under any policy; 640 were measured on TensorFlow
+_NOT_FINITE = "the network's output is NaN or infinite"
+_FINITE = "take another model, or DTYPE_POLICY=float32 where it is another"
+
+
+class NotFinite(InputError):
+    """A network yields NaN or infinity for a scan, which the message does not name."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +244,7 @@ def segment_scan(network, voxels, spacing_mm, vendor, *, decisions=None, on_slic
 
     `voxels` (slices, rows, columns) are as read from the scan's file, `spacing_mm` is (x, y, z), `decisions` replace
     the network's own; ``on_slice(index, probabilities)``, if given, is called after every B-scan with its
-    probabilities, float32 (rows, columns, 4), of an `Ensemble` (rows, columns, 5).
+    probabilities, float32 (rows, columns, 4), of an `Ensemble` (rows, columns, 5). Raises `NotFinite`.
     """
     labels = np.zeros(voxels.shape, np.uint8)
     presence, head_outputs = np.zeros(3), []
@@ -253,10 +259,16 @@ def segment_scan(network, voxels, spacing_mm, vendor, *, decisions=None, on_slic
 
 
 def head_presence(network, head_outputs):
-    """Largest of the `head_outputs` of `segmented_slices` for each fluid, float (3,); None without presence heads."""
+    """Largest of the `head_outputs` of `segmented_slices` for each fluid, float (3,); None without presence heads.
+
+    Raises `NotFinite`.
+    """
     if not network.has_heads:
         return None
-    return np.max([np.zeros(3), *(tile for batch in head_outputs for tile in batch)], axis=0)
+    largest = np.max([np.zeros(3), *(tile for batch in head_outputs for tile in batch)], axis=0)
+    if not np.isfinite(largest).all():
+        raise NotFinite(f"{_NOT_FINITE} in its presence heads; {_FINITE}")
+    return largest
 
 
 def segmented_slices(network, voxels, spacing_mm, vendor, *, decisions=None, head_outputs=None, on_preprocessed=None):
@@ -265,7 +277,7 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, decisions=None, hea
     Arguments are as in `segment_scan`. What the network of further outputs says is appended to `head_outputs`.
     ``on_preprocessed(slice, region)``, if given, is called with each preprocessed B-scan and its region of interest,
     both uint8 (rows, columns). The next B-scan is prepared while one is predicted, and no more than a few are held.
-    The scan's padding is background with probability 1.
+    The scan's padding is background with probability 1. Raises `NotFinite`.
     """
     settings, decisions = network.settings, decisions or network.decisions
     rows = voxels.shape[1]
@@ -298,7 +310,9 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, decisions=None, hea
         head_outputs=head_outputs if network.has_heads else None,
         channels=network.channels,
     )
-    for probabilities, padding in zip(map(decisions.calibrated, predicted), invalid, strict=True):
+    for index, (probabilities, padding) in enumerate(zip(map(decisions.calibrated, predicted), invalid, strict=True)):
+        if not np.isfinite(probabilities).all():
+            raise NotFinite(f"{_NOT_FINITE} in B-scan {index}; {_FINITE}")
         on_scan_rows = np.tensordot(to_scan_rows, probabilities, axes=1)
         on_scan_rows[padding] = np.eye(network.channels)[0]  # once more: interpolation reached into it
         presence = presence_scores(probabilities)
