@@ -165,14 +165,15 @@ class TrainingRun:
 
         Nothing of the epoch is kept then: what is on disk is from before.
         """
-        found = [f"{name} is {value}" for name, value in measures.items() if not (value is None or math.isfinite(value))]
+        known = {name: value for name, value in measures.items() if value is not None}
+        found = [f"{name} is {value}" for name, value in known.items() if not math.isfinite(value)]
         if not all(np.isfinite(np.asarray(variable)).all() for variable in variables):
             found.append("weights or the optimizer's moments are not finite")
         if found:
             raise InputError(
                 f"{self.folder}: training has diverged in epoch {self.progress['epoch'] + 1}, {', '.join(found)}; "
-                f"{CALMER}, and delete this folder or choose another RUN_NAME; the same command tries again from the last "
-                "checkpoint"
+                f"{CALMER}, and delete this folder or choose another RUN_NAME; the same command tries again from the "
+                "last checkpoint"
             )
 
     def save(self):
