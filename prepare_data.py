@@ -261,8 +261,8 @@ def too_small(facts):
     found, patch = (f"{rows} x {columns}" for rows, columns in (size, patches.shape))
     return (
         f"{len(small)} of {len(sizes)} cases give no patch, as {root}: its B-scans of {found} pixels (rows x columns) "
-        f"fill less than {1 - patches.max_invalid:.0%} of a patch of {patch}; lower PATCH_SIZE_H or PATCH_SIZE_W before "
-        "training"
+        f"fill less than {1 - patches.max_invalid:.0%} of a patch of {patch}; lower PATCH_SIZE_H or PATCH_SIZE_W "
+        "before training"
     )
 
 
