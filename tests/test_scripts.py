@@ -322,7 +322,7 @@ def test_training_starts_from_the_weights_it_is_given(trained):
         ("adversarial_training.py", (), {}, "train_data.csv"),
         ("evaluate.py", (), {}, "test_data.csv"),
         ("test.py", ("nowhere", "--output", "out"), {}, "nowhere: no such file or folder"),
-        ("test.py", ("nowhere", "--output", "out", "--spacing-mm", "1", "0", "1"), {}, "three numbers above 0"),
+        ("test.py", ("nowhere", "--output", "out", "--spacing-mm", "12", "4", "120"), {}, "divide micrometres"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(script, arguments, settings, message, tmp_path):
