@@ -319,7 +319,7 @@ def test_an_epoch_of_fixed_length_draws_the_b_scans_again(small_set):
 def test_b_scans_that_give_no_patch_are_not_drawn_for_ever(small_set):
     csv_path, folder = small_set
     settings = batch_settings(folder, drop_healthy=1.0, fluid_labels=(7, 8, 9))
-    with pytest.raises(InputError, match="12 B-scans gave 0 patches"):
+    with pytest.raises(InputError, match=r"12 B-scans of .* gave 0 patches"):
         list(get_data_iterator(csv_path, settings, training=True, epoch=0, repeated=True))
 
 

@@ -228,8 +228,8 @@ def segment_volume(volume, spacing_mm, vendor, model_path, **options):
     `volume` is uint8 or uint16 (slices, rows, columns) as exported, `spacing_mm` (x, y, z), `vendor` one of
     `utils.volumes.mhd.VENDORS`, `model_path` a ``best.keras`` with its ``best.json``, or a ``best.onnx``; `options` are
     those of `load_network`. Returns labels, uint8 (slices, rows, columns) with 0 background, 1 IRF, 2 SRF, 3 PED, and
-    probabilities, float32 (slices, rows, columns, 4), both on the scan's own grid. Raises `InputError` where the
-    model, the spacing or the grey values cannot be used.
+    probabilities, float32 (slices, rows, columns, 4), both on the scan's own grid. Raises `InputError` where the model,
+    the spacing or the grey values cannot be used.
     """
     check_spacing("spacing_mm", spacing_mm)
     probabilities = np.empty((*volume.shape, 4), np.float32)
