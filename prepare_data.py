@@ -55,7 +55,7 @@ from utils.preparation.prepare_case import (
     why_images_unfinished,
     why_roi_unfinished,
 )
-from utils.preparation.preprocessing import grey_value_histogram, to_8_bit
+from utils.preparation.preprocessing import grey_value_histogram, resampled_rows, to_8_bit
 from utils.preparation.reference_histogram import read_reference_histogram, write_reference_histogram
 from utils.preparation.splits import PARTS, not_outlined_text, split_patients, split_text
 from utils.prepared import COLUMNS, record_path, volume_paths
@@ -98,6 +98,8 @@ def main(argv):
         if n_done or not (folder / "overview.png").exists():
             files = {case: prepared_files(case) for case in facts}
             save_overview(folder / "overview.png", facts, files, reference_histogram)
+    if warning := too_small(facts):
+        print(f"warning: {warning}")
     if notes := notes_text({case.root: of_case.notes for case, of_case in facts.items()}):
         print(notes)
     fluids = {(case.vendor, case.name): fluids_held(of_case) for case, of_case in labelled(facts).items()}
@@ -251,6 +253,25 @@ def slice_table(facts):
         ]
         rows += [(case.name, case.vendor, case.root, index, *labels) for index, labels in enumerate(held)]
     return pandas.DataFrame(rows, columns=COLUMNS)
+
+
+def too_small(facts):
+    """In words which of the cases in `facts` ({case: `CaseFacts`}) are too small to give any patch, or None."""
+    patches = config.batch_settings().patches
+    sizes = {}
+    for case, of_case in facts.items():
+        _, rows, columns = of_case.shape
+        sizes[case.root] = resampled_rows(rows, of_case.spacing_mm[1], config.AXIAL_SPACING_MM), columns
+    small = {root: size for root, size in sizes.items() if not patches.can_be_kept(*size)}
+    if not small:
+        return None
+    root, size = next(iter(small.items()))
+    found, patch = (f"{rows} x {columns}" for rows, columns in (size, patches.shape))
+    return (
+        f"{len(small)} of {len(sizes)} cases give no patch, as {root}: its B-scans of {found} pixels (rows x columns) "
+        f"fill less than {1 - patches.max_invalid:.0%} of a patch of {patch}; lower PATCH_SIZE_H or PATCH_SIZE_W "
+        "before training"
+    )
 
 
 def save_checks(facts, findings):

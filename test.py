@@ -57,6 +57,7 @@ from utils.segmentation.summary import mixed_models, summary_table
 from utils.volumes.eyes import with_eyes
 from utils.volumes.scan_names import told_apart
 from utils.volumes.scans import search_scans
+from utils.volumes.spacing import check_spacing
 from utils.volumes.vendors import VENDORS
 
 BOX_MODEL = Path("weights", "oct_fluid.keras")
@@ -88,8 +89,8 @@ def main(argv):
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["mhd"], help="of the labels; default: mhd")
     arguments = config.load(argv, parser)
     config.validate()
-    if arguments.spacing_mm and not all(0 < value < float("inf") for value in arguments.spacing_mm):
-        raise InputError(f"--spacing-mm {' '.join(map(str, arguments.spacing_mm))}: expected three numbers above 0")
+    if arguments.spacing_mm:
+        check_spacing("--spacing-mm", arguments.spacing_mm)
     if arguments.dropout_samples < 0:
         raise InputError(f"--dropout-samples {arguments.dropout_samples}: expected 0 or more")
     check_installed(arguments.format)

@@ -318,7 +318,7 @@ def test_an_epoch_of_fixed_length_draws_the_b_scans_again(small_set):
 def test_b_scans_that_give_no_patch_are_not_drawn_for_ever(small_set):
     csv_path, folder = small_set
     settings = batch_settings(folder, drop_healthy=1.0, fluid_labels=(7, 8, 9))
-    with pytest.raises(InputError, match="12 B-scans gave 0 patches"):
+    with pytest.raises(InputError, match=r"12 B-scans of .* gave 0 patches"):
         list(get_data_iterator(csv_path, settings, training=True, epoch=0, repeated=True))
 
 
@@ -484,5 +484,17 @@ def test_an_epoch_without_a_batch_is_an_error(tmp_path):
     csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 2)])
     for training, smallest in ((True, 16), (False, 1)):
         batches = batches_of(csv_path, tmp_path, training=training, seed=0, epoch=0, batch_size=16)
-        with pytest.raises(InputError, match=f"gave 0 patches, expected at least {smallest}"):
+        with pytest.raises(InputError, match=f"gave 0 patches of .* at least {smallest} .* smaller BATCH_SIZE"):
+            next(batches)
+
+
+@pytest.mark.parametrize(("rows", "is_enough"), [(100, False), (128, True)])
+def test_pictures_that_fill_less_than_half_of_a_patch_are_said_to_be_too_small(tmp_path, rows, is_enough):
+    write_prepared_case(tmp_path, "Topcon", "a", np.full((1, rows, 180), 200, np.uint8))
+    csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 1)])
+    batches = batches_of(csv_path, tmp_path, training=False, epoch=0, drop_healthy=0, shape=(256, 128))
+    if is_enough:
+        assert next(batches)[0].shape[1:] == (256, 128, 3)
+    else:
+        with pytest.raises(InputError, match=r"at most 100 x 180 .* 0 patches of 256 x 128, .* lower PATCH_SIZE_H"):
             next(batches)

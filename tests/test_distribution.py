@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from utils.tasks import overrides
+from utils.training.devices import Sharing
 
 PROJECT = Path(__file__).parents[1]
 SETTINGS = {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "EPOCH": 2, "STEPS_PER_EPOCH": 6, "VALIDATION_B_SCANS": 3}
@@ -48,6 +49,13 @@ def finish(process, expected=0):
     printed, _ = process.communicate(timeout=280)
     assert process.returncode == expected, printed
     return printed
+
+
+def test_hosts_agree_on_what_has_no_value_and_on_what_is_not_a_number():
+    agreed = Sharing(hosts=2).agreed({"val_dice_srf": None, "val_loss": np.nan, "val_dice": 0.5})
+    assert agreed["val_dice_srf"] is None
+    assert np.isnan(agreed["val_loss"])
+    assert agreed["val_dice"] == 0.5
 
 
 def train(backend, **settings):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from utils.errors import InputError
 from utils.files import sha256
 from utils.training.rules import TrainingRules
 from utils.training.run import TrainingRun, epoch_score, why_finished
@@ -45,7 +46,7 @@ def start(folder, state=None, exported=None, **rules):
         folder,
         None,
         SimpleNamespace(learning_rate=learning_rate),
-        [learning_rate],
+        [learning_rate, Variable(0.0)],
         state,
         replace(RULES, **rules),
         panels={"loss": ["loss"]},
@@ -154,6 +155,54 @@ def test_the_learning_rate_is_halved_after_epochs_without_a_better_one(tmp_path)
     run = start(tmp_path, window=1, slow_down_after=2)
     rates = [take_epoch(run, dice)["learning_rate"] for dice in (0.5, 0.4, 0.4, 0.4, 0.4, 0.6)]
     assert rates == [0.5, 0.5, 0.5, 0.25, 0.25, 0.125]  # after the third and the fifth
+
+
+# ---- Diverging -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("poison", "losses", "dice", "found"),
+    [
+        (None, (1.0, np.nan), 0.9, "loss is nan"),
+        (None, (1.0, np.inf), 0.9, "loss is inf"),
+        (None, (1.0,), np.nan, "val_dice is nan"),
+        (np.nan, (1.0,), 0.9, "weights or the optimizer's moments are not finite"),
+        (np.inf, (1.0,), 0.9, "weights or the optimizer's moments are not finite"),
+    ],
+)
+def test_an_epoch_that_is_not_finite_is_refused_and_the_run_goes_on_from_the_one_before(
+    tmp_path, poison, losses, dice, found
+):
+    exported = []
+    run = start(tmp_path, exported=exported, window=1)
+    take_epoch(run, 0.4)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    if poison is not None:
+        run.variables[1].assign(poison)
+    with pytest.raises(InputError, match=f"training has diverged in epoch 2.*{found}.*lower ADAM_LR or GRADIENT_CLIP"):
+        take_epoch(run, dice, losses)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    run = start(tmp_path, newest_state(tmp_path), exported, window=1)
+    assert take_epoch(run, 0.5)["epoch"] == 2
+    assert [best["value"] for best in exported] == [0.4, 0.5]
+
+
+@pytest.mark.parametrize("asked", ["due", "interrupted"])
+@pytest.mark.parametrize(("loss", "moment"), [(np.nan, 0.0), (1.0, np.nan)])
+def test_no_state_that_is_not_finite_is_saved_within_an_epoch(tmp_path, loss, moment, asked):
+    run = start(tmp_path, save_minutes=1e-9 if asked == "due" else 60)
+    take_epoch(run, 0.4)
+    run.variables[1].assign(moment)
+
+    def steps():
+        with run.interruptible():
+            run.begin_epoch()
+            if asked == "interrupted":
+                os.kill(os.getpid(), signal.SIGTERM)
+            run.after_step({"loss": loss})
+
+    with pytest.raises(InputError, match="training has diverged in epoch 2"):
+        steps()
+    progress, _ = newest_state(tmp_path)
+    assert (progress["epoch"], progress["step"]) == (1, 0)
 
 
 # ---- Recording -----------------------------------------------------------------------------------------------------

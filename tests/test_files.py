@@ -7,7 +7,7 @@ import time
 import pytest
 
 from utils.errors import InputError, run_script, what_failed
-from utils.files import UNFINISHED, code_digest, fingerprint, remove_unfinished, write_json, written_whole
+from utils.files import UNFINISHED, code_digest, fingerprint, locked, remove_unfinished, write_json, written_whole
 
 
 def test_a_file_appears_only_when_its_block_succeeds(tmp_path):
@@ -138,6 +138,19 @@ def test_a_full_disk_is_reported_with_the_file_that_did_not_fit(tmp_path):
     with pytest.raises(OSError, match="No space") as caught:
         write()
     assert what_failed(caught.value) == f"{tmp_path / 'table.csv'}: No space left on device"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_a_drive_without_locks_is_named_with_what_to_do(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(InputError) as caught, locked(tmp_path):
+        pass
+    (message,) = caught.value.messages
+    assert message.startswith(f"{tmp_path / '.lock'}: cannot be locked ({os.strerror(number)}), ")
+    assert "name a folder on a local disk" in message
 
 
 def test_what_killed_processes_left_is_removed_with_or_without_the_folders_below(tmp_path):

@@ -111,3 +111,17 @@ def test_weight_decay_shrinks_kernels_and_leaves_biases():
     kernel, bias = after(create_optimizer(settings, "float32"), still)[-1]
     np.testing.assert_allclose(kernel, np.array([1, -2, 3]) * (1 - RATE * 0.1) ** 2, rtol=1e-6)
     assert bias == 0.5
+
+
+def test_weight_decay_leaves_gamma_and_beta_of_batch_normalisation():
+    dense, norm = keras.layers.Dense(2), keras.layers.BatchNormalization()
+    dense.build((None, 3))
+    norm.build((None, 2))
+    updated = [*dense.trainable_variables, *norm.trainable_variables]
+    optimizer = create_optimizer(OptimizerSettings(RATE, BETA_1, kind="adamw", weight_decay=0.1), "float32")
+    optimizer.build(updated)
+    for variable in updated:
+        variable.assign(np.ones(variable.shape))
+    optimizer.apply([keras.ops.zeros(variable.shape) for variable in updated], updated)
+    shrunk = {variable.name: bool((keras.ops.convert_to_numpy(variable) < 1).all()) for variable in updated}
+    assert shrunk == {"kernel": True, "bias": False, "gamma": False, "beta": False}

@@ -115,6 +115,18 @@ def test_no_unfinished_file_is_left(prepared):
     assert not list((folder / "output").rglob(".unfinished*"))
 
 
+def test_cases_too_small_for_a_patch_are_told(tmp_path, prepare_here, capsys):
+    """151 and 300 rows of 140 columns: the first fill 30 % of a patch of 512 x 128."""
+    write_raw_case(tmp_path / "data", "Cirrus", "c0")
+    write_raw_case(tmp_path / "data", "Spectralis", "s0")
+    prepare_here(tmp_path / "data", tmp_path / "output", "PATCH_SIZE_H=512")
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if "give no patch" in line]
+    assert warning.startswith("warning: 1 of 2 cases give no patch, as RETOUCH-TrainingSet-Cirrus/c0: ")
+    assert "151 x 140 pixels (rows x columns) fill less than 50% of a patch of 512 x 128; lower PATCH_SIZE_H" in warning
+    prepare_here(tmp_path / "data", tmp_path / "output")
+    assert "give no patch" not in capsys.readouterr().out
+
+
 def test_reference_histogram_from_a_file(tmp_path, prepare_here):
     write_raw_case(tmp_path / "data", "Cirrus", "c0")
     (tmp_path / "other.csv").write_text("grey_value,count\n77,5\n")

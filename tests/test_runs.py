@@ -64,8 +64,6 @@ def test_a_run_of_before_goes_on_with_a_note(tmp_path, capsys):
 def test_a_changed_setting_stops_a_run_and_is_named(tmp_path):
     settings = {"SEED": 1, "ADAM_LR": 0.1, "EPOCH": 3, "WORKERS": 0, "D_ADAM_LR": 0.1}
     run_folder.start_run(tmp_path, settings, DATA, irrelevant=["D_ADAM_LR"])
-    newer = {"defaults": {"NEW": (1,), "SEED": 7}, "irrelevant": ["D_ADAM_LR"]}
-    run_folder.start_run(tmp_path, {**settings, "NEW": (1,)}, DATA, **newer)  # what the run did not know was at this
     with pytest.raises(InputError) as caught:
         run_folder.start_run(tmp_path, {**settings, "SEED": 2, "ADAM_LR": 0.2}, DATA, irrelevant=["D_ADAM_LR"])
     text = "\n".join(caught.value.messages)
@@ -75,6 +73,10 @@ def test_a_changed_setting_stops_a_run_and_is_named(tmp_path):
     run_folder.start_run(
         tmp_path, {**settings, "EPOCH": 9, "WORKERS": 2, "D_ADAM_LR": 0.5}, DATA, irrelevant=["D_ADAM_LR"]
     )
+    newer = {"defaults": {"NEW": (1,), "SEED": 7}, "irrelevant": ["D_ADAM_LR"]}
+    run_folder.start_run(
+        tmp_path, {**settings, "EPOCH": 9, "NEW": (1,)}, DATA, **newer
+    )  # what the run did not know was at this
     assert read_json(tmp_path / "config.json")["EPOCH"] == 9
     assert read_json(tmp_path / "versions.json")["numpy"] == np.__version__
 

@@ -132,6 +132,22 @@ def test_the_same_command_says_that_the_run_is_finished_and_other_settings_stop(
     assert (run_folder(settings, "segmentation") / "best.keras").stat().st_mtime_ns == before
 
 
+def test_training_that_diverges_is_one_line_and_keeps_what_was_before(trained, tmp_path):
+    output = tmp_path / "output"
+    shutil.copytree(trained[0]["OUTPUT_ROOT"], output, ignore=shutil.ignore_patterns("adversarial"))
+    settings = {**trained[0], "OUTPUT_ROOT": output}
+    for script, name, changed in (
+        ("model_training.py", "other", {"ADAM_LR": 1e30}),
+        ("adversarial_training.py", "unet", {"D_ADAM_LR": 1e30}),
+    ):
+        _, stderr = run(script, expected=2, **{**settings, "RUN_NAME": name, **changed})
+        assert "training has diverged in epoch 1" in stderr
+        assert "Traceback" not in stderr
+    runs = output / "runs"
+    assert not list((runs / "other" / "segmentation").glob("best.*"))
+    assert read_best(runs / "unet" / "adversarial" / "best.keras")["epoch"] == 0
+
+
 def test_best_model_loads_without_this_code(trained):
     settings, _ = trained
     code = (
@@ -414,7 +430,7 @@ def test_training_starts_from_the_weights_it_is_given(trained, tmp_path):
         ("adversarial_training.py", (), {}, "train_data.csv"),
         ("evaluate.py", (), {}, "test_data.csv"),
         ("test.py", ("nowhere", "--output", "out"), {}, "nowhere: no such file or folder"),
-        ("test.py", ("nowhere", "--output", "out", "--spacing-mm", "1", "0", "1"), {}, "three numbers above 0"),
+        ("test.py", ("nowhere", "--output", "out", "--spacing-mm", "12", "4", "120"), {}, "divide micrometres"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(script, arguments, settings, message, tmp_path):

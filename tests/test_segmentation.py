@@ -172,6 +172,8 @@ def test_volumes_are_segmented_in_one_call(tmp_path):
     np.testing.assert_array_equal(labels == 1, voxels == 230)
     assert probabilities.shape == (*voxels.shape, 4)
     np.testing.assert_array_equal(probabilities.argmax(axis=-1), labels)
+    with pytest.raises(InputError, match=r"spacing_mm 11\.7 3\.872 120: expected x .* divide micrometres by 1000"):
+        segment_volume(voxels, (11.7, 3.872, 120), "Spectralis", tmp_path / "best.keras")
 
 
 def test_mirrored_and_dropout_predictions_are_averaged_and_compared():

@@ -254,6 +254,43 @@ def test_what_is_wrong_with_a_scan_costs_no_other(model, tmp_path):
     assert [path.name for path in output.iterdir() if path.is_dir()] == ["Spectralis_good"]
 
 
+class NanWhereBright:
+    """A network that yields NaN for tiles with a bright pixel, else what `model` says."""
+
+    def __init__(self, model, in_heads):
+        self.model, self.in_heads = model, in_heads
+        self.input_shape = model.input_shape
+        self.output = [model.output, None] if in_heads else model.output
+
+    def predict_on_batch(self, images):
+        probabilities = self.model.predict_on_batch(images)
+        factor = np.where(images.max() > 0.7, np.nan, 1).astype(np.float32)
+        heads = np.full((len(images), 3), 0.5, np.float32)
+        return [probabilities, heads * factor] if self.in_heads else probabilities * factor
+
+
+@pytest.mark.parametrize("in_heads", [False, True])
+def test_a_network_that_yields_nan_fails_that_scan_alone(model, tmp_path, monkeypatch, in_heads):
+    network = load_network(model)
+    network = dataclasses.replace(network, model=NanWhereBright(network.model, in_heads))
+    monkeypatch.setattr(output_module, "_network", lambda job: network)
+    bright, dark = bright_scan(), np.minimum(bright_scan(), 180)
+    complaints = {}
+    pairs = [Pair("Cirrus", name, *(tmp_path / part / f"{name}.mhd" for part in "prs")) for name in ("bright", "dark")]
+    for pair, voxels in zip(pairs, (bright, dark), strict=True):
+        write_volume(pair.oct_path, voxels, SPACING_MM)
+        write_volume(pair.reference_path, (voxels == 230).astype(np.uint8), SPACING_MM)
+        (files,) = find_scans([pair.oct_path])
+        _, complaints[pair.name] = segment_to_files(files, job_of(model, tmp_path / "out", vendor="Cirrus"))
+    assert complaints["dark"] == []
+    (line,) = complaints["bright"]
+    assert line.startswith(f"{pairs[0].oct_path}: the network's output is NaN or infinite in ")
+    assert [path.name for path in (tmp_path / "out").glob("*.mhd")] == ["Cirrus_dark.mhd"]
+    table, _, failed = segment_and_score(network, pairs, Decisions(0.5), workers=0)
+    assert failed == [line]
+    assert table.case.unique().tolist() == ["dark"]
+
+
 def test_scans_of_odd_sizes_and_contents_have_defined_results(model, tmp_path):
     rng = np.random.default_rng(0)
     odd = {

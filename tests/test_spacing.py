@@ -9,7 +9,7 @@ from utils.preparation.cases import find_cases
 from utils.preparation.checks import check_headers
 from utils.volumes.mhd import write_volume
 from utils.volumes.scans import find_scans, read_scan
-from utils.volumes.spacing import believed_spacing_mm, has_swapped_axes, spacing_to_use
+from utils.volumes.spacing import believed_spacing_mm, check_spacing, has_swapped_axes, spacing_to_use
 
 SHAPE = (49, 496, 512)
 SPECTRALIS_MM = (0.0115, 0.003872, 0.12)
@@ -37,6 +37,25 @@ def test_what_is_believed(stated, shape, believed):
     usual = (0.01145, 0.003872, 0.1225)
     assert spacing_mm == pytest.approx([other if mm is None else mm for mm, other in zip(believed, usual, strict=True)])
     assert [note.count(" mm") for note in notes] == [believed.count(None)] * (None in believed)
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ((11.5, 3.872, 120.0), "divide micrometres by 1000"),
+        ((0.12, 0.003872, 0.0115), "give it in the order x, y, z"),
+        ((1, 0, 1), "give the device's own"),
+        ((0.0115, float("nan"), 0.12), "give the device's own"),
+        ((0.0115, None, 0.12), "give the device's own"),
+    ],
+)
+def test_a_spacing_that_no_scan_has_is_refused_with_what_it_may_be(given, remedy):
+    check_spacing("spacing_mm", SPECTRALIS_MM)
+    with pytest.raises(InputError) as caught:
+        check_spacing("spacing_mm", given)
+    (line,) = caught.value.messages
+    assert line.startswith(f"spacing_mm {' '.join(map(str, given))}: expected x 0.0005 to 0.045, y ")
+    assert line.endswith(f" mm; {remedy}" + ": between columns, rows, B-scans" * ("order" in remedy))
 
 
 def test_checks_and_reading_believe_the_same(tmp_path):

@@ -1,3 +1,5 @@
+import gc
+import weakref
 from collections import Counter
 
 import keras
@@ -6,7 +8,7 @@ import pytest
 
 from utils.errors import InputError
 from utils.prepared import SliceRow
-from utils.training.epoch import keras_batches
+from utils.training.epoch import fit_epoch, keras_batches
 from utils.training.validation import FluidDice, check_monitor, choose_b_scans, segment_b_scans
 from utils.volumes.mhd import write_volume
 
@@ -115,3 +117,20 @@ def test_keras_gets_every_batch_from_a_dataset_that_nothing_tunes_by_the_clock()
         np.testing.assert_array_equal(images, expected[0])
         np.testing.assert_array_equal(present, expected[1][0])
         assert (images.dtype, present.dtype) == ("float32", "uint8")
+
+
+def test_no_batch_outlives_its_epoch():
+    """TensorFlow keeps the function that a dataset's batches come from. It once held the first batch of each epoch."""
+    given = []
+
+    def batches():
+        for _ in range(3):
+            given.append(weakref.ref(image := np.zeros((2, 4), np.float32)))
+            yield image, np.zeros((2, 1), np.float32)
+
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    network.compile(loss="mse")
+    fit_epoch(network, batches(), lambda *_: None)
+    network.evaluate(keras_batches(batches()), verbose=0)
+    gc.collect()
+    assert [batch() is None for batch in given] == [True] * 6

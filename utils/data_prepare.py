@@ -9,6 +9,7 @@ draws patches of train_data.csv into OUTPUT_ROOT/patches.png, as training gets t
 
 import argparse
 import itertools
+import math
 import random
 from collections import Counter
 from dataclasses import replace
@@ -23,7 +24,8 @@ from utils.custom_nuts import CutPatch
 from utils.errors import InputError, run_script
 from utils.labels import FLUIDS, allowed_tables
 from utils.patch_stream import B_SCANS_PER_BLOCK, SHUFFLE_B_SCANS, STRATIFY, PlanPatches, Prefetch
-from utils.prepared import SliceRow, check_volumes_exist, read_outlined_rows
+from utils.prepared import SliceRow, check_volumes_exist, read_outlined_rows, volume_paths
+from utils.volumes.mhd import open_volume
 
 BATCHES_AHEAD = 4  # batches prepared ahead of the training step; one of 16 patches takes 8 MB
 
@@ -129,7 +131,7 @@ def get_iterator_nuts(rows, settings, *, training, epoch, first_batch=0, repeate
         rows, settings, training=training, epoch=epoch, first_patch=first_batch * batch_size, repeated=repeated
     )
     build_batch = build_batch_train(batch_size, settings.slice_mean, settings.slice_sd, settings.n_classes)
-    keras_batches = _KerasBatches(settings.preprocessed_folder, len(rows), batch_size if training else 1, first_batch)
+    keras_batches = _KerasBatches(rows, settings, batch_size if training else 1, first_batch)
     return samples >> build_batch >> keras_batches >> Prefetch(BATCHES_AHEAD)
 
 
@@ -192,10 +194,10 @@ def one_hot_labels(masks, n_classes):
 
 
 @nut_processor
-def _KerasBatches(batches, preprocessed_folder, n_b_scans, smallest, n_before):
+def _KerasBatches(batches, rows, settings, smallest, n_before):
     """BuildBatch's [[image], [mask, ...]] as (image, (mask, ...)), without batches below the `smallest` size.
 
-    `n_before` batches of the epoch came before. Raises `InputError` if the epoch has no batch at all.
+    `n_before` batches of the epoch came before. Raises `InputError` if the epoch of `rows` has no batch at all.
     """
     n_patches, n_batches = 0, n_before
     for (image,), targets in batches:
@@ -204,10 +206,22 @@ def _KerasBatches(batches, preprocessed_folder, n_b_scans, smallest, n_before):
             n_batches += 1
             yield image, tuple(targets)
     if not n_batches:
-        raise InputError(
-            f"{preprocessed_folder}: {n_b_scans} B-scans gave {n_patches} patches, expected at least {smallest} for a "
-            "batch; use more cases or a smaller BATCH_SIZE, and see that their ROI masks are not empty"
-        )
+        raise InputError(_too_few(rows, settings, n_patches, smallest))
+
+
+def _too_few(rows, settings, n_patches, smallest):
+    """What to say of an epoch of `rows` that gave `n_patches`, fewer than the `smallest` batch."""
+    cases = {(row.folder or settings.preprocessed_folder, row.vendor, row.image_name) for row in rows}
+    sizes = {open_volume(volume_paths(*case)[0])[0].shape[1:] for case in cases}
+    largest, patch = (" x ".join(map(str, size)) for size in (max(sizes, key=math.prod), settings.patches.shape))
+    if any(settings.patches.can_be_kept(*size) for size in sizes):
+        remedy = "use more cases or a smaller BATCH_SIZE, and see that their ROI masks are not empty"
+    else:
+        remedy = "they fill too little of a patch; lower PATCH_SIZE_H or PATCH_SIZE_W"
+    return (
+        f"{settings.preprocessed_folder}: {len(rows)} B-scans of at most {largest} pixels (rows x columns) gave "
+        f"{n_patches} patches of {patch}, expected at least {smallest} for a batch; {remedy}"
+    )
 
 
 def _stream(seed, epoch, stage, draw, *root):

@@ -6,6 +6,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from utils.errors import InputError
 from utils.files import read_json, sha256, write_json, written_whole
 from utils.labels import CLASS_NAMES, FLUIDS, in_order
@@ -150,7 +152,7 @@ def _exported(folder):
 def set_weights(networks, path):
     """Load the weights of the exported model at `path` into `networks`, all of one architecture.
 
-    Raises `InputError` if the file is no Keras model, or another network.
+    Raises `InputError` if the file is no Keras model, another network, or holds NaN.
     """
     import keras
 
@@ -164,5 +166,7 @@ def set_weights(networks, path):
         raise InputError(
             f"{path}: is another network than this run's; set these as it was trained: {its_own or 'not recorded'}"
         )
+    if not all(np.isfinite(weight).all() for weight in weights):
+        raise InputError(f"{path}: holds weights that are not finite, expected numbers; start from another model")
     for network in networks:
         network.set_weights(weights)

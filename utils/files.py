@@ -13,7 +13,7 @@ from pathlib import Path
 
 import filelock
 
-from utils.errors import InputError
+from utils.errors import InputError, what_failed
 from utils.names import as_text
 
 UNFINISHED = ".unfinished-"  # how the names of files begin that are still being written
@@ -65,8 +65,9 @@ def remove_unfinished(folder, below=True):
 def locked(folder):
     """Hold the lock of `folder` during the block, so that no other process that takes this lock writes there.
 
-    Raises `InputError` at once if another process holds it. The operating system releases the lock when its process
-    ends, even a killed one. A process may take the lock again while it holds it.
+    Raises `InputError` at once if another process holds it, or if there are no locks on the folder's drive. The
+    operating system releases the lock when its process ends, even a killed one. A process may take the lock again while
+    it holds it.
     """
     path = Path(folder) / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +76,13 @@ def locked(folder):
         lock.acquire()
     except filelock.Timeout as error:
         raise InputError(f"{folder}: another process is writing there; wait for it, or name another folder") from error
+    except OSError as error:
+        if error.filename:  # the file cannot be made or opened
+            raise
+        raise InputError(
+            f"{path}: cannot be locked ({what_failed(error)}), expected a drive with file locks; name a folder on a "
+            "local disk, or have locks enabled on this network drive"
+        ) from error
     try:
         yield
     finally:

@@ -29,6 +29,11 @@ class PatchSettings:
     fluid_labels: tuple = (1, 2, 3)  # of IRF, SRF and PED in the masks
     max_invalid: float = 0.5  # largest invalid share of a patch: beyond half, it would teach padding most of all
 
+    def can_be_kept(self, rows, columns):
+        """Whether a patch of a B-scan of so many pixels can be kept, by the padding that it needs."""
+        height, width = self.shape
+        return min(rows, height) * min(columns, width) >= (1 - self.max_invalid) * height * width
+
 
 @dataclass(frozen=True)
 class MixedRoot:

@@ -9,7 +9,7 @@ from utils.evaluation import detection
 from utils.evaluation.pairs import read_reference_labels, score_pairs
 from utils.files import code_digest, fingerprint, read_json, write_json
 from utils.labels import FLUIDS, NOT_JUDGED, without_unjudged
-from utils.segmentation.predict import head_presence, prediction_digest, segmented_slices
+from utils.segmentation.predict import NotFinite, head_presence, prediction_digest, segmented_slices
 from utils.segmentation.tiling import presence_scores
 from utils.volumes.mhd import read_header, read_volume, volume_files, write_volume
 
@@ -28,6 +28,8 @@ def segment_and_score(network, pairs, decisions, workers):
             records += record["rows"]
             by_probability = by_probability + np.array(record["by probability"])
             segmented.append(pair)
+        except NotFinite as error:
+            complaints.append(f"{pair.oct_path}: {error}")
         except InputError as error:
             complaints += error.messages
     volumes, of_scoring = score_pairs(segmented, workers)

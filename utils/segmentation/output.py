@@ -30,7 +30,7 @@ from utils.segmentation.etdrs import sides_of
 from utils.segmentation.findings import Findings
 from utils.segmentation.label_files import check_formats, write_label_files
 from utils.segmentation.page import label_runs, measurement_table, save_b_scan, subfield_table, write_scan_page
-from utils.segmentation.predict import MEMORY_GB, head_presence, load_network, segmented_slices
+from utils.segmentation.predict import MEMORY_GB, NotFinite, head_presence, load_network, segmented_slices
 from utils.segmentation.results import check_uncorrected, finished_record, put_in_place, working_folder
 from utils.volumes.mhd import open_volume, volume_files, volume_writer, voxel_digest
 from utils.volumes.scans import read_scan
@@ -103,6 +103,8 @@ def segment_to_files(files, job, on_slice=None):
     try:
         with _stuck_no_longer_than(job):
             return _segment(files, job, on_slice), []
+    except NotFinite as error:
+        return None, (f"{files.path}: {error}",)
     except InputError as error:
         return None, error.messages
     except OSError as error:

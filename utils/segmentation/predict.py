@@ -26,11 +26,18 @@ from utils.preparation.preprocessing import (
 from utils.preparation.roi import ROI_CODE, prediction_region
 from utils.segmentation.decisions import Decisions, of_taught_fluids
 from utils.segmentation.tiling import TILE_PIXELS, predict_stacks, presence_scores
+from utils.volumes.spacing import check_spacing
 
 MEMORY_GB = 0.8  # of intermediate results, by default
 # Of a tile, for each of `BASE_FILTERS` in our network, and whatever their number; measured on TensorFlow.
 _BYTES_PER_PIXEL = {"float32": (22, 520), "mixed_bfloat16": (12, 420), "mixed_float16": (12, 420)}
 _LITE_BYTES_PER_PIXEL = 800  # of `LITE_UNET`, under any policy; 640 were measured on TensorFlow
+_NOT_FINITE = "the network's output is NaN or infinite"
+_FINITE = "take another model, or DTYPE_POLICY=float32 where it is another"
+
+
+class NotFinite(InputError):
+    """A network yields NaN or infinity for a scan, which the message does not name."""
 
 
 @dataclass(frozen=True)
@@ -227,9 +234,10 @@ def segment_volume(volume, spacing_mm, vendor, model_path, **options):
     `volume` is uint8 or uint16 (slices, rows, columns) as exported, `spacing_mm` (x, y, z), `vendor` one of
     `utils.volumes.mhd.VENDORS`, `model_path` a ``best.keras`` with its ``best.json``, or a ``best.onnx``; `options` are
     those of `load_network`. Returns labels, uint8 (slices, rows, columns) with 0 background, 1 IRF, 2 SRF, 3 PED, and
-    probabilities, float32 (slices, rows, columns, 4), both on the scan's own grid. Raises `InputError` where the model
-    or the grey values cannot be used.
+    probabilities, float32 (slices, rows, columns, 4), both on the scan's own grid. Raises `InputError` where the model,
+    the spacing or the grey values cannot be used.
     """
+    check_spacing("spacing_mm", spacing_mm)
     probabilities = np.empty((*volume.shape, 4), np.float32)
 
     def keep(index, of_slice):
@@ -244,7 +252,7 @@ def segment_scan(network, voxels, spacing_mm, vendor, *, decisions=None, on_slic
 
     `voxels` (slices, rows, columns) are as read from the scan's file, `spacing_mm` is (x, y, z), `decisions` replace
     the network's own; ``on_slice(index, probabilities)``, if given, is called after every B-scan with its
-    probabilities, float32 (rows, columns, 4), of an `Ensemble` (rows, columns, 5).
+    probabilities, float32 (rows, columns, 4), of an `Ensemble` (rows, columns, 5). Raises `NotFinite`.
     """
     labels = np.zeros(voxels.shape, np.uint8)
     presence, head_outputs = np.zeros(3), []
@@ -259,10 +267,15 @@ def segment_scan(network, voxels, spacing_mm, vendor, *, decisions=None, on_slic
 
 
 def head_presence(network, head_outputs):
-    """Largest of the `head_outputs` of `segmented_slices` for each fluid, float (3,); None without presence heads."""
+    """Largest of the `head_outputs` of `segmented_slices` for each fluid, float (3,); None without presence heads.
+
+    Raises `NotFinite`.
+    """
     if not network.has_heads:
         return None
     largest = np.max([np.zeros(3), *(tile for batch in head_outputs for tile in batch)], axis=0)
+    if not np.isfinite(largest).all():
+        raise NotFinite(f"{_NOT_FINITE} in its presence heads; {_FINITE}")
     return largest * [fluid in network.settings.taught for fluid in FLUIDS]
 
 
@@ -272,7 +285,7 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, decisions=None, hea
     Arguments are as in `segment_scan`. What the network of further outputs says is appended to `head_outputs`.
     ``on_preprocessed(slice, region)``, if given, is called with each preprocessed B-scan and its region of interest,
     both uint8 (rows, columns). The next B-scan is prepared while one is predicted, and no more than a few are held.
-    The scan's padding is background with probability 1.
+    The scan's padding is background with probability 1. Raises `NotFinite`.
     """
     settings, decisions = network.settings, decisions or network.decisions
     rows = voxels.shape[1]
@@ -306,7 +319,10 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, decisions=None, hea
         channels=network.channels,
     )
     of_taught = (of_taught_fluids(probabilities, settings.taught) for probabilities in predicted)
-    for probabilities, padding in zip(map(decisions.calibrated, of_taught), invalid, strict=True):
+    calibrated = map(decisions.calibrated, of_taught)
+    for index, (probabilities, padding) in enumerate(zip(calibrated, invalid, strict=True)):
+        if not np.isfinite(probabilities).all():
+            raise NotFinite(f"{_NOT_FINITE} in B-scan {index}; {_FINITE}")
         on_scan_rows = np.tensordot(to_scan_rows, probabilities, axes=1)
         on_scan_rows[padding] = np.eye(network.channels)[0]  # once more: interpolation reached into it
         presence = presence_scores(probabilities)

@@ -59,13 +59,17 @@ class Sharing:
         return keras.distribution.DataParallel(devices=names, auto_shard_dataset=False).scope
 
     def agreed(self, values):
-        """Host 0's `values`, a dictionary of floats or None, on every host, so that all hosts decide alike."""
+        """Host 0's `values`, a dictionary of floats or None, on every host, so that all hosts decide alike.
+
+        The references decide which are None, and these are the same on every host.
+        """
         if self.hosts == 1:
             return values
         from jax.experimental.multihost_utils import broadcast_one_to_all
 
-        numbers = broadcast_one_to_all(np.array([np.nan if value is None else value for value in values.values()]))
-        return {name: None if np.isnan(number) else float(number) for name, number in zip(values, numbers, strict=True)}
+        numbers = broadcast_one_to_all(np.array([0.0 if value is None else value for value in values.values()]))
+        pairs = zip(values.items(), numbers, strict=True)
+        return {name: None if value is None else float(number) for (name, value), number in pairs}
 
 
 def mean_over_replicas(loss):

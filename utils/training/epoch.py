@@ -65,8 +65,10 @@ def keras_batches(batches):
     import tensorflow
 
     first = next(batches)
+    # Handed over, not held: TensorFlow keeps the function, and what it refers to, until the process ends.
+    not_taken = [itertools.chain([first], batches)]
     dataset = tensorflow.data.Dataset.from_generator(
-        lambda: itertools.chain([first], batches),
+        not_taken.pop,
         output_signature=keras.tree.map_structure(
             lambda array: tensorflow.TensorSpec((None, *array.shape[1:]), array.dtype), first
         ),

@@ -1,6 +1,7 @@
 """The epochs of a training run: continued where they stopped, recorded, and interrupted without loss."""
 
 import contextlib
+import math
 import shlex
 import signal
 import sys
@@ -9,6 +10,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
+from utils.errors import InputError
 from utils.exported_model import is_whole, read_best
 from utils.plots import save_progress
 from utils.training import run_folder
@@ -17,6 +19,7 @@ from utils.training.state import restore_variables, save_state
 PROJECTED_AFTER = 20  # steps, after which the console says how long the run will take
 LONG_HOURS = 12  # a run that takes longer is told what would shorten it
 SHORTER = "fewer with a lower EPOCH, STEPS_PER_EPOCH or BASE_FILTERS, or with DTYPE_POLICY=mixed_bfloat16"
+CALMER = "lower ADAM_LR or GRADIENT_CLIP (against a discriminator also D_ADAM_LR or ADVERSARIAL_WEIGHT)"
 
 
 class Interrupted(Exception):
@@ -145,9 +148,10 @@ class TrainingRun:
     def after_step(self, means, synchronise=None):
         """Note that a step has been taken; `means` are the losses' and metrics' since `begin_epoch`.
 
-        Saves the state now and then. Raises `Interrupted` where the run was asked to stop. `synchronise()`, if given,
-        is called before `variables` are read.
+        Saves the state now and then. Raises `Interrupted` where the run was asked to stop, and `InputError` where
+        training has diverged. `synchronise()`, if given, is called before `variables` are read.
         """
+        self._check_finite(means)
         self._steps, self._means, self._last_step = self._steps + 1, means, time.monotonic()
         if self._steps == 1:
             self._compiled = self._last_step
@@ -186,9 +190,26 @@ class TrainingRun:
                 for name, value in self._means.items()
             }
 
+    def _check_finite(self, measures, variables=()):
+        """Raise `InputError` where a value of `measures`, a dictionary, or of the `variables` is NaN or infinite.
+
+        Nothing of the epoch is kept then: what is on disk is from before.
+        """
+        known = {name: value for name, value in measures.items() if value is not None}
+        found = [f"{name} is {value}" for name, value in known.items() if not math.isfinite(value)]
+        if not all(np.isfinite(np.asarray(variable)).all() for variable in variables):
+            found.append("weights or the optimizer's moments are not finite")
+        if found:
+            raise InputError(
+                f"{self.folder}: training has diverged in epoch {self.progress['epoch'] + 1}, {', '.join(found)}; "
+                f"{CALMER}, and delete this folder or choose another RUN_NAME; the same command tries again from the "
+                "last checkpoint"
+            )
+
     def save(self):
-        """Save the state, up to the last step."""
+        """Save the state, up to the last step. Raises `InputError` where it is not finite."""
         if self.records:
+            self._check_finite({}, self.variables)
             self._note_steps()
             save_state(self.folder, self.variables, self.progress)
             self._saved = time.monotonic()
@@ -207,8 +228,12 @@ class TrainingRun:
         return row
 
     def record(self, row):
-        """Add an epoch's `row` to the log, choose the best epoch anew, draw the curves and save the state."""
+        """Add an epoch's `row` to the log, choose the best epoch anew, draw the curves and save the state.
+
+        Raises `InputError` where training has diverged.
+        """
         progress, monitor = self.progress, self.rules.monitor
+        self._check_finite(row, self.variables)
         self._steps = 0
         progress["history"].append(row)
         progress |= {"epoch": row["epoch"], "step": 0, "means": {}, "seconds": 0.0}

@@ -65,8 +65,8 @@ def start_run(folder, settings, data, irrelevant=(), writes=True, defaults=()):
 
     Writes ``config.json`` (settings), ``data.json`` (`data`, as `check_same_data` takes it) and ``versions.json``
     (packages and hardware) if `writes`. `irrelevant` names settings that do not alter this step. A setting that the run
-    did not know yet was at its default, as `defaults`, a dictionary, says. Raises `InputError` with a line for each other setting that has
-    changed, and for each part of the split that has.
+    did not know yet was at its default, as `defaults`, a dictionary, says. Raises `InputError` with a line for each
+    other setting that has changed, and for each part of the split that has.
     """
     path = Path(folder) / "config.json"
     if path.exists():

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from utils.errors import InputError
 from utils.volumes.vendors import VENDORS
 
 # Smallest and largest spacing (mm) that a retinal scan has. x, between A-scans: 3 mm in 4096 to 9 mm in 200. y, along
@@ -19,6 +20,20 @@ _DEFAULT = 1.0  # mm; programs that know no spacing write this
 def is_plausible(spacing_mm):
     """Whether an OCT scan can have this spacing (x, y, z)."""
     return None not in _plausible(spacing_mm)
+
+
+def check_spacing(name, spacing_mm):
+    """Raise `InputError` where no OCT scan has the spacing (x, y, z) that was given as `name`."""
+    if is_plausible(spacing_mm):
+        return
+    expected = ", ".join(f"{axis} {low:g} to {high:g}" for axis, (low, high) in PLAUSIBLE_SPACING_MM.items())
+    if _is_in_another_order(spacing_mm):
+        remedy = "give it in the order x, y, z: between columns, rows, B-scans"
+    elif None not in spacing_mm and is_plausible([value / 1000 for value in spacing_mm]):
+        remedy = "divide micrometres by 1000"
+    else:
+        remedy = "give the device's own"
+    raise InputError(f"{name} {' '.join(map(str, spacing_mm))}: expected {expected} mm; {remedy}")
 
 
 def believed_spacing_mm(spacing_mm, shape):
