@@ -35,7 +35,8 @@ OWN = {"preparation": {}, "train": part("a"), "val": part("b")}
 def test_what_a_model_inherits(ancestors, earlier):
     details = [{} if data is None else {"data": data} for data in ancestors]
     inherited = inherit({"data": OWN, "epoch": 3}, details)
-    assert inherited == {"data": OWN | ({} if earlier is None else {"earlier": earlier}), "epoch": 3}
+    data = OWN | ({} if earlier is None else {"earlier": earlier})
+    assert inherited == {"data": data, "epoch": 3, "taught": ["IRF", "SRF", "PED"]}
     assert says_what_it_saw(inherited) == ("complete" not in (earlier or {}))
     assert inherit(inherited, details) == inherited
 
@@ -48,3 +49,10 @@ def test_an_average_has_seen_what_each_of_its_models_has(tmp_path):
     assert seen == part("a", "b")
     unknown = export_brightness_model(tmp_path / "unknown")
     assert not says_what_it_saw(load_network(*paths, unknown).details)
+
+
+def test_what_an_ancestor_was_taught_was_the_model():
+    of_irf, of_ped = {"data": OWN, "taught": ["IRF"]}, {"data": OWN, "taught": ["PED"]}
+    assert inherit(of_irf, [])["taught"] == ["IRF"]
+    assert inherit(of_ped, [of_irf])["taught"] == ["IRF", "PED"]
+    assert inherit(of_irf, [{"data": OWN}])["taught"] == ["IRF", "SRF", "PED"]  # files of before were taught all

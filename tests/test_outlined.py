@@ -5,15 +5,19 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import batch_settings, noise, prepare, read_csv, run_python, write_prepared_case, write_raw_case
+from helpers import arguments, batch_settings, noise, prepare, read_csv, run_python, write_prepared_case, write_raw_case
 from stand_in import bright_scan, export_brightness_model
 
+import adversarial_training
+import config
+from utils.ancestry import inherit
 from utils.data_prepare import get_iterator_nuts, patch_samples
 from utils.errors import InputError
 from utils.evaluation.held_out import segment_and_score
 from utils.evaluation.pairs import Pair, match_pairs, read_reference_labels, score_pairs
 from utils.evaluation.report import measures
 from utils.evaluation.statistics import summarise_volumes, with_patients
+from utils.exported_model import read_best
 from utils.labels import FLUIDS, allowed_tables, unlabelled_value, without_unjudged
 from utils.preparation.cases import find_cases
 from utils.preparation.checks import check_facts, read_facts
@@ -22,6 +26,7 @@ from utils.preparation.roi import roi_mask
 from utils.prepared import SliceRow, outlined_in, read_csv_data, read_outlined_rows
 from utils.segmentation.decisions import Decisions, of_taught_fluids
 from utils.segmentation.predict import load_network
+from utils.training.data import TrainingData, fluids_outlined
 from utils.training.validation import FluidDice, choose_b_scans
 from utils.volumes.mhd import open_volume, read_volume, write_volume
 
@@ -342,3 +347,65 @@ def test_held_out_scores_leave_out_what_was_not_judged_or_outlined(tmp_path):
     ]
     means = summary[(summary.vendor == "all") & (summary.measure == "dice_all")].set_index("fluid")["mean"]
     assert means["mean"] == pytest.approx((means["IRF"] + means["PED"]) / 2)  # an SRF of 1 that nobody outlined is none
+
+
+def rows_that_outline(*held):
+    return [SliceRow("a", "Topcon", "a", index, *of_row) for index, of_row in enumerate(held)]
+
+
+@pytest.mark.parametrize(
+    ("start", "validation", "notes"),
+    [
+        (None, (1, 0, 0), ["no training case outlines PED: it is not taught, and never predicted"]),
+        (
+            {"taught": ["IRF", "PED"]},
+            (1, 0, 0),
+            ["no training case outlines PED, which the starting model was taught; validation says at each epoch what"],
+        ),
+        (
+            {},  # of before: was taught all
+            (1, None, None),
+            ["no training case outlines PED, which the starting model was taught; nor does a validation case, so"],
+        ),
+    ],
+)
+def test_training_says_what_no_case_outlines(start, validation, notes):
+    rows = {"train": rows_that_outline((1, None, None), (None, 0, None))}
+    record = {"data": {}, "taught": list(fluids_outlined(rows["train"]))}
+    record = record if start is None else inherit(record, [start])
+    data = TrainingData(rows, rows_that_outline(validation), record, start)
+    assert data.taught == (("IRF", "SRF") if start is None else ("IRF", "SRF", "PED"))
+    found = list(data.notes_on_outlines())
+    assert len(found) == len(notes)
+    assert all(note.startswith(expected) for note, expected in zip(found, notes, strict=True))
+
+
+def test_a_discriminator_refuses_scans_without_outlines_beside_partly_outlined_ones(monkeypatch):
+    partly = rows_that_outline((1, 0, 0), (1, None, 0))
+    monkeypatch.setattr(config, "ADVERSARIAL_WEIGHT", 0.1)
+    with pytest.raises(InputError, match=r"UNLABELLED_SHARE = 0: Topcon a outlines IRF, PED alone, expected all"):
+        adversarial_training.check_masks_are_alike(partly)
+    adversarial_training.check_masks_are_alike(partly[:1])
+    monkeypatch.setattr(config, "ADVERSARIAL_WEIGHT", 0.0)
+    adversarial_training.check_masks_are_alike(partly)  # the teacher stays
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_scripts_with_cysts_alone_outlined(tmp_path):
+    """From files to the report; the discriminator's step included."""
+    for seed, name in enumerate("abcdef"):
+        write_raw_case(tmp_path / "data", "Topcon", name, seed)
+    settings = ["OUTLINED=('IRF',)", "BASE_FILTERS=2", "BATCH_SIZE=4", "STEPS_PER_EPOCH=2", "EPOCH=1", "WORKERS=0"]
+    settings += ["TRAIN_CLASSES=True", "CHOOSE_DECISIONS=True", "D_WARM_UP_STEPS=1", "ADVERSARIAL_RAMP_STEPS=0"]
+    given = arguments(tmp_path / "data", tmp_path / "output", *settings)
+    assert "IRF 3, SRF 0, PED 0 of 3" in run_python("prepare_data.py", *given)[0]
+    assert "note: no training case outlines SRF or PED: it is not taught" in run_python("model_training.py", *given)[0]
+    run_python("adversarial_training.py", *given)
+    said, _ = run_python("evaluate.py", *given)
+    run = tmp_path / "output" / "runs" / "unet"
+    for step in ("segmentation", "adversarial"):
+        assert read_best(run / step / "best.keras")["taught"] == ["IRF"]
+    assert said.count("not outlined") == 2
+    assert set(pd.read_csv(run / "evaluation" / "volumes.csv").fluid) == {"IRF"}
+    assert all(read_volume(path)[0].max() <= 1 for path in (run / "evaluation" / "predictions").glob("*.mhd"))

@@ -68,7 +68,7 @@ def test_a_copy_of_a_validation_scan_under_another_name_is_refused(tmp_path):
         write_record(tmp_path, "Topcon", name)
     preparation = {"preprocessed_folder": tmp_path / "pre_processed", "patient_pattern": PATIENT}
     preparation |= {"axial_spacing_mm": 0.003872, "reference_histogram_csv": None}
-    data = TrainingData({"val": read_csv_data(val_csv)}, [], {})
+    data = TrainingData({"val": read_csv_data(val_csv)}, [], {"data": {}}, start=None)
     arguments = data, slice_csv, {"val": val_csv, "test": test_csv}, preparation
     assert {row.image_name for row in with_unlabelled(*arguments).unlabelled} == {"p3a"}
     record = record_path(tmp_path / "pre_processed", "Topcon", "p3a", "images")
