@@ -129,6 +129,8 @@ def evaluate_model():
             f"{details['value']:.4f} on validation cases",
             "probability threshold": decisions.in_words(),
         }
+        if untaught := [fluid for fluid in FLUIDS if fluid not in network.settings.taught]:
+            facts["not taught, never predicted"] = ", ".join(untaught)
         notes = [
             f"Detection's score: {detection.SCORES[score]}; best on the validation cases "
             f"(mean AUC there: {_tried(aucs)}).",
