@@ -34,7 +34,7 @@ from utils.segmentation.appearance import training_appearance
 from utils.segmentation.decisions import decisions_of_run
 from utils.training import run_folder
 from utils.training.choosing import add_decisions
-from utils.training.data import fluids_outlined, read_training_data
+from utils.training.data import read_training_data
 from utils.training.devices import Sharing
 from utils.training.epoch import (
     compile_for_scoring,
@@ -130,7 +130,7 @@ def train(folder, data, sharing, state):
     )
     run.restore_best(functools.partial(copy_weights, unet, optimizer, inference))
     batches_of_host = sharing.part_of_batches(config.batch_settings())
-    if data.start and not state and data.taught != fluids_outlined(data.rows["train"]):
+    if data.watched and not state:
         copy_weights(unet, optimizer, inference)
         dice = dice_text(score(inference, data, None, run.stop_if_asked))
         print(f"starting model: val Dice IRF/SRF/PED {dice}", flush=True)

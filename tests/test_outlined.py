@@ -365,7 +365,7 @@ def rows_that_outline(*held):
         (
             {},  # of before: was taught all
             (1, None, None),
-            ["no training case outlines PED, which the starting model was taught; nor does a validation case, so"],
+            ["no training case outlines PED, which the starting model was taught; no validation case says"],
         ),
     ],
 )

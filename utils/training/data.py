@@ -51,18 +51,32 @@ class TrainingData:
         """Names of the fluids that a training case outlines, or one of a model that training starts from."""
         return taught_fluids(self.record)
 
+    @property
+    def at_risk(self):
+        """Names of the fluids that the starting model was taught and no training case outlines."""
+        outlined = fluids_outlined(self.rows["train"])
+        return tuple(fluid for fluid in self.taught if fluid not in outlined)
+
+    @property
+    def watched(self):
+        """Those `at_risk` that validation cases outline, so that each epoch's scores say what remains of them."""
+        judged = fluids_outlined(self.b_scans)
+        return tuple(fluid for fluid in self.at_risk if fluid in judged)
+
     def notes_on_outlines(self):
         """A sentence for each thing that no training case outlines."""
-        outlined, judged = fluids_outlined(self.rows["train"]), fluids_outlined(self.b_scans)
         if unknown := [fluid for fluid in FLUIDS if fluid not in self.taught]:
             yield f"no training case outlines {' or '.join(unknown)}: it is not taught, and never predicted"
-        earlier = [fluid for fluid in self.taught if fluid not in outlined]
         for fluids, checked in (
-            ([fluid for fluid in earlier if fluid in judged], "validation says at each epoch what remains of it"),
-            ([fluid for fluid in earlier if fluid not in judged], "nor does a validation case, so nobody checks it"),
+            (self.watched, "validation says at each epoch what remains of it"),
+            (
+                [fluid for fluid in self.at_risk if fluid not in self.watched],
+                "no validation case says what remains of it",
+            ),
         ):
             if fluids:
-                yield f"no training case outlines {' or '.join(fluids)}, which the starting model was taught; {checked}"
+                names = " or ".join(fluids)
+                yield f"no training case outlines {names}, which the starting model was taught; {checked}"
 
     @property
     def settings(self):
