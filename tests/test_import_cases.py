@@ -19,7 +19,7 @@ from utils.tools.import_cases import main
     ("options", "expected"),
     [
         ({"said": SAID[:2]}, "states none as spacing, expected a scan's; say it: --spacing-mm X Y Z"),
-        ({"said": [*SAID[:3], "1", "1", "1"]}, "--spacing-mm 1 1 1: expected x 0.0005 to 0.045"),
+        ({"said": [*SAID[:3], "1", "1", "1"]}, "--spacing-mm 1.0 1.0 1.0: expected x 0.0005 to 0.045"),
         ({"patient": ["--patient-pattern", r"(\d{5})"]}, "1-a.png: --patient-pattern (\\d{5}) finds no patient in it"),
         ({"patient": ["--patient-pattern", r"\d"]}, "--patient-pattern \\d: expected a group"),
         ({"patient": ["--patient-pattern", "("]}, "--patient-pattern (: no regular expression"),

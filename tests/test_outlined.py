@@ -171,21 +171,20 @@ def test_step_1_says_what_is_unknown(prepared):
     assert np.unique(masks).tolist() == [0, 1]
 
 
-def test_what_outlined_csv_and_other_mhd_say_is_followed_when_it_changes(prepared):
+def test_what_outlined_csv_and_other_mhd_say_is_followed_when_it_changes(prepared, prepare_here, capsys):
     root, _ = prepared
     state = root / "data" / "outlined.csv"
     before = state.read_text()
-    try:
-        state.write_text(before.replace("Topcon/a,IRF", "Topcon/a,IRF SRF"))
-        said, _ = prepare(root / "data", root / "output", "NOT_JUDGED_OTHER=(1,)")
-    finally:
-        state.write_text(before)
+    state.write_text(before.replace("Topcon/a,IRF", "Topcon/a,IRF SRF"))
+    prepare_here(root / "data", root / "output", "NOT_JUDGED_OTHER=(1, 2)")
+    said = capsys.readouterr().out
     assert "1 to do: outlined changed" in said
-    said, _ = prepare(root / "data", root / "output", "NOT_JUDGED_OTHER=(1, 2)")
-    assert "1 to do: not judged changed" in said  # "a" has been prepared otherwise as well
-    said, _ = prepare(root / "data", root / "output", "NOT_JUDGED_OTHER=(1,)")
-    assert "images: 5 of 6" in said
-    assert "images: 6 of 6" in prepare(root / "data", root / "output", "NOT_JUDGED_OTHER=(1,)")[0]
+    assert "1 to do: not judged changed" in said
+    state.write_text(before)
+    prepare_here(root / "data", root / "output", "NOT_JUDGED_OTHER=[1]")
+    assert "images: 4 of 6" in capsys.readouterr().out
+    prepare_here(root / "data", root / "output", "NOT_JUDGED_OTHER=(1,)")
+    assert "images: 6 of 6" in capsys.readouterr().out
 
 
 def test_rows_without_any_outline_neither_train_nor_judge(tmp_path):

@@ -40,7 +40,7 @@ from utils.importing.written_cases import owned_cases, record_import, record_out
 from utils.labels import FLUIDS, in_order
 from utils.names import as_text, same_name
 from utils.volumes.grey_values import as_grey
-from utils.volumes.spacing import PLAUSIBLE_SPACING_MM, believed_spacing_mm, is_plausible
+from utils.volumes.spacing import believed_spacing_mm, check_spacing
 from utils.volumes.vendors import VENDORS
 
 _SAID = {"vendor", "patient_pattern"}  # what other people's files do not tell
@@ -128,9 +128,11 @@ def _parse(argv):
     given = {name for name in _CHECKED if getattr(options, name) is not None}
     complaints = [f"{_flag(name)}: {options.layout} needs it" for name in sorted(needed - given)]
     complaints += [f"{_flag(name)}: {options.layout} has no use for it" for name in sorted(given - needed - allowed)]
-    if options.spacing_mm is not None and not is_plausible(options.spacing_mm):
-        expected = ", ".join(f"{axis} {low:g} to {high:g}" for axis, (low, high) in PLAUSIBLE_SPACING_MM.items())
-        complaints.append(f"--spacing-mm {' '.join(f'{mm:g}' for mm in options.spacing_mm)}: expected {expected} mm")
+    if options.spacing_mm is not None:
+        try:
+            check_spacing("--spacing-mm", options.spacing_mm)
+        except InputError as error:
+            complaints += error.messages
     try:
         if re.compile(options.patient_pattern or _WHOLE_NAME).groups < 1:
             complaints.append(f"--patient-pattern {options.patient_pattern}: expected a group, as in '(\\d+)_'")
