@@ -14,7 +14,7 @@ from utils.data_prepare import SliceRow
 from utils.patch_settings import AugmentationSettings, PatchSettings
 from utils.patch_stream import plan_block
 
-Row = namedtuple("Row", "image_name vendor slice folder is_IRF", defaults=(None, 0))
+Row = namedtuple("Row", "image_name vendor slice folder is_IRF is_SRF is_PED", defaults=(None, 0, 0, 0))
 NONE = AugmentationSettings(10.0, False, 0.0, 0.0, 0.0)
 CHANGES = ["gamma", "contrast", "brightness", "blur", "resolution", "speckle", "noise"]
 

@@ -119,8 +119,8 @@ def test_csv_columns_are_found_by_name(tmp_path):
         (HEADER + "\na,Cirrus,/etc,0,0,0,0\n", "row 1: root is '/etc'"),
         (HEADER + "\na,Cirrus,r,,0,0,0\n", "row 1: slice is ''"),
         (HEADER + "\na,Cirrus,r,-1,0,0,0\n", "row 1: slice is '-1'"),
-        (HEADER + "\na,Cirrus,r,0,0,2,0\n", "row 1: is_SRF is '2', expected 0 or 1"),
-        (HEADER + "\na,Cirrus,r,0,0\n", "row 1: is_SRF is"),
+        (HEADER + "\na,Cirrus,r,0,0,2,0\n", "row 1: is_SRF is '2', expected 0, 1 or nothing"),
+        (HEADER + "\na,Cirrus,r,0,0\n", "row 1 has 5 values, expected 7"),
     ],
 )
 def test_a_csv_that_loses_rows_or_values_is_an_error(tmp_path, text, message):

@@ -45,8 +45,6 @@ def test_fine_tuning_chooses_its_epochs_on_validation_cases(output, monkeypatch)
     details = {**config.prediction_settings(), "reference_histogram": None}
     export_best(output / "runs" / "unet" / "segmentation", Exported(), details)
     seen = []
-    monkeypatch.setattr(
-        adversarial_training, "fine_tune", lambda folder, start, details, data, state: seen.extend(data.b_scans)
-    )
+    monkeypatch.setattr(adversarial_training, "fine_tune", lambda folder, data, state: seen.extend(data.b_scans))
     adversarial_training.main([])
     assert {row.image_name for row in seen} == {"val"}

@@ -1,5 +1,6 @@
 """What step 1 writes: preprocessed volumes, the slice CSV and its splits, and records of how each case was prepared."""
 
+import csv
 import functools
 import hashlib
 import json
@@ -86,13 +87,14 @@ def _text_rows(path):
     if path.suffix.lower() != ".csv":
         raise ValueError(f"expected a .csv file, got {path}")  # ReadPandas would unpickle anything else
     try:
-        with open(path, encoding="utf-8") as file:
-            expected_rows = sum(bool(line.strip()) for line in file) - 1
+        with open(path, encoding="utf-8", newline="") as file:
+            lines = [line for line in file if line.strip()]
+        expected_rows, lengths = len(lines) - 1, list(map(len, csv.reader(lines)))
         # Every cell as text and none as missing: pandas reads NA as missing and 007 as 7 otherwise.
         reader = ReadPandas(str(path), colnames=list(COLUMNS), dropnan=False, dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; run prepare_data.py first") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, csv.Error) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a CSV table in UTF-8 ({reason}); run prepare_data.py again") from error
     if not isinstance(reader.dataframe.index, pd.RangeIndex):  # pandas took the first column for row names
@@ -108,6 +110,12 @@ def _text_rows(path):
             f"{path}: read {len(rows)} rows of {expected_rows}, expected all; "
             "look for stray quotes and line breaks, or run prepare_data.py again"
         )
+    # An empty value has a meaning, so that a row cut short must not look like one.
+    _raise_all(
+        f"{path}: row {number} has {length} values, expected {lengths[0]}; run prepare_data.py again"
+        for number, length in enumerate(lengths)
+        if length < lengths[0]
+    )
     return [SliceRow._make((*row, None)) for row in rows]
 
 
