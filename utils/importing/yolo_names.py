@@ -74,5 +74,5 @@ def _read_names(path):
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path}: tells no names of classes ({type(error).__name__}: {reason}), expected names: [irf, srf], or a "
-            "number and a name a line; mend it, or remove it to state numbers"
+            "number and a name a line; correct it, or remove it to state numbers"
         ) from error
