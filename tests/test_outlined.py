@@ -19,6 +19,8 @@ from utils.evaluation.report import measures
 from utils.evaluation.statistics import summarise_volumes, with_patients
 from utils.exported_model import read_best
 from utils.labels import FLUIDS, allowed_tables, unlabelled_value, without_unjudged
+from utils.patch_preview import class_balance
+from utils.plots import NOT_JUDGED_COLOUR, overlay
 from utils.preparation.cases import find_cases
 from utils.preparation.checks import check_facts, read_facts
 from utils.preparation.outlined import as_judged, read_outlined, write_outlined
@@ -248,6 +250,24 @@ def test_a_rotated_patch_is_as_unknown_where_it_was_turned_in(tmp_path):
     images = [image for epoch in range(6) for image, *_ in patch_samples([row], settings, training=True, epoch=epoch)]
     assert any((image == 0).any() for image in images)  # some were turned
     assert {value for mask in masks for value in np.unique(mask)} == {IRF_ALONE}
+
+
+def test_the_class_balance_of_what_is_partly_known():
+    """Four pixels: background or SRF, IRF, PED, not judged; SRF is unknown."""
+    mask = np.array([[128 + 1 + 4, 1], [3, 255]], np.uint8)
+    balance = class_balance({"Topcon": [(np.ones((2, 2, 3), np.uint8), mask, 1, 255, 1)]})["Topcon"].to_dict()
+    pixels = {name: balance[f"% of pixels {name}"] for name in ("background", "IRF", "SRF", "PED", "not judged")}
+    assert pixels == {"background": 25, "IRF": 25, "SRF": 0, "PED": 25, "not judged": 25}
+    assert (balance["% with IRF"], balance["% with SRF"]) == (100, 0)
+
+
+def test_pictures_show_what_was_not_judged():
+    grey, labels = np.full((8, 8), 100, np.uint8), np.zeros((8, 8), np.uint8)
+    labels[2:4], labels[5:7], labels[7] = 255, 1, IRF_ALONE
+    picture = overlay(grey, labels)
+    assert (picture[2, 0] == np.rint(0.55 * 100 + 0.45 * NOT_JUDGED_COLOUR)).all()
+    assert (picture[[0, 7]] == 100).all()  # background, as far as is known
+    assert (picture[6, 0] != 100).any()
 
 
 # ---- Scores --------------------------------------------------------------------------------------------------------

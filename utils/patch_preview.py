@@ -5,7 +5,7 @@ import pandas as pd
 
 from utils.files import written_whole
 from utils.labels import CLASS_NAMES, EVERY_CLASS, FLUIDS
-from utils.plots import CLASS_COLOURS, overlay
+from utils.plots import CLASS_COLOURS, NOT_JUDGED_COLOUR, overlay
 
 PATCHES_A_VENDOR = 500  # patches for the class balance; they take 65 MB
 _PATCHES_SHOWN = 12  # of each vendor
@@ -57,6 +57,8 @@ def save_patch_sheet(path, patches):
             panel.imshow(overlay(image[..., 1], mask))
             panel.set_title(" ".join(held) or "none", fontsize=8)
     legend = [Patch(color=CLASS_COLOURS[label] / 255, label=name) for name, label in FLUIDS.items()]
+    if any((mask & EVERY_CLASS == EVERY_CLASS).any() for samples in patches.values() for _, mask, *_ in samples):
+        legend.append(Patch(color=NOT_JUDGED_COLOUR / 255, label="not judged"))
     figure.legend(handles=legend, loc="outside lower center", ncols=len(legend))
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=100)
