@@ -19,7 +19,7 @@ from utils.evaluation.report import measures
 from utils.evaluation.statistics import summarise_volumes, with_patients
 from utils.exported_model import read_best
 from utils.labels import FLUIDS, allowed_tables, unlabelled_value, without_unjudged
-from utils.preparation.cases import find_cases
+from utils.preparation.cases import find_cases, outlined_below
 from utils.preparation.checks import check_facts, read_facts
 from utils.preparation.outlined import as_judged, read_outlined, write_outlined
 from utils.preparation.roi import roi_mask
@@ -98,11 +98,27 @@ def test_the_nearest_root_counts(tmp_path, capsys):
     write_outlined(tmp_path, {f"{of_topcon}/d": ("SRF",)})
     find_cases(tmp_path)
     assert "outlined.csv names RETOUCH-TrainingSet-Topcon/d, where no case is" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"outlined.csv: says what was outlined in .*Topcon; set DATA_ROOT to"):
+    with pytest.raises(InputError, match=r"outlined.csv: says what was outlined in .*Topcon; name .* instead"):
         find_cases(tmp_path / of_topcon)
     (tmp_path / "outlined.csv").rename(tmp_path / of_topcon / "outlined.csv")  # roots are relative to the table
     write_outlined(tmp_path / of_topcon, {"a": ("IRF",)})
     assert {case.name: case.outlined for case in find_cases(tmp_path)}["a"] == ("IRF",)
+
+
+def test_a_table_above_is_not_passed_over(tmp_path):
+    """Whether it names the folder, one above it or a case in it, and however far above it lies."""
+    write_raw_case(tmp_path / "far", "Topcon", "a")
+    for root in (".", "far", "far/RETOUCH-TrainingSet-Topcon/a"):
+        (tmp_path / "outlined.csv").write_text(f"root,outlined\n{root},IRF\n")
+        with pytest.raises(InputError, match=r"outlined.csv: says what was outlined in .*Topcon; name .* instead"):
+            outlined_below(tmp_path / "far" / "RETOUCH-TrainingSet-Topcon")
+    (tmp_path / "outlined.csv").write_text("root,outlined\nanother,IRF\n")
+    assert outlined_below(tmp_path / "far") == {}
+
+
+def test_a_root_as_windows_writes_it(tmp_path):
+    (tmp_path / "outlined.csv").write_bytes("\ufeffroot,outlined\r\nTopcon\\a ,IRF\r\nTopcon\\b\\,\r\n".encode())
+    assert read_outlined(tmp_path) == {"Topcon/a": ("IRF",), "Topcon/b": ()}
 
 
 # ---- Step 1 --------------------------------------------------------------------------------------------------------
@@ -282,6 +298,19 @@ def test_label_volumes_are_scored_where_a_reader_judged(tmp_path):
     volumes, _ = score_pairs(pairs, workers=0)
     dice = {(row.case, row.fluid): row.dice for row in volumes.itertuples()}
     assert dice == {("P1", "IRF"): 2 / 3, ("P2", "IRF"): 2 / 3, ("P2", "SRF"): 0, ("P2", "PED"): 0}
+
+
+def test_references_follow_the_tables_that_step_1_follows(tmp_path, capsys):
+    """One in the vendor's folder, as importing a vendor at a time leaves it; a root without a reference is named."""
+    write(tmp_path / "reference" / "Topcon" / "P1" / "reference.mhd", [[1, 0]])
+    write(tmp_path / "predictions" / "Topcon_P1.mhd", [[1, 2]])
+    write_outlined(tmp_path / "reference" / "Topcon", {"P1": ("IRF",), "P2": ("SRF",)})
+    ((pair,), _) = match_pairs(tmp_path / "predictions", tmp_path / "reference")
+    assert pair.outlined == ("IRF",)
+    assert "outlined.csv names Topcon/P2, where no case is" in capsys.readouterr().err
+    write_outlined(tmp_path, {"reference": ("IRF",)})
+    with pytest.raises(InputError, match="says what was outlined in"):
+        match_pairs(tmp_path / "predictions", tmp_path / "reference")
 
 
 def test_a_reference_of_0_and_255_needs_a_word(tmp_path):

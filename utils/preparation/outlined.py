@@ -7,7 +7,7 @@ were, where the setting OUTLINED does not hold for all of them:
     Spectralis/P1,IRF
     Topcon,IRF SRF
 
-A root is a case's folder or one above it, relative to the file's; the nearest counts.
+A root is a case's folder or one above it, relative to the file's; the nearest counts. It may have backslashes.
 """
 
 import csv
@@ -41,7 +41,7 @@ def read_outlined(folder):
         raise InputError(f"{path}: its columns are {','.join(header)}, expected {','.join(_COLUMNS)}")
     stated, complaints = {}, []
     for number, row in enumerate(rows, 2):
-        root, names = PurePosixPath(row[0]).as_posix(), row[1].split() if len(row) == 2 else []
+        root, names = PurePosixPath(row[0].strip().replace("\\", "/")).as_posix(), row[1].split() if len(row) == 2 else []
         if len(row) != 2:
             complaints.append(f"{path}: line {number} has {len(row)} values, expected 2: root and outlined fluids")
         elif unknown := [name for name in names if name not in FLUIDS]:
