@@ -41,7 +41,8 @@ def read_outlined(folder):
         raise InputError(f"{path}: its columns are {','.join(header)}, expected {','.join(_COLUMNS)}")
     stated, complaints = {}, []
     for number, row in enumerate(rows, 2):
-        root, names = PurePosixPath(row[0].strip().replace("\\", "/")).as_posix(), row[1].split() if len(row) == 2 else []
+        root = PurePosixPath(row[0].strip().replace("\\", "/")).as_posix()
+        names = row[1].split() if len(row) == 2 else []
         if len(row) != 2:
             complaints.append(f"{path}: line {number} has {len(row)} values, expected 2: root and outlined fluids")
         elif unknown := [name for name in names if name not in FLUIDS]:
