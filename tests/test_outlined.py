@@ -20,7 +20,7 @@ from utils.evaluation.statistics import summarise_volumes, with_patients
 from utils.exported_model import read_best
 from utils.labels import FLUIDS, allowed_tables, unlabelled_value, without_unjudged
 from utils.preparation.cases import find_cases, outlined_below
-from utils.preparation.checks import check_facts, read_facts
+from utils.preparation.checks import read_facts_or_finding
 from utils.preparation.outlined import as_judged, read_outlined, write_outlined
 from utils.preparation.roi import roi_mask
 from utils.prepared import SliceRow, outlined_in, read_csv_data, read_outlined_rows
@@ -127,16 +127,19 @@ def test_255_alone_is_a_mask_of_one_class_unless_something_says_otherwise(tmp_pa
     reference, spacing_mm = read_volume(folder / "reference.mhd")
     write_volume(folder / "reference.mhd", np.where(reference == 1, 255, 0).astype(np.uint8), spacing_mm)
 
-    def findings():
-        (case,) = find_cases(tmp_path)
-        return [finding.remedy for finding in check_facts({case: read_facts(case)})]
+    def remedy(not_judged=()):
+        (case,) = find_cases(tmp_path, not_judged=not_judged)
+        return getattr(read_facts_or_finding(case), "remedy", None)
 
-    assert findings() == [
+    expected = (
         "a mask of one class: replace 255 by that class's label; if 255 is what nobody judged, name the case in "
         "outlined.csv"
-    ]
+    )
+    assert remedy() == expected
+    write_volume(folder / "other.mhd", np.where(reference == 2, 1, 0).astype(np.uint8), spacing_mm)
+    assert remedy(not_judged=(1,)) == expected  # what other.mhd makes of 0 says nothing about the file's 255
     write_outlined(tmp_path, {".": ("IRF", "SRF", "PED")})
-    assert findings() == []
+    assert remedy() is None
 
 
 def test_the_region_of_interest_does_not_take_in_what_was_not_judged():

@@ -14,7 +14,7 @@ from utils.names import as_text, file_called, same_name, suffix_of
 from utils.parallel import map_unordered
 from utils.preparation.cases import outlined_below, warn_of_unused
 from utils.preparation.checks import notes_text
-from utils.preparation.outlined import NAME, as_judged, root_stated
+from utils.preparation.outlined import as_judged, check_one_class, root_stated
 from utils.preparation.preprocessing import to_8_bit
 from utils.prepared import read_outlined_rows, record_path
 from utils.volumes.mhd import read_header, read_volume, read_volume_onto, reordering_onto
@@ -176,15 +176,12 @@ def _score_pair(pair):
 def read_reference_labels(pair):
     """The reader's labels of a `Pair`, uint8 (slices, rows, columns) on its scan's grid: 0 to 3, and `NOT_JUDGED`.
 
-    Raises `InputError` as `read_labels`, and where 255 is the only label and nothing says that nobody judged.
+    Raises `InputError` as `read_labels`, and as `check_one_class` where nothing says that nobody judged.
     """
     grid = pair.oct_path or pair.reference_path
     reference = read_labels(pair.reference_path, grid, is_reference=True)
-    if not pair.may_be_unjudged and (reference == NOT_JUDGED).any() and not (reference % NOT_JUDGED).any():
-        raise InputError(
-            f"{pair.reference_path}: holds 0 and 255, expected labels 0 to {len(FLUIDS)}; a mask of one class: replace "
-            f"255 by that class's label; if 255 is what nobody judged, name the case in {NAME}"
-        )
+    if not pair.may_be_unjudged:
+        check_one_class(pair.reference_path, reference)
     other = None if pair.other_path is None else read_volume_onto(pair.other_path, grid)
     return as_judged(reference, pair.outlined, other, pair.not_judged)
 
