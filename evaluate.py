@@ -34,7 +34,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import config
-from utils.ancestry import inherit, says_what_it_saw
+from utils.ancestry import doubts, inherit
 from utils.errors import InputError, run_script
 from utils.evaluation import detection
 from utils.evaluation.held_out import segment_and_score
@@ -153,8 +153,8 @@ def check_model(model_path, details):
     start = config.run_folder("segmentation") / "best.keras"
     if start.with_suffix(".json").exists():  # step 3 of earlier versions dropped what this one had seen
         details = inherit(details, [read_best(start)])
-    if not says_what_it_saw(details):
-        print(f"note: {model_path} does not say which cases it, or a model that it came from, was trained on")
+    for doubt in doubts(model_path, details, config.PATIENT_PATTERN):
+        print(f"note: {doubt}")
     data = details.get("data", {})
     trained = {part: described for part, described in data.items() if part != "val"}
     for part, seen in (("test", data), ("val", trained)):
