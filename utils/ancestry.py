@@ -44,6 +44,6 @@ def doubts(path, details, patient_pattern):
     pattern = details.get("config", {}).get("PATIENT_PATTERN", patient_pattern)
     if pattern != patient_pattern:
         yield (
-            f"{path} tells patients by PATIENT_PATTERN {pattern!r}, not {patient_pattern!r}: scans that it has seen are "
+            f"{path} tells patients by PATIENT_PATTERN {pattern!r}, not {patient_pattern!r}: scans seen by it are "
             "found here, other scans of the same patients are not"
         )
