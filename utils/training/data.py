@@ -99,11 +99,11 @@ def read_training_data(csv_paths, mixed, noise, n_b_scans, seed, monitor, prepar
     the B-scans that epochs are scored on; `preparation` are the arguments of `describe_data`; `reference_histogram` is
     `config.REFERENCE_HISTOGRAM`; `start` is the path of the exported model whose weights training starts from, or None.
     Raises `InputError` where a CSV or the model is unusable, cases were not prepared as these say, no B-scan holds what
-    is monitored, or anything that trains, or has trained `start`, has cases or patients of the validation.
+    is monitored, it is not taught, or anything that trains, or has trained `start`, has cases or patients of the
+    validation.
     """
     rows = {part: read_outlined_rows(path) for part, path in csv_paths.items()}
     b_scans = choose_b_scans(rows["val"], n_b_scans, seed)
-    check_monitor(monitor, b_scans, csv_paths["val"])
     check_matching(rows, preparation["reference_histogram_csv"], reference_histogram)
     description = describe_data(rows, **preparation)
     for number, root in enumerate(mixed, 1):
@@ -116,6 +116,7 @@ def read_training_data(csv_paths, mixed, noise, n_b_scans, seed, monitor, prepar
     if start:
         start = StartingModel(Path(start), read_best(start))
         record = inherit(record, [start.details]) | {"made_from": start.details["sha256"]}
+    check_monitor(monitor, b_scans, csv_paths["val"], taught_fluids(record))
     trained = {name: part for name, part in record["data"].items() if name != "val"}
     check_unseen(csv_paths["val"], rows["val"], all_seen(trained), **preparation)
     return TrainingData(rows, b_scans, record, start or None)
