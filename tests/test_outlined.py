@@ -206,6 +206,19 @@ def test_what_outlined_csv_and_other_mhd_say_is_followed_when_it_changes(prepare
     assert "images: 6 of 6" in capsys.readouterr().out
 
 
+def test_what_changes_nothing_or_leaves_nothing_is_said(tmp_path, prepare_here, capsys):
+    for seed, name in enumerate("abc"):
+        write_raw_case(tmp_path / "data", "Topcon", name, seed)
+    prepare_here(tmp_path / "data", tmp_path / "output", "NOT_JUDGED_OTHER=(4,)")
+    assert "warning: NOT_JUDGED_OTHER changes nothing: no other.mhd holds 4 where" in capsys.readouterr().out
+    write_outlined(tmp_path / "data", {"RETOUCH-TrainingSet-Topcon/a": ()})
+    with pytest.raises(InputError, match=r"_data.csv: Topcon case a is not in the data, or nothing is outlined in it"):
+        prepare_here(tmp_path / "data", tmp_path / "output")
+    write_outlined(tmp_path / "data", {"RETOUCH-TrainingSet-Topcon/a": (), "RETOUCH-TrainingSet-Topcon": ()})
+    with pytest.raises(InputError, match=r"no case has a reference.mhd that outlines anything"):
+        prepare_here(tmp_path / "data", tmp_path / "output")
+
+
 def test_rows_without_any_outline_neither_train_nor_judge(tmp_path):
     path = tmp_path / "train_data.csv"
     rows = [("a", "Topcon", "a", 0, 1, "", 0), ("a", "Topcon", "a", 1, "", "", "")]
