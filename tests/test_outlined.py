@@ -112,8 +112,10 @@ def test_a_table_above_is_not_passed_over(tmp_path):
         (tmp_path / "outlined.csv").write_text(f"root,outlined\n{root},IRF\n")
         with pytest.raises(InputError, match=r"outlined.csv: says what was outlined in .*Topcon; name .* instead"):
             outlined_below(tmp_path / "far" / "RETOUCH-TrainingSet-Topcon")
+    write_outlined(tmp_path / "far" / "RETOUCH-TrainingSet-Topcon", {"a": ("SRF",)})  # as the message says
+    assert outlined_below(tmp_path / "far" / "RETOUCH-TrainingSet-Topcon") == {"a": ("SRF",)}
     (tmp_path / "outlined.csv").write_text("root,outlined\nanother,IRF\n")
-    assert outlined_below(tmp_path / "far") == {}
+    assert outlined_below(tmp_path / "far") == {"RETOUCH-TrainingSet-Topcon/a": ("SRF",)}
 
 
 def test_a_root_as_windows_writes_it(tmp_path):

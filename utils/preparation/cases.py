@@ -62,10 +62,10 @@ def find_cases(data_root, outlined=tuple(FLUIDS), not_judged=()):
 def outlined_below(top):
     """{root: names of the fluids outlined there} as every ``outlined.csv`` in `top` and the folders below says.
 
-    Roots are relative to `top`. Raises `InputError` where a table above `top` is about what lies in it.
+    Roots are relative to `top`. Raises `InputError` where `top` has no table, and one above is about what lies in it.
     """
     top = Path(top)
-    for above in top.resolve().parents:
+    for above in () if (top / NAME).exists() else top.resolve().parents:
         place = PurePosixPath(top.resolve().relative_to(above).as_posix())
         roots = map(PurePosixPath, read_outlined(above))
         if any(place.is_relative_to(root) or root.is_relative_to(place) for root in roots):

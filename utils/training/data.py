@@ -171,8 +171,9 @@ def describe_noise(folder, patient_pattern):
     """
     cases = [path.stem.split("_", 1) for path in sorted(Path(folder, "oct_imgs").glob("*.mhd"))]
     patients = {find_patient(name, patient_pattern) or name for _, name in cases}
+    records = [read_json(record_path(folder, vendor, name, "images")) for vendor, name in cases]
     return {
-        "cases": sorted({read_json(record_path(folder, *case, "images"))["voxels"] for case in cases}),
+        "cases": sorted({record["voxels"] for record in records}),
         "patients": sorted(map(patient_digest, patients)),
     }
 
