@@ -34,7 +34,7 @@ import pandas as pd
 from tqdm import tqdm
 
 import config
-from utils.ancestry import inherit, says_what_it_saw
+from utils.ancestry import doubts, inherit
 from utils.errors import InputError, run_script
 from utils.evaluation import detection
 from utils.evaluation.held_out import segment_and_score
@@ -153,8 +153,8 @@ def check_model(model_path, details):
     start = config.run_folder("segmentation") / "best.keras"
     if start.with_suffix(".json").exists():  # step 3 of earlier versions dropped what this one had seen
         details = inherit(details, [read_best(start)])
-    if not says_what_it_saw(details):
-        print(f"note: {model_path} does not say which cases it, or a model that it came from, was trained on")
+    for doubt in doubts(model_path, details, config.PATIENT_PATTERN):
+        print(f"note: {doubt}")
     data = details.get("data", {})
     trained = {part: described for part, described in data.items() if part != "val"}
     for part, seen in (("test", data), ("val", trained)):
@@ -202,16 +202,18 @@ def pool_folds():
     """
     if config.FOLDS is None:
         raise InputError("--all-folds: config.FOLDS is None; set it to the number of folds")
-    volumes, validations, pairs = [], [], []
+    volumes, validations, pairs, failed = [], [], [], []
     for fold in range(config.FOLDS):
         root = config.fold_root(fold)
         folder = root / "runs" / config.RUN_NAME / "evaluation"
         for tables, path in ((volumes, folder / "volumes.csv"), (validations, folder / "validation.csv")):
             tables.append(read_volumes(path))
             detection.check_thresholds(path, tables[-1])
-        pairs += pairs_of_split(
+        of_fold = pairs_of_split(
             root / "test_data.csv", config.DATA_ROOT, root / "pre_processed", folder / "predictions"
         )
+        failed += not_scored(folder / "volumes.csv", volumes[-1], of_fold)
+        pairs += of_fold
     score, aucs = detection.choose_score(validations)
     own = [", ".join(detection.SCORES[name] for name in table.threshold_score.unique()) for table in volumes]
     notes = [
@@ -225,7 +227,20 @@ def pool_folds():
     check_once(f"{config.OUTPUT_ROOT}: all folds' held-out cases", pooled)
     facts = {"folds": f"{config.FOLDS}, each case scored by the model that has not seen it", "run": config.RUN_NAME}
     title = f"Evaluation of {config.RUN_NAME}"
-    report(config.run_folder("evaluation"), title, facts, pooled, pairs, [], score, notes)
+    report(config.run_folder("evaluation"), title, facts, pooled, pairs, failed, score, notes)
+
+
+def not_scored(path, volumes, pairs):
+    """A line for each of `pairs`, a fold's held-out cases, that its table of `volumes` at `path` lacks.
+
+    Raises `InputError` where the table has other cases: the split was drawn anew since.
+    """
+    scored, held_out = _cases(volumes), {(pair.vendor, pair.name) for pair in pairs}
+    if others := [" ".join(case) for case in sorted(scored - held_out)]:
+        raise InputError(
+            f"{path}: holds {', '.join(others)}, no held-out cases of the fold; run evaluate.py for it again"
+        )
+    return [f"{path}: lacks {vendor} {name}, a held-out case" for vendor, name in sorted(held_out - scored)]
 
 
 # ---- Evaluations against each other ---------------------------------------------------------------------------------

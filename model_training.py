@@ -22,7 +22,7 @@ The loop, from the settings in config.py to the exported model:
 import functools
 
 import config
-from utils.ancestry import says_what_it_saw
+from utils.ancestry import doubts
 from utils.errors import run_script
 from utils.exported_model import check_input, export_epoch, is_whole, set_weights
 from utils.keras_setup import failures_named, set_up_keras
@@ -92,8 +92,8 @@ def check_start(data):
     path, details = data.start.path, data.start.details
     remedy = "set it to the model's, prepare the data again, or start from another model"
     check_input(path, details, config.prediction_settings(), remedy)
-    if not says_what_it_saw(details):
-        print(f"note: {path} does not say which cases it, or a model that it came from, was trained on")
+    for doubt in doubts(path, details, config.PATIENT_PATTERN):
+        print(f"note: {doubt}")
     seen = all_seen(details.get("data", {}))
     check_unseen(config.split_csv("val"), data.rows["val"], seen, **config.preparation_settings())
 

@@ -100,6 +100,9 @@ def main(argv):
             save_overview(folder / "overview.png", facts, files, reference_histogram)
     if warning := too_small(facts):
         print(f"warning: {warning}")
+    if config.NOT_JUDGED_OTHER and not any(any(of_case.not_judged or ()) for of_case in facts.values()):
+        labels = ", ".join(map(str, config.NOT_JUDGED_OTHER))
+        print(f"warning: NOT_JUDGED_OTHER changes nothing: no other.mhd holds {labels} where its reference is 0")
     if notes := notes_text({case.root: of_case.notes for case, of_case in facts.items()}):
         print(notes)
     fluids = {(case.vendor, case.name): fluids_held(of_case) for case, of_case in labelled(facts).items()}
@@ -155,7 +158,9 @@ def create_split(facts, existing):
     """Part of each labelled case, as {(vendor, name): part}. Parts in `existing` ({part: cases}) stay as they are."""
     of_labelled = labelled(facts)
     if not of_labelled:
-        raise InputError(f"{config.DATA_ROOT}: no case has a reference.mhd, expected several; training needs them")
+        raise InputError(
+            f"{config.DATA_ROOT}: no case has a reference.mhd that outlines anything, expected several to train"
+        )
     return split_patients(
         [(case.vendor, case.name) for case in of_labelled],
         pattern=config.PATIENT_PATTERN,

@@ -1,9 +1,11 @@
 """What any ancestor of a model has seen, the model has seen."""
 
+import re
+
 import pytest
 from stand_in import export_brightness_model
 
-from utils.ancestry import inherit, says_what_it_saw
+from utils.ancestry import doubts, inherit, says_what_it_saw
 from utils.prepared import all_seen
 from utils.segmentation.predict import load_network
 from utils.tools.export_onnx import export_onnx
@@ -49,6 +51,22 @@ def test_an_average_has_seen_what_each_of_its_models_has(tmp_path):
     assert seen == part("a", "b")
     unknown = export_brightness_model(tmp_path / "unknown")
     assert not says_what_it_saw(load_network(*paths, unknown).details)
+
+
+@pytest.mark.parametrize(
+    ("details", "doubt"),
+    [
+        ({"data": OWN, "config": {"PATIENT_PATTERN": "^(.+?)__"}}, None),
+        ({"data": OWN}, None),
+        ({"data": OWN, "config": {"PATIENT_PATTERN": "^(.*)$"}}, "PATIENT_PATTERN .*other scans of the same patients"),
+        ({"data": {"preparation": {}}}, "best.keras does not say which cases it, or a model that it came from, was"),
+        ({}, "best.keras does not say which cases it, or a model that it came from, was"),
+    ],
+)
+def test_what_a_model_leaves_open_is_said(details, doubt):
+    found = list(doubts("best.keras", details, "^(.+?)__"))
+    assert len(found) == (doubt is not None)
+    assert all(re.search(doubt, text) for text in found)
 
 
 def test_what_an_ancestor_was_taught_was_the_model():

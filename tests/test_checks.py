@@ -163,8 +163,8 @@ VOXEL_FAULTS = {
     ),
     "Cirrus/0 and 255": (
         lambda folder: write_reference(folder, 255, 255),
-        "reference.mhd holds 0, 255$",
-        "0 background, 1 IRF, 2 SRF, 3 PED",
+        "reference.mhd: holds 0 and 255$",
+        "labels 0 to 3",
         "replace 255 by that class's label",
     ),
     "Cirrus/label 4": (

@@ -12,7 +12,7 @@ import evaluate
 from utils.errors import InputError
 from utils.evaluation import held_out
 from utils.evaluation.held_out import segment_case
-from utils.evaluation.pairs import pairs_of_split
+from utils.evaluation.pairs import Pair, pairs_of_split
 from utils.evaluation.statistics import COLUMNS
 from utils.files import write_json
 from utils.prepared import SliceRow, patient_digest
@@ -177,8 +177,12 @@ def write_volumes(path, cases, **scores):
 
 def test_folds_that_chose_several_scores_are_pooled_without_mixing_them(settings, tmp_path, monkeypatch):
     """Each fold's score parts its cases. The other fold's, held against the same threshold, would call all or none."""
-    monkeypatch.setattr(evaluate, "pairs_of_split", lambda *arguments: [])  # pictures alone are made of these
-    monkeypatch.setattr(evaluate, "typical_cases", lambda *arguments: [])
+    held_out = {"fold_0": "ab", "fold_1": "cd"}
+    monkeypatch.setattr(
+        evaluate,
+        "pairs_of_split",
+        lambda path, *_: [Pair("Cirrus", name, None, None) for name in held_out[path.parent.name]],
+    )
     settings(OUTPUT_ROOT=str(tmp_path), PATIENT_PATTERN=r"^\w", FOLDS=2)
     evaluations = [tmp_path / f"fold_{fold}" / "runs" / "unet" / "evaluation" for fold in (0, 1)]
     first = {"score_probability": [0.9, 0.2], "score_volume": [0.3, 0.2]}
@@ -198,6 +202,12 @@ def test_folds_that_chose_several_scores_are_pooled_without_mixing_them(settings
     report = (pooled / "report.md").read_text()
     assert "fold 0: largest probability of the fluid after a 5 x 5 mean; fold 1: predicted volume" in report
     path = evaluations[1] / "volumes.csv"
+    held_out["fold_1"] = "cde"
+    with pytest.raises(InputError, match=r"fold_1.*volumes\.csv: lacks Cirrus e, a held-out case"):
+        evaluate.main(["--all-folds"])
+    held_out["fold_1"] = "c"  # drawn anew since
+    with pytest.raises(InputError, match=r"fold_1.*volumes\.csv: holds Cirrus d, no held-out cases of the fold; run"):
+        evaluate.main(["--all-folds"])
     pd.read_csv(path).drop(columns="threshold_score").to_csv(path, index=False)
     with pytest.raises(InputError, match=r"fold_1.*volumes\.csv: lacks the columns threshold_score"):
         evaluate.main(["--all-folds"])

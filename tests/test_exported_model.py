@@ -22,6 +22,21 @@ def test_an_exported_model_is_checked_against_its_description(tmp_path):
         read_best(tmp_path / "other.keras")
 
 
+@pytest.mark.parametrize(
+    ("details", "message"),
+    [
+        ({"taught": []}, r"best\.json: taught is \[\], expected some of IRF, SRF, PED"),
+        ({"taught": ["CNV"]}, "taught is .'CNV'., expected some"),
+        ({"data": {"preparation": {}, "train": {"cases": []}}}, r"best\.json: data train lacks cases or patients"),
+        ({"data": {"earlier": {}}}, "data earlier lacks cases or patients"),
+    ],
+)
+def test_a_description_that_hides_what_was_taught_or_seen_is_refused(tmp_path, details, message):
+    export_best(tmp_path, Exported("network"), details)
+    with pytest.raises(InputError, match=message):
+        read_best(tmp_path / "best.keras")
+
+
 def test_a_fine_tuned_model_is_taken_only_where_it_was_made_from_todays_segmentation_model(tmp_path):
     fine_tuned, trained = folders = tmp_path / "adversarial", tmp_path / "segmentation"
     assert find_best_model(*folders) is None

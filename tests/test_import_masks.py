@@ -7,6 +7,7 @@ from importing import BY_COLOUR, COLOURS, PAIRED, SPACING_MM, read_case, refusal
 from PIL import Image
 
 from utils.errors import InputError
+from utils.importing.mask_files import read_mask
 from utils.volumes.mhd import read_volume, write_volume
 
 
@@ -251,3 +252,14 @@ def test_masks_beside_their_image_are_coloured(tmp_path):
     save(tmp_path / "source" / "1-a.png", np.concatenate([picture(), picture()], axis=1))
     (line,) = refusal(tmp_path, "beside", "--images", "*.png", "--labels", "IRF=1")
     assert "--labels: found numbers 1, expected colours" in line
+
+
+@pytest.mark.parametrize(("mode", "transparency"), [("P", 1), ("P", bytes([255, 0, 255])), ("L", 1)])
+def test_a_number_that_is_transparent_is_background(tmp_path, mode, transparency):
+    """As in masks that are read by colour."""
+    page = Image.fromarray(np.array([[0, 1, 2]], np.uint8), mode=mode)
+    if mode == "P":
+        page.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    page.save(tmp_path / "mask.png", transparency=transparency)
+    values, _ = read_mask(tmp_path / "mask.png", tmp_path / "image.png", 1)
+    assert values.ravel().tolist() == [0, 0, 2]

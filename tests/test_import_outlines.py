@@ -213,6 +213,17 @@ def test_outlines_that_may_be_wrong_are_warned_of(tmp_path, layout, outlines, ex
     np.testing.assert_array_equal(read_case(output, "1__1-a")[1][0], union)
 
 
+@pytest.mark.parametrize(
+    ("options", "warns"),
+    [(["IRF=cyst"], False), (["IRF=cyst", "SRF=fluid"], True), (["IRF=cyst", "SRF=fluid", "--outlined", "SRF"], False)],
+)
+def test_a_fluid_that_is_nowhere_is_doubtful(tmp_path, capsys, options, warns):
+    """The data set's list of classes may not even have it."""
+    write_coco(tmp_path / "source" / "a" / "a.json", {"1-a.jpg": [("cyst", flat(CYST))]}, categories=("cyst",))
+    run_import(tmp_path, "coco", "--masks", "*/a.json", "--labels", *options)
+    assert ("warning: SRF is nowhere, and counts as looked for and absent" in capsys.readouterr().out) == warns
+
+
 # ---- Refused ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("outline", "expected"),
@@ -230,6 +241,22 @@ def test_hostile_outlines_of_coco(tmp_path, outline, expected):
     (line,) = refusal(tmp_path, "coco", *COCO)
     assert "train/" in line
     assert expected in line
+
+
+def test_coco_files_as_other_programs_write_them(tmp_path):
+    """Annotations without id; and two classes of one id, of which one would be lost."""
+    path = tmp_path / "source" / "train" / "a.json"
+    write_coco(path, {"1-a.jpg": [("cyst", flat(CYST)), ("cyst", [])]})
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        del annotation["id"]
+    path.write_text(json.dumps(content))
+    (line,) = refusal(tmp_path, "coco", *COCO)
+    assert "annotation None: a box" in line
+    content["categories"][2]["id"] = 1
+    path.write_text(json.dumps(content))
+    (line,) = refusal(tmp_path, "coco", *COCO)
+    assert "a.json: two categories have one id" in line
 
 
 def test_every_outline_that_cannot_be_drawn_is_named(tmp_path):

@@ -12,8 +12,8 @@ from utils.errors import InputError
 from utils.labels import allowed_tables, unlabelled_value, without_unjudged
 from utils.patch_preview import class_balance
 from utils.plots import NOT_JUDGED_COLOUR, overlay
-from utils.preparation.cases import find_cases
-from utils.preparation.checks import check_facts, read_facts
+from utils.preparation.cases import find_cases, outlined_below
+from utils.preparation.checks import read_facts_or_finding
 from utils.preparation.outlined import as_judged, read_outlined, write_outlined
 from utils.preparation.roi import roi_mask
 from utils.prepared import SliceRow, outlined_in, read_csv_data, read_outlined_rows
@@ -87,11 +87,29 @@ def test_the_nearest_root_counts(tmp_path, capsys):
     write_outlined(tmp_path, {f"{of_topcon}/d": ("SRF",)})
     find_cases(tmp_path)
     assert "outlined.csv names RETOUCH-TrainingSet-Topcon/d, where no case is" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"outlined.csv: says what was outlined in .*Topcon; set DATA_ROOT to"):
+    with pytest.raises(InputError, match=r"outlined.csv: says what was outlined in .*Topcon; name .* instead"):
         find_cases(tmp_path / of_topcon)
     (tmp_path / "outlined.csv").rename(tmp_path / of_topcon / "outlined.csv")  # roots are relative to the table
     write_outlined(tmp_path / of_topcon, {"a": ("IRF",)})
     assert {case.name: case.outlined for case in find_cases(tmp_path)}["a"] == ("IRF",)
+
+
+def test_a_table_above_is_not_passed_over(tmp_path):
+    """Whether it names the folder, one above it or a case in it, and however far above it lies."""
+    write_raw_case(tmp_path / "far", "Topcon", "a")
+    for root in (".", "far", "far/RETOUCH-TrainingSet-Topcon/a"):
+        (tmp_path / "outlined.csv").write_text(f"root,outlined\n{root},IRF\n")
+        with pytest.raises(InputError, match=r"outlined.csv: says what was outlined in .*Topcon; name .* instead"):
+            outlined_below(tmp_path / "far" / "RETOUCH-TrainingSet-Topcon")
+    write_outlined(tmp_path / "far" / "RETOUCH-TrainingSet-Topcon", {"a": ("SRF",)})  # as the message says
+    assert outlined_below(tmp_path / "far" / "RETOUCH-TrainingSet-Topcon") == {"a": ("SRF",)}
+    (tmp_path / "outlined.csv").write_text("root,outlined\nanother,IRF\n")
+    assert outlined_below(tmp_path / "far") == {"RETOUCH-TrainingSet-Topcon/a": ("SRF",)}
+
+
+def test_a_root_as_windows_writes_it(tmp_path):
+    (tmp_path / "outlined.csv").write_bytes("\ufeffroot,outlined\r\nTopcon\\a ,IRF\r\nTopcon\\b\\,\r\n".encode())
+    assert read_outlined(tmp_path) == {"Topcon/a": ("IRF",), "Topcon/b": ()}
 
 
 # ---- Step 1 --------------------------------------------------------------------------------------------------------
@@ -100,16 +118,19 @@ def test_255_alone_is_a_mask_of_one_class_unless_something_says_otherwise(tmp_pa
     reference, spacing_mm = read_volume(folder / "reference.mhd")
     write_volume(folder / "reference.mhd", np.where(reference == 1, 255, 0).astype(np.uint8), spacing_mm)
 
-    def findings():
-        (case,) = find_cases(tmp_path)
-        return [finding.remedy for finding in check_facts({case: read_facts(case)})]
+    def remedy(not_judged=()):
+        (case,) = find_cases(tmp_path, not_judged=not_judged)
+        return getattr(read_facts_or_finding(case), "remedy", None)
 
-    assert findings() == [
+    expected = (
         "a mask of one class: replace 255 by that class's label; if 255 is what nobody judged, name the case in "
         "outlined.csv"
-    ]
+    )
+    assert remedy() == expected
+    write_volume(folder / "other.mhd", np.where(reference == 2, 1, 0).astype(np.uint8), spacing_mm)
+    assert remedy(not_judged=(1,)) == expected  # what other.mhd makes of 0 says nothing about the file's 255
     write_outlined(tmp_path, {".": ("IRF", "SRF", "PED")})
-    assert findings() == []
+    assert remedy() is None
 
 
 def test_the_region_of_interest_does_not_take_in_what_was_not_judged():
@@ -174,6 +195,19 @@ def test_what_outlined_csv_and_other_mhd_say_is_followed_when_it_changes(prepare
     assert "images: 4 of 6" in capsys.readouterr().out
     prepare_here(root / "data", root / "output", "NOT_JUDGED_OTHER=(1,)")
     assert "images: 6 of 6" in capsys.readouterr().out
+
+
+def test_what_changes_nothing_or_leaves_nothing_is_said(tmp_path, prepare_here, capsys):
+    for seed, name in enumerate("abc"):
+        write_raw_case(tmp_path / "data", "Topcon", name, seed)
+    prepare_here(tmp_path / "data", tmp_path / "output", "NOT_JUDGED_OTHER=(4,)")
+    assert "warning: NOT_JUDGED_OTHER changes nothing: no other.mhd holds 4 where" in capsys.readouterr().out
+    write_outlined(tmp_path / "data", {"RETOUCH-TrainingSet-Topcon/a": ()})
+    with pytest.raises(InputError, match=r"_data.csv: Topcon case a is not in the data, or nothing is outlined in it"):
+        prepare_here(tmp_path / "data", tmp_path / "output")
+    write_outlined(tmp_path / "data", {"RETOUCH-TrainingSet-Topcon/a": (), "RETOUCH-TrainingSet-Topcon": ()})
+    with pytest.raises(InputError, match=r"no case has a reference.mhd that outlines anything"):
+        prepare_here(tmp_path / "data", tmp_path / "output")
 
 
 def test_rows_without_any_outline_neither_train_nor_judge(tmp_path):

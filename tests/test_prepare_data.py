@@ -223,7 +223,7 @@ def test_bad_cases_end_the_script_with_2_and_can_be_skipped(tmp_path):
     assert set(read_csv(folder / "slice_gt.csv")["image_name"]) == {"TRAIN050"}
     skipped = pandas.read_csv(folder / "skipped.csv")
     assert skipped["case"].tolist() == ["RETOUCH-TrainingSet-Topcon/TRAIN049", "RETOUCH-TrainingSet-Cirrus/TRAIN001"]
-    assert skipped["found"].tolist() == ["oct.raw: 10 bytes", "reference.mhd holds 0, 255"]
+    assert skipped["found"].tolist() == ["oct.raw: 10 bytes", "reference.mhd: holds 0 and 255"]
 
 
 def test_names_of_any_bytes_in_a_locale_of_ascii(tmp_path, monkeypatch):

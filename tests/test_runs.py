@@ -61,6 +61,16 @@ def test_a_run_of_before_goes_on_with_a_note(tmp_path, capsys):
     assert read_json(tmp_path / "data.json") == DATA
 
 
+def test_a_starting_model_that_lacks_a_part_is_refused():
+    """Its best.json was edited."""
+    of_part = {"cases": ["a"], "patients": ["p"], "rows": "r"}
+    today = {"preparation": {"AXIAL_SPACING_MM": [1]}, "train": of_part, "val": of_part}
+    for lacking, expected in (("val", "val_data.csv has 1 cases"), ("preparation", "prepared in another way")):
+        before = {name: part for name, part in today.items() if name != lacking}
+        with pytest.raises(InputError, match=expected):
+            run_folder.check_same_data("best.json", before, today, run_folder.OWN_PARTS)
+
+
 def test_a_changed_setting_stops_a_run_and_is_named(tmp_path):
     settings = {"SEED": 1, "ADAM_LR": 0.1, "EPOCH": 3, "WORKERS": 0, "D_ADAM_LR": 0.1}
     run_folder.start_run(tmp_path, settings, DATA, irrelevant=["D_ADAM_LR"])

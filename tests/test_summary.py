@@ -168,3 +168,13 @@ def test_ranks():
     assert by_measure.loc[("Topcon", "SRF", "avd_mm3")].tolist() == [2, 2, 2]
     assert order.index.tolist() == ["good", "fair", "bad"]
     assert order["good"] == pytest.approx((1 + 1.5 + 2 + 2) / 4)
+
+
+@pytest.mark.parametrize("change", [lambda table: table[1:], lambda table: table.assign(reference_mm3=0.9)])
+def test_what_was_judged_by_other_references_is_not_compared(change):
+    """A method must not gain from a case that its evaluation takes for not outlined."""
+    volumes = table([{"dice": value, "reference_mm3": 1.0} for value in (0.2, 0.8)])
+    tables = {"A": volumes, "B": change(volumes)}
+    for compare in (lambda: rank_methods(tables), lambda: compare_volumes(*tables.values(), seed=0)):
+        with pytest.raises(InputError, match=r"B: has other references than A, in \d fluids of cases, such as Cirrus"):
+            compare()

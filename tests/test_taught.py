@@ -61,6 +61,19 @@ def test_label_volumes_are_scored_where_a_reader_judged(tmp_path):
     assert dice == {("P1", "IRF"): 2 / 3, ("P2", "IRF"): 2 / 3, ("P2", "SRF"): 0, ("P2", "PED"): 0}
 
 
+def test_references_follow_the_tables_that_step_1_follows(tmp_path, capsys):
+    """One in the vendor's folder, as importing a vendor at a time leaves it; a root without a reference is named."""
+    write(tmp_path / "reference" / "Topcon" / "P1" / "reference.mhd", [[1, 0]])
+    write(tmp_path / "predictions" / "Topcon_P1.mhd", [[1, 2]])
+    write_outlined(tmp_path / "reference" / "Topcon", {"P1": ("IRF",), "P2": ("SRF",)})
+    ((pair,), _) = match_pairs(tmp_path / "predictions", tmp_path / "reference")
+    assert pair.outlined == ("IRF",)
+    assert "outlined.csv names Topcon/P2, where no case is" in capsys.readouterr().err
+    write_outlined(tmp_path, {"reference": ("IRF",)})
+    with pytest.raises(InputError, match="says what was outlined in"):
+        match_pairs(tmp_path / "predictions", tmp_path / "reference")
+
+
 def test_a_reference_of_0_and_255_needs_a_word(tmp_path):
     write(tmp_path / "reference.mhd", [[0, 255]])
     pair = Pair("Topcon", "a", tmp_path / "prediction.mhd", tmp_path / "reference.mhd")

@@ -50,12 +50,17 @@ def test_the_choice_follows_from_the_seed_not_from_the_order_of_rows():
 
 def test_a_monitor_without_a_value_is_refused():
     b_scans = rows("Cirrus", "I-")
-    for monitor in ("val_dice", "val_dice_irf", "val_f_ped", "val_loss"):
+    for monitor in ("val_dice", "val_dice_irf", "val_f_irf", "val_iou_score", "val_loss"):
         check_monitor(monitor, b_scans, "val.csv")
-    with pytest.raises(InputError, match=r"val\.csv: its B-scans hold IRF, so that val_dice_ped has no value"):
-        check_monitor("val_dice_ped", b_scans, "val.csv")
-    with pytest.raises(InputError, match="hold no fluid"):
-        check_monitor("val_dice", rows("Cirrus", "--"), "val.csv")
+    for monitor in ("val_dice_ped", "val_f_ped"):
+        with pytest.raises(InputError, match=rf"val\.csv: its B-scans hold IRF, so that {monitor} says nothing"):
+            check_monitor(monitor, b_scans, "val.csv")
+    for monitor in ("val_dice", "val_f_score"):
+        with pytest.raises(InputError, match="hold no fluid"):
+            check_monitor(monitor, rows("Cirrus", "--"), "val.csv")
+        with pytest.raises(InputError, match="hold IRF, of which IRF is not taught, so that val_"):
+            check_monitor(monitor, b_scans, "val.csv", taught=("SRF",))
+    check_monitor("val_loss", b_scans, "val.csv", taught=("SRF",))
 
 
 def test_dice_is_of_all_b_scans_together():

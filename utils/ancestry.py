@@ -30,8 +30,20 @@ def inherit(details, ancestors):
 
 def says_what_it_saw(details):
     """Whether the `details` of a model say what it and all of its ancestors have seen."""
-    if "data" not in details:
-        return False
-    earlier = details["data"].get("earlier")
+    data = details.get("data", {})
+    earlier = data.get("earlier")
     # Earlier versions left empty lists of an ancestor that did not say it.
-    return earlier is None or earlier.get("complete", bool(earlier["cases"]))
+    says_earlier = earlier is None or earlier.get("complete", bool(earlier["cases"]))
+    return bool(data.keys() - {"preparation"}) and says_earlier
+
+
+def doubts(path, details, patient_pattern):
+    """A sentence each for what the `details` of the model at `path` leave open of the cases that it has seen."""
+    if not says_what_it_saw(details):
+        yield f"{path} does not say which cases it, or a model that it came from, was trained on"
+    pattern = details.get("config", {}).get("PATIENT_PATTERN", patient_pattern)
+    if pattern != patient_pattern:
+        yield (
+            f"{path} tells patients by PATIENT_PATTERN {pattern!r}, not {patient_pattern!r}: scans seen by it are "
+            "found here, other scans of the same patients are not"
+        )

@@ -66,11 +66,14 @@ def read_best(path):
     """Details of an exported model, after checking that it is the file that they describe.
 
     `path` is the ``.keras`` file, whose details are in the ``.json`` beside it, or an ``.onnx`` file, which holds them.
-    Raises `InputError` if a file is missing or damaged, or the two do not belong together.
+    Raises `InputError` if a file is missing or damaged, or the two do not belong together, and where what they say of
+    the fluids that were taught or of the cases that were seen is not what training writes.
     """
     path = Path(path)
     if is_onnx(path):
-        return read_onnx_details(path)
+        details = read_onnx_details(path)
+        _check_stated(path, details)
+        return details
     if not path.exists():
         raise InputError(f"{path}: no such model; train one with model_training.py or name another with --model")
     details = read_json(path.with_suffix(".json"))
@@ -79,7 +82,20 @@ def read_best(path):
             f"{path}: is not the model that {path.stem}.json describes; copy both files of one run, "
             "or repeat the command that trained it"
         )
+    _check_stated(path.with_suffix(".json"), details)
     return details
+
+
+def _check_stated(path, details):
+    """Raise `InputError` where ``best.json`` was edited so that nobody can tell what the model was taught, or saw."""
+    taught, data = details.get("taught", FLUIDS), details.get("data", {})
+    if not taught or not set(taught) <= set(FLUIDS):
+        raise InputError(f"{path}: taught is {taught!r}, expected some of {', '.join(FLUIDS)}; bring back the file")
+    broken = [name for name in data if name != "preparation" and not {"cases", "patients"} <= set(data[name])]
+    if broken:
+        raise InputError(
+            f"{path}: data {', '.join(broken)} lacks cases or patients, expected both; bring back the file"
+        )
 
 
 def is_whole(path):

@@ -12,8 +12,9 @@ from utils.files import read_json
 from utils.labels import FLUIDS, NOT_JUDGED, in_order, without_unjudged
 from utils.names import as_text, file_called, same_name, suffix_of
 from utils.parallel import map_unordered
+from utils.preparation.cases import outlined_below, warn_of_unused
 from utils.preparation.checks import notes_text
-from utils.preparation.outlined import NAME, as_judged, read_outlined, root_stated
+from utils.preparation.outlined import as_judged, check_one_class, root_stated
 from utils.preparation.preprocessing import to_8_bit
 from utils.prepared import read_outlined_rows, record_path
 from utils.volumes.mhd import read_header, read_volume, read_volume_onto, reordering_onto
@@ -66,11 +67,11 @@ def match_pairs(predictions, references):
 
     In `predictions` each case has a volume named after it, with or without "<Vendor>_" before, as test.py writes it.
     In `references` it has such a volume too, or a folder of its name that holds the reference (and oct). That folder
-    lies at any depth below one named after the vendor. ``outlined.csv`` there names the fluids that were outlined, by
-    the case's folder, or by its volume's path without suffix, relative to `references`.
+    lies at any depth below one named after the vendor. ``outlined.csv`` there, or in a folder below, names the fluids
+    that were outlined, by the case's folder, or by its volume's path without suffix, relative to the table.
     """
-    complaints, pairs, taken = [], [], set()
-    predicted, stated = _named_volumes(predictions), read_outlined(references)
+    complaints, pairs, taken, used = [], [], set(), set()
+    predicted, stated = _named_volumes(predictions), outlined_below(references)
     cases = _reference_cases(references)
     for (vendor, name), paths in sorted(cases.items()):
         if len(paths) > 1:
@@ -87,13 +88,15 @@ def match_pairs(predictions, references):
             complaints.append(f"{vendor} {name}: several predictions: {found}; keep one")
         if not of_name:
             complaints.append(f"{vendor} {name}: no prediction, expected {predictions}/[{vendor}_]{name}.mhd")
+        is_named = same_name(paths[0].name).startswith("reference.")
+        folder = paths[0].parent if is_named else paths[0].with_name(paths[0].name[: -len(suffix_of(paths[0]))])
+        root = root_stated(folder.relative_to(references).as_posix(), stated)
+        used.add(root)
         if len(paths) == len(of_name) == 1:
-            is_named = same_name(paths[0].name).startswith("reference.")
             scan = file_called(paths[0].parent, f"oct{suffix_of(paths[0])}") if is_named else None
-            folder = paths[0].parent if is_named else paths[0].with_name(paths[0].name[: -len(suffix_of(paths[0]))])
-            root = root_stated(folder.relative_to(references).as_posix(), stated)
             judged = {"outlined": stated.get(root, tuple(FLUIDS)), "may_be_unjudged": root is not None}
             pairs.append(Pair(vendor, name, of_name[0][1], paths[0], scan, **judged))
+    warn_of_unused(references, stated, used)
     for key in sorted(predicted.keys() - taken):
         complaints.append(f"{predicted[key][0]}: no reference for this case in {references}")
     return pairs, complaints
@@ -173,15 +176,12 @@ def _score_pair(pair):
 def read_reference_labels(pair):
     """The reader's labels of a `Pair`, uint8 (slices, rows, columns) on its scan's grid: 0 to 3, and `NOT_JUDGED`.
 
-    Raises `InputError` as `read_labels`, and where 255 is the only label and nothing says that nobody judged.
+    Raises `InputError` as `read_labels`, and as `check_one_class` where nothing says that nobody judged.
     """
     grid = pair.oct_path or pair.reference_path
     reference = read_labels(pair.reference_path, grid, is_reference=True)
-    if not pair.may_be_unjudged and (reference == NOT_JUDGED).any() and not (reference % NOT_JUDGED).any():
-        raise InputError(
-            f"{pair.reference_path}: holds 0 and 255, expected labels 0 to {len(FLUIDS)}; a mask of one class: replace "
-            f"255 by that class's label; if 255 is what nobody judged, name the case in {NAME}"
-        )
+    if not pair.may_be_unjudged:
+        check_one_class(pair.reference_path, reference)
     other = None if pair.other_path is None else read_volume_onto(pair.other_path, grid)
     return as_judged(reference, pair.outlined, other, pair.not_judged)
 

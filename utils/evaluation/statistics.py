@@ -13,6 +13,7 @@ from utils.labels import FLUIDS
 from utils.preparation.splits import patient_of
 
 N_RESAMPLES = 2000
+_SAME_VOLUME = 1e-5  # relative: formats round the spacing
 RANKED = {"dice_present": -1, "avd_mm3": 1}  # measures that the challenge ranks: -1 larger is better, 1 smaller
 
 # Measure -> its value for each row of a table of volumes (a case and fluid); nan if the case does not count. Dice has
@@ -157,7 +158,7 @@ def compare_volumes(volumes_a, volumes_b, seed):
     """Paired differences A - B of two methods on the same cases, for every vendor, fluid and measure.
 
     Both are tables as in `summarise_volumes`. A pair counts if both methods have a value. Raises `InputError` if the
-    cases are not the same. Returns a DataFrame:
+    cases or their references are not the same. Returns a DataFrame:
 
     | column | content |
     |---|---|
@@ -212,7 +213,7 @@ def rank_methods(tables):
     `tables` is {method: volumes}. Methods are ranked by the mean over a vendor's cases; equal ones share the mean of
     their ranks. Dice is that of the cases with the fluid. A combination is left out if a method has no value for it.
     Returns a DataFrame with vendor, fluid, measure and a column of ranks for each method, and the methods' mean ranks,
-    best first. Raises `InputError` if the cases are not the same.
+    best first. Raises `InputError` if the cases or their references are not the same.
     """
     check_same_cases(tables)
     rows = []
@@ -229,7 +230,10 @@ def rank_methods(tables):
 
 
 def check_same_cases(tables):
-    """Raise `InputError` with a line for each table {name: volumes} that lacks a case of another."""
+    """Raise `InputError` with a line for each table {name: volumes} that lacks a case of another.
+
+    So it does for each whose references outline other fluids than the first table's, or hold another volume of one.
+    """
     cases = {name: set(zip(table.vendor, table.case, strict=True)) for name, table in tables.items()}
     everyone = set.union(*cases.values())
     lacking = {name: sorted(everyone - of_table) for name, of_table in cases.items() if everyone - of_table}
@@ -240,6 +244,20 @@ def check_same_cases(tables):
                 for name, missing in lacking.items()
             )
         )
+    (first, reference), *others = (
+        (name, table.set_index(["vendor", "case", "fluid"]).reference_mm3) for name, table in tables.items()
+    )
+    complaints = []
+    for name, other in others:
+        one, another = reference.align(other)  # NaN where a fluid was not outlined
+        differs = one.index[~np.isclose(one, another, rtol=_SAME_VOLUME)]
+        if len(differs):
+            complaints.append(
+                f"{name}: has other references than {first}, in {len(differs)} fluids of cases, such as "
+                f"{' '.join(differs[0])}; evaluate both against the same outlines"
+            )
+    if complaints:
+        raise InputError(*complaints)
 
 
 def _by_case(volumes, measure):

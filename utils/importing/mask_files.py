@@ -120,6 +120,8 @@ def _page_values(page, path, n_channels):
         pixels[pixels[..., 3] == 0] = 0
         return pixels[..., :3]
     pixels = np.asarray(page)
+    if "transparency" in page.info and pixels.ndim == 2:  # of single numbers of a palette, or of grey
+        pixels = np.where(np.asarray(page.convert("RGBA"))[..., 3] == 0, 0, pixels)
     if pixels.ndim == 3:
         if pixels.shape[-1] in (2, 4):
             pixels = np.where(pixels[..., -1:] == 0, 0, pixels[..., :-1])

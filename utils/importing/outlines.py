@@ -123,13 +123,15 @@ def read_coco(path):
     try:
         content = json.loads(Path(path).read_text("utf-8"))
         names = {category["id"]: category["name"] for category in content["categories"]}
+        if len(names) < len(content["categories"]):
+            raise InputError(f"{path}: two categories have one id, expected a different id for each")
         annotations = {image["id"]: [] for image in content["images"]}
         if len(annotations) < len(content["images"]):
             raise InputError(f"{path}: two images have one id, expected a different id for each")
         complaints = []
         for annotation in content["annotations"]:
             unknown = [
-                f"{path}: annotation {annotation['id']} has {key} {annotation[key]}, which is none"
+                f"{path}: annotation {annotation.get('id')} has {key} {annotation[key]}, which is none"
                 for key, known in (("image_id", annotations), ("category_id", names))
                 if annotation[key] not in known
             ]
@@ -162,7 +164,7 @@ def coco_masks(path, image, annotations, shape):
     outlines, complaints = [], []
     for annotation in annotations:
         try:
-            outlines += _coco_outlines(annotation, (rows, columns), f"{where}: annotation {annotation['id']}")
+            outlines += _coco_outlines(annotation, (rows, columns), f"{where}: annotation {annotation.get('id')}")
         except InputError as error:
             complaints += error.messages
     if complaints:

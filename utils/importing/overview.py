@@ -59,6 +59,12 @@ def overview_text(found, understood, outlined, options):
         lines.append(f"{name:{width}}  {target:10}  {len(counts):6}  {sum(counts)}")
     if unknown := [fluid for fluid in FLUIDS if fluid not in outlined]:
         lines.append(f"not outlined: {', '.join(unknown)}; unknown there, not absent")
+    held = {target for name, target in found.classes.targets.items() if any(name in case.pixels for case in cases)}
+    if options.outlined is None and (nowhere := [fluid for fluid in outlined if fluid not in held]):
+        lines.append(
+            f"warning: {' and '.join(nowhere)} is nowhere, and counts as looked for and absent; if nobody outlined it, "
+            "say with --outlined what was"
+        )
     lines += [f"note: {note}" for note in found.notes]
     of_cases = {_name_of(root): case.notes for root, case in understood.items()}
     lines += filter(None, [notes_text(of_cases)])

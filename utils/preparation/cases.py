@@ -3,7 +3,7 @@
 import os
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from utils.errors import InputError
 from utils.labels import FLUIDS, in_order
@@ -55,28 +55,36 @@ def find_cases(data_root, outlined=tuple(FLUIDS), not_judged=()):
         other_path = file_called(case.folder, "other.mhd") if not_judged else None
         case = replace(case, outlined=in_order(stated.get(root, outlined)), is_stated=root is not None)
         cases.append(replace(case, other_path=other_path, not_judged=tuple(not_judged) if other_path else ()))
-    if unused := sorted(stated.keys() - used):
-        names = ", ".join(unused[:_MOST_NAMED]) + ", ..." * (len(unused) > _MOST_NAMED)
-        print(f"warning: {data_root}: {NAME} names {names}, where no case is", file=sys.stderr)
+    warn_of_unused(data_root, stated, used)
     return cases
 
 
-def outlined_below(data_root):
-    """{root: names of the fluids outlined there} as every ``outlined.csv`` in `data_root` and the folders below says.
+def outlined_below(top):
+    """{root: names of the fluids outlined there} as every ``outlined.csv`` in `top` and the folders below says.
 
-    Roots are relative to `data_root`. Raises `InputError` where the table above `data_root` is about cases in it.
+    Roots are relative to `top`. Raises `InputError` where `top` has no table, and one above is about what lies in it.
     """
-    above = data_root.resolve().parent
-    if any(root.split("/")[0] == data_root.resolve().name for root in read_outlined(above)):
-        raise InputError(
-            f"{above / NAME}: says what was outlined in {data_root}; set DATA_ROOT to {above}, or copy it there"
-        )
+    top = Path(top)
+    for above in () if (top / NAME).exists() else top.resolve().parents:
+        place = PurePosixPath(top.resolve().relative_to(above).as_posix())
+        roots = map(PurePosixPath, read_outlined(above))
+        if any(place.is_relative_to(root) or root.is_relative_to(place) for root in roots):
+            raise InputError(
+                f"{above / NAME}: says what was outlined in {top}; name {above} instead, or put such a table there"
+            )
     stated = {}
-    for folder, names in _folders_below(data_root):
+    for folder, names in _folders_below(top):
         if NAME in names:
-            place = folder.relative_to(data_root)
+            place = folder.relative_to(top)
             stated |= {(place / root).as_posix(): fluids for root, fluids in read_outlined(folder).items()}
     return stated
+
+
+def warn_of_unused(top, stated, used):
+    """Print a warning where `stated`, of `outlined_below`, names roots that are not among `used`."""
+    if unused := sorted(stated.keys() - used):
+        names = ", ".join(unused[:_MOST_NAMED]) + ", ..." * (len(unused) > _MOST_NAMED)
+        print(f"warning: {top}: {NAME} names {names}, where no case is", file=sys.stderr)
 
 
 def volumes_of_no_case(data_root):

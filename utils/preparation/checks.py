@@ -20,7 +20,7 @@ from utils.errors import InputError
 from utils.labels import CLASS_NAMES, FLUIDS, NOT_JUDGED
 from utils.names import as_text, same_name
 from utils.preparation.cases import Case
-from utils.preparation.outlined import NAME, read_reference
+from utils.preparation.outlined import read_reference
 from utils.preparation.preprocessing import to_8_bit
 from utils.volumes.file_checks import check_data_file
 from utils.volumes.mhd import read_header, read_volume, reordering_onto, voxel_digest
@@ -92,9 +92,6 @@ def read_facts(case):
     reference = read_reference(case)
     label_counts, not_judged, others = zip(*(_count_labels(slice_) for slice_ in reference), strict=True)
     other_labels = [f"{value:g}" for value in np.unique(np.concatenate(others))[:_MOST_LISTED]]
-    may_be_one_class = not (case.is_stated or case.not_judged or other_labels)
-    if may_be_one_class and any(not_judged) and not np.sum(label_counts, axis=0)[1:].any():
-        other_labels = [str(NOT_JUDGED)]
     return CaseFacts(
         **facts,
         label_counts=list(label_counts),
@@ -235,15 +232,8 @@ def _voxel_findings(case, facts):
         labels = [*_labels_present(facts.label_counts), *facts.other_labels]
         labels.sort(key=lambda label: (label == "nan", float(label)))  # NaN last, which nothing is above or below
         expected = ", ".join(f"{label} {name}" for label, name in enumerate(CLASS_NAMES))
-        if facts.other_labels == ["255"] and set(labels) <= {"0", "255"}:
-            remedy = (
-                "a mask of one class: replace 255 by that class's label; if 255 is what nobody judged, name the case "
-                f"in {NAME}"
-            )
-        else:
-            remedy = "replace the labels by these"
         found = f"reference.mhd holds {', '.join(labels)}" + ", ..." * (len(facts.other_labels) == _MOST_LISTED)
-        yield Finding(case, found, expected, remedy)
+        yield Finding(case, found, expected, "replace the labels by these")
     elif filled := _b_scans_filled(facts):
         more = f" (and {len(filled) - 1} more)" * (len(filled) > 1)
         found = f"fluid fills more than half of slice {filled[0]}{more}"

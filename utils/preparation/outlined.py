@@ -7,7 +7,7 @@ were, where the setting OUTLINED does not hold for all of them:
     Spectralis/P1,IRF
     Topcon,IRF SRF
 
-A root is a case's folder or one above it, relative to the file's; the nearest counts.
+A root is a case's folder or one above it, relative to the file's; the nearest counts. It may have backslashes.
 """
 
 import csv
@@ -41,7 +41,8 @@ def read_outlined(folder):
         raise InputError(f"{path}: its columns are {','.join(header)}, expected {','.join(_COLUMNS)}")
     stated, complaints = {}, []
     for number, row in enumerate(rows, 2):
-        root, names = PurePosixPath(row[0]).as_posix(), row[1].split() if len(row) == 2 else []
+        root = PurePosixPath(row[0].strip().replace("\\", "/")).as_posix()
+        names = row[1].split() if len(row) == 2 else []
         if len(row) != 2:
             complaints.append(f"{path}: line {number} has {len(row)} values, expected 2: root and outlined fluids")
         elif unknown := [name for name in names if name not in FLUIDS]:
@@ -78,11 +79,25 @@ def read_reference(case):
     """The reference of `case`, a `utils.preparation.cases.Case`: (slices, rows, columns), on the scan's grid.
 
     It holds labels and `NOT_JUDGED`, by `as_judged`, in the type of the file. Raises `InputError` where a volume cannot
-    be read or lies elsewhere than the scan.
+    be read or lies elsewhere than the scan, and as `check_one_class`.
     """
     reference = read_volume_onto(case.reference_path, case.oct_path)
+    if not case.is_stated:
+        check_one_class(case.reference_path, reference)
     other = None if case.other_path is None else read_volume_onto(case.other_path, case.oct_path)
     return as_judged(reference, case.outlined, other, case.not_judged)
+
+
+def check_one_class(path, reference):
+    """Raise `InputError` where `reference`, as the file at `path` has it, holds 255 and no label: a mask of one class.
+
+    Of a case that ``outlined.csv`` names, 255 is what nobody judged.
+    """
+    if (reference == NOT_JUDGED).any() and not (reference % NOT_JUDGED).any():
+        raise InputError(
+            f"{path}: holds 0 and 255, expected labels 0 to {len(FLUIDS)}; a mask of one class: replace 255 by that "
+            f"class's label; if 255 is what nobody judged, name the case in {NAME}"
+        )
 
 
 def as_judged(reference, outlined, other=None, not_judged=()):

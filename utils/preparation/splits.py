@@ -113,8 +113,8 @@ def _settled_parts(patients, existing):
         for vendor, name in settled:
             if (vendor, name) not in patients:
                 complaints.append(
-                    f"{part}_data.csv: {vendor} case {name} is not in the data; "
-                    "correct the row, add the case, or delete the split's CSV files"
+                    f"{part}_data.csv: {vendor} case {name} is not in the data, or nothing is outlined in it; "
+                    "correct or remove its rows, add the case, or delete the split's CSV files"
                 )
                 continue
             patient = patients[vendor, name]

@@ -100,7 +100,7 @@ def load_network(
         return replace(first, model=model)
     digests = [one.details["sha256"] for one in loaded]
     details = first.details | {"sha256": digest(" ".join(digests).encode()), "step": f"mean of {len(loaded)} models'"}
-    details = inherit({**details, "data": {}}, [one.details for one in loaded])
+    details = inherit(details, [one.details for one in loaded[1:]])
     return replace(first, model=model, details=details, decisions=Decisions.mean([one.decisions for one in loaded]))
 
 

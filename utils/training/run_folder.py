@@ -106,10 +106,11 @@ def check_same_data(path, before, data, parts=None):
         return
     complaints = []
     for part in parts or (part for part in before if part not in ("preparation", "earlier")):
-        now, then = data.get(part, {"cases": []}), before[part]
-        name = CSV_OF.get(part) or f"data set {part.removeprefix('mixed ')} of MIXED_ROOTS"
+        now, then = (of.get(part, {"cases": []}) for of in (data, before))
+        kind, _, number = part.partition(" ")
+        name = CSV_OF.get(part) or f"data set {number} of {kind.upper()}_ROOTS"
         cases, cases_before = set(now["cases"]), set(then["cases"])
-        # The patients of a mixed data set follow from its cases; earlier versions found them in another way.
+        # The patients of another data set follow from its cases; earlier versions found them in another way.
         changed = [key for key in then if now.get(key) != then[key] and (key != "patients" or part in CSV_OF)]
         if cases != cases_before:
             new, gone = len(cases - cases_before), len(cases_before - cases)
@@ -121,7 +122,7 @@ def check_same_data(path, before, data, parts=None):
     seen, earlier = all_seen(data), {} if parts else before.get("earlier", {})
     if any(set(earlier.get(kind, ())) - set(seen[kind]) for kind in seen):
         complaints.append(f"{path}: the model that training starts from has not seen all that it had seen then")
-    if data["preparation"] != before["preparation"]:
+    if data["preparation"] != before.get("preparation"):
         complaints.append(f"{path}: the volumes have been prepared in another way since")
     if complaints:
         raise InputError(*complaints, f"{path}: began with other data; bring them back or choose another RUN_NAME")

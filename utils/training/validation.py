@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 
 from utils.errors import InputError
-from utils.labels import FLUIDS, without_unjudged
+from utils.labels import FLUIDS, in_order, without_unjudged
 from utils.preparation.roi import prediction_region
 from utils.prepared import volume_paths
 from utils.segmentation.decisions import labels_from_probabilities, of_taught_fluids
@@ -48,14 +48,22 @@ def _kinds(row):
     return [fluid for fluid in FLUIDS if getattr(row, f"is_{fluid}")] or ["none"]
 
 
-def check_monitor(monitor, b_scans, csv_path):
-    """Raise `InputError` if none of `b_scans`, chosen from `csv_path`, holds the fluid whose Dice is monitored."""
-    fluids = {kind for row in b_scans for kind in _kinds(row)} - {"none"}
-    if (monitor == "val_dice" and not fluids) or (
-        monitor.startswith("val_dice_") and monitor.removeprefix("val_dice_").upper() not in fluids
-    ):
-        held = ", ".join(sorted(fluids)) or "no fluid"
-        raise InputError(f"{csv_path}: its B-scans hold {held}, so that {monitor} has no value; choose another MONITOR")
+def check_monitor(monitor, b_scans, csv_path, taught=tuple(FLUIDS)):
+    """Raise `InputError` if none of `b_scans`, chosen from `csv_path`, holds the fluid whose score is monitored.
+
+    A fluid that is not among `taught` is none to monitor: it is never predicted, so that its Dice is 0 throughout. The
+    F-score of patches without the fluid is 1 throughout. The first epoch would be the best.
+    """
+    held = {kind for row in b_scans for kind in _kinds(row)} - {"none"}
+    fluids, named = held & set(taught), monitor.rpartition("_")[2].upper()
+    needed = {named} if named in FLUIDS else set() if monitor == "val_loss" else fluids or {"a fluid"}
+    if not needed <= fluids:
+        found = ", ".join(in_order(held)) or "no fluid"
+        untaught = [fluid for fluid in in_order(held) if fluid not in taught]
+        unknown = f", of which {' and '.join(untaught)} is not taught" * bool(untaught)
+        raise InputError(
+            f"{csv_path}: its B-scans hold {found}{unknown}, so that {monitor} says nothing; choose another MONITOR"
+        )
 
 
 def segment_b_scans(model, rows, preprocessed_folder, *, threshold, **prediction):
@@ -74,8 +82,8 @@ def predicted_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd,
     `taught` count as background. `model` and `step` are as in `predict_probabilities`. Predictions are limited to the
     region of interest, as for a new scan.
     """
-    in_order = sorted(rows, key=lambda row: (row.vendor, row.image_name, row.slice))
-    for (vendor, image_name), of_case in itertools.groupby(in_order, lambda row: (row.vendor, row.image_name)):
+    by_case = sorted(rows, key=lambda row: (row.vendor, row.image_name, row.slice))
+    for (vendor, image_name), of_case in itertools.groupby(by_case, lambda row: (row.vendor, row.image_name)):
         of_case = list(of_case)
         volume_path, masks_path, _ = volume_paths(preprocessed_folder, vendor, image_name)
         (volume, spacing_mm), (masks, _) = open_volume(volume_path), open_volume(masks_path)
