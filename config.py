@@ -173,8 +173,7 @@ ROTATE_BOTH_WAYS = False
 GREY_AUGMENTATION = 0.0
 # Probability with which a patch takes the noise and grey values of a patch of NOISE_ROOTS.
 NOISE_TRANSFER = 0.0
-# OUTPUT_ROOTs of prepared scans of other scanners (prepare_data.py --unlabelled will do), in a list. They count as
-# seen: no scan or patient in them may validate or test.
+# OUTPUT_ROOTs of prepared scans of other scanners (prepare_data.py --unlabelled will do), in a list.
 NOISE_ROOTS = []
 # Probability with which a patch is stretched or shrunk, rows and columns each by up to SCALE_RANGE.
 SCALE_AUGMENTATION = 0.0
@@ -254,7 +253,6 @@ def training_data_settings():
     return {
         "csv_paths": {part: split_csv(part) for part in ("train", "val")},
         "mixed": mixed_roots(),
-        "noise": noise_folders() if NOISE_TRANSFER else (),
         "n_b_scans": VALIDATION_B_SCANS,
         "seed": SEED,
         "monitor": MONITOR,
@@ -296,11 +294,6 @@ def mixed_roots():
     )
 
 
-def noise_folders():
-    """Folders of the preprocessed volumes in NOISE_ROOTS."""
-    return tuple(Path(root) / "pre_processed" for root in NOISE_ROOTS)
-
-
 def unlabelled_batch_size():
     """Patches of a step that scans without outlines give."""
     return max(1, round(BATCH_SIZE * UNLABELLED_SHARE / (1 - UNLABELLED_SHARE)))
@@ -320,7 +313,7 @@ def batch_settings():
             scale=SCALE_AUGMENTATION,
             scale_range=SCALE_RANGE,
             noise_transfer=NOISE_TRANSFER,
-            noise_folders=noise_folders(),
+            noise_folders=tuple(Path(root) / "pre_processed" for root in NOISE_ROOTS),
         ),
         fluid_labels=(IRF_CODE, SRF_CODE, PED_CODE),
     )

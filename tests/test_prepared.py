@@ -200,22 +200,6 @@ def test_what_is_mixed_in_is_recorded_and_holds_nobody_of_the_validation(prepare
         read_training_data(**config.training_data_settings(), start=None)
 
 
-def test_scans_whose_noise_trains_count_as_seen(prepared, tmp_path, prepare_here):
-    own, others = (config.DATA_ROOT, config.OUTPUT_ROOT), tmp_path / "others" / "output"
-    for number in range(3):
-        write_raw_case(tmp_path / "others" / "data", "Spectralis", f"q{number}", seed=80 + number)
-    prepare_here(tmp_path / "others" / "data", others)
-    config.load(arguments(*own, f"NOISE_ROOTS=['{others}']", "NOISE_TRANSFER=0.5"))
-    data = read_training_data(**config.training_data_settings(), start=None)
-    assert len(data.description["noise 1"]["cases"]) == 3  # whatever part they are in
-    assert data.description["noise 1"]["patients"] == sorted(map(patient_digest, ("q0", "q1", "q2")))
-    config.load(arguments(*own, "NOISE_TRANSFER=0.0"))
-    assert "noise 1" not in read_training_data(**config.training_data_settings(), start=None).description
-    config.load(arguments(*own, f"NOISE_ROOTS=['{own[1]}']", "NOISE_TRANSFER=0.5"))
-    with pytest.raises(InputError, match=r"val_data\.csv: .* was used to train this network"):
-        read_training_data(**config.training_data_settings(), start=None)
-
-
 def test_the_pattern_finds_the_patients_of_a_mixed_data_set_case_by_case(tmp_path, capsys):
     names = ["p1_left", "p1_right", "p2_left", "phantom"]
     for name in names:

@@ -7,7 +7,6 @@ from utils.ancestry import inherit
 from utils.data_prepare import mixed_rows
 from utils.errors import InputError
 from utils.exported_model import read_best, taught_fluids
-from utils.files import read_json
 from utils.labels import FLUIDS, in_order
 from utils.preparation.preprocessing import VENDOR_RULES
 from utils.preparation.reference_histogram import read_histogram_if_any
@@ -18,10 +17,8 @@ from utils.prepared import (
     check_volumes_exist,
     describe_data,
     outlined_in,
-    patient_digest,
     read_outlined_rows,
     read_unlabelled_rows,
-    record_path,
 )
 from utils.training.validation import check_monitor, choose_b_scans
 
@@ -46,7 +43,7 @@ class TrainingData:
 
     @property
     def description(self):
-        """What has been seen: `describe_data`'s parts, with "mixed N", "noise N" and "earlier"."""
+        """What has been seen: `describe_data`'s parts, with "mixed N" and "earlier"."""
         return self.record["data"]
 
     @property
@@ -92,15 +89,14 @@ def fluids_outlined(rows):
     return in_order({fluid for row in rows for fluid in outlined_in(row)})
 
 
-def read_training_data(csv_paths, mixed, noise, n_b_scans, seed, monitor, preparation, reference_histogram, start):
+def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation, reference_histogram, start):
     """The `TrainingData` in `csv_paths`, {"train": path, "val": path}, and `mixed`, `MixedRoot`s.
 
-    `noise` are the folders of preprocessed volumes whose noise patches take; `n_b_scans`, `seed` and `monitor` choose
-    the B-scans that epochs are scored on; `preparation` are the arguments of `describe_data`; `reference_histogram` is
-    `config.REFERENCE_HISTOGRAM`; `start` is the path of the exported model whose weights training starts from, or None.
-    Raises `InputError` where a CSV or the model is unusable, cases were not prepared as these say, no B-scan holds what
-    is monitored, it is not taught, or anything that trains, or has trained `start`, has cases or patients of the
-    validation.
+    `n_b_scans`, `seed` and `monitor` choose the B-scans that epochs are scored on; `preparation` are the arguments of
+    `describe_data`; `reference_histogram` is `config.REFERENCE_HISTOGRAM`; `start` is the path of the exported model
+    whose weights training starts from, or None. Raises `InputError` where a CSV or the model is unusable, cases were
+    not prepared as these say, no B-scan holds what is monitored, it is not taught, or anything that trains, or has
+    trained `start`, has cases or patients of the validation.
     """
     rows = {part: read_outlined_rows(path) for part, path in csv_paths.items()}
     b_scans = choose_b_scans(rows["val"], n_b_scans, seed)
@@ -110,8 +106,6 @@ def read_training_data(csv_paths, mixed, noise, n_b_scans, seed, monitor, prepar
         others = mixed_rows(root)
         description[f"mixed {number}"] = describe_mixed(root, others, preparation)
         rows["train"] = rows["train"] + others
-    for number, folder in enumerate(noise, 1):
-        description[f"noise {number}"] = describe_noise(folder, preparation["patient_pattern"])
     record = {"data": description, "taught": list(fluids_outlined(rows["train"]))}
     if start:
         start = StartingModel(Path(start), read_best(start))
@@ -162,20 +156,6 @@ def describe_mixed(root, rows, preparation):
             f"{pattern!r}, such as {unmatched[0]}; each of these counts as a patient of its own"
         )
     return described["train"] | {"preparation": described["preparation"]}
-
-
-def describe_noise(folder, patient_pattern):
-    """The part of the description for the scans in a preprocessed `folder` whose noise and grey values patches take.
-
-    Patients are found as in `describe_mixed`.
-    """
-    cases = [path.stem.split("_", 1) for path in sorted(Path(folder, "oct_imgs").glob("*.mhd"))]
-    patients = {find_patient(name, patient_pattern) or name for _, name in cases}
-    records = [read_json(record_path(folder, vendor, name, "images")) for vendor, name in cases]
-    return {
-        "cases": sorted({record["voxels"] for record in records}),
-        "patients": sorted(map(patient_digest, patients)),
-    }
 
 
 def with_unlabelled(data, slice_csv, csv_paths, preparation):

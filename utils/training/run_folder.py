@@ -107,10 +107,9 @@ def check_same_data(path, before, data, parts=None):
     complaints = []
     for part in parts or (part for part in before if part not in ("preparation", "earlier")):
         now, then = (of.get(part, {"cases": []}) for of in (data, before))
-        kind, _, number = part.partition(" ")
-        name = CSV_OF.get(part) or f"data set {number} of {kind.upper()}_ROOTS"
+        name = CSV_OF.get(part) or f"data set {part.removeprefix('mixed ')} of MIXED_ROOTS"
         cases, cases_before = set(now["cases"]), set(then["cases"])
-        # The patients of another data set follow from its cases; earlier versions found them in another way.
+        # The patients of a mixed data set follow from its cases; earlier versions found them in another way.
         changed = [key for key in then if now.get(key) != then[key] and (key != "patients" or part in CSV_OF)]
         if cases != cases_before:
             new, gone = len(cases - cases_before), len(cases_before - cases)
