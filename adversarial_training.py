@@ -175,7 +175,7 @@ def create_step(data):
     settings = config.network_settings() | {"encoder_weights": None}  # it gets a trained model's
     unet, inference = create_network(**settings), create_inference_network(**settings)
     for network in (unet, inference):
-        compile_for_scoring(network, losses, config.THRESHOLD)
+        compile_for_scoring(network, losses, config.THRESHOLD, data.scored)
     set_weights([unet, inference], data.start.path)
     d_dtype_policy = discriminator_policy(config.DTYPE_POLICY)
     discriminator = create_discriminator(

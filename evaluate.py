@@ -54,7 +54,7 @@ from utils.keras_setup import set_up_keras
 from utils.labels import FLUIDS
 from utils.plots import save_comparison
 from utils.preparation.reference_histogram import read_histogram_if_any
-from utils.prepared import all_seen, check_unseen, read_csv_data
+from utils.prepared import all_seen, check_unseen, fluids_outlined, read_csv_data, read_outlined_rows
 from utils.segmentation.decisions import decisions_of_run
 from utils.segmentation.predict import load_network
 from utils.training import run_folder
@@ -163,9 +163,14 @@ def check_model(model_path, details):
 
 
 def score_patches(network):
-    """Loss, IoU and F-score on the patches of the held-out cases, as in training's validation."""
+    """Loss, IoU and F-score on the patches of the held-out cases, as in training's validation.
+
+    IoU and F-score are those of the fluids that these cases outline and the network was taught.
+    """
     losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, network.has_heads, config.CROSS_ENTROPY)
-    compile_for_scoring(network.model, losses, config.THRESHOLD)
+    outlined = fluids_outlined(read_outlined_rows(config.split_csv("test")))
+    scored = [fluid for fluid in outlined if fluid in network.settings.taught]
+    compile_for_scoring(network.model, losses, config.THRESHOLD, scored)
     with epoch_batches(
         config.split_csv("test"),
         replace(config.batch_settings(), train_classes=network.has_heads),

@@ -108,12 +108,12 @@ def train(folder, data, sharing, state):
     with shared():
         unet = create_network(**network)
         optimizer = create_optimizer(config.optimizer_settings(config.EPOCH), config.DTYPE_POLICY)
-        compile_for_scoring(unet, losses, config.THRESHOLD, optimizer=optimizer)
+        compile_for_scoring(unet, losses, config.THRESHOLD, data.scored, optimizer=optimizer)
         optimizer.build(unet.trainable_variables)
         if data.start and not state:
             set_weights([unet], data.start.path)
     inference = create_inference_network(**network | {"encoder_weights": None})
-    compile_for_scoring(inference, losses, config.THRESHOLD)
+    compile_for_scoring(inference, losses, config.THRESHOLD, data.scored)
     print(run_folder.settings_text(config.values()))
     print(f"{folder}: {unet.count_params():,} parameters, {config.DTYPE_POLICY}, batches of {config.BATCH_SIZE}")
 

@@ -46,6 +46,14 @@ def test_a_probability_must_exceed_the_threshold():
     prediction = np.array([[[[0.0, 0.51, 0.49, 0.0], [0.5, 0.5, 0.0, 0.0]]]], "float32")
     assert float(IOUScore(class_indexes=1, threshold=0.5)(reference, prediction)) == pytest.approx(0.5, abs=1e-4)
     by_name = {metric.name: metric for metric in segmentation_metrics(threshold=0.4)}
+    of_two = {metric.name: metric.class_indexes for metric in segmentation_metrics(0.4, ("IRF", "PED"))}
+    assert {name.removeprefix("f_"): classes for name, classes in of_two.items() if name[0] == "f"} == {
+        "score": [1, 3],
+        "score_with_background": [0, 1, 3],
+        "irf": 1,
+        "ped": 3,
+    }
+    assert segmentation_metrics(0.4, ()) == []
     assert float(by_name["iou_irf"](reference, prediction)) == pytest.approx(1)
 
 

@@ -17,10 +17,10 @@ from utils.evaluation.statistics import summarise_volumes, with_patients
 from utils.exported_model import read_best
 from utils.labels import FLUIDS
 from utils.preparation.outlined import write_outlined
-from utils.prepared import SliceRow
+from utils.prepared import SliceRow, fluids_outlined
 from utils.segmentation.decisions import Decisions, of_taught_fluids
 from utils.segmentation.predict import load_network
-from utils.training.data import TrainingData, fluids_outlined
+from utils.training.data import TrainingData
 from utils.training.validation import FluidDice, choose_b_scans
 from utils.volumes.mhd import read_volume, write_volume
 
@@ -196,5 +196,8 @@ def test_scripts_with_cysts_alone_outlined(tmp_path):
     for step in ("segmentation", "adversarial"):
         assert read_best(run / step / "best.keras")["taught"] == ["IRF"]
     assert said.count("not outlined") == 2
+    measured = set(pd.read_csv(run / "segmentation" / "log.csv").columns)
+    assert {"val_f_irf", "val_iou_score"} < measured
+    assert not {"val_f_srf", "val_f_ped"} & measured  # they would be 1
     assert set(pd.read_csv(run / "evaluation" / "volumes.csv").fluid) == {"IRF"}
     assert all(read_volume(path)[0].max() <= 1 for path in (run / "evaluation" / "predictions").glob("*.mhd"))

@@ -9,7 +9,7 @@ from collections import namedtuple
 from pathlib import Path, PurePath
 
 from utils.errors import InputError
-from utils.labels import FLUIDS
+from utils.labels import FLUIDS, in_order
 from utils.preparation.splits import find_patient, patient_of
 
 VOLUME_KINDS = ("oct_imgs", "oct_masks", "roi_masks")  # folders below the preprocessed one, in a sample's order
@@ -29,6 +29,11 @@ def volume_paths(preprocessed_folder, vendor, image_name):
 def outlined_in(row):
     """Names of the fluids that were outlined in the B-scan of a `SliceRow`, whether it holds them or not."""
     return tuple(fluid for fluid in FLUIDS if getattr(row, f"is_{fluid}") is not None)
+
+
+def fluids_outlined(rows):
+    """Names of the fluids that were outlined in some of `rows`, `SliceRow`s."""
+    return in_order({fluid for row in rows for fluid in outlined_in(row)})
 
 
 # ---- The slice CSV and its splits ----------------------------------------------------------------------------------

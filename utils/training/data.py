@@ -16,7 +16,7 @@ from utils.prepared import (
     check_unseen,
     check_volumes_exist,
     describe_data,
-    outlined_in,
+    fluids_outlined,
     read_outlined_rows,
     read_unlabelled_rows,
 )
@@ -52,6 +52,11 @@ class TrainingData:
         return taught_fluids(self.record)
 
     @property
+    def scored(self):
+        """Names of the fluids that validation cases outline, and that the network is taught."""
+        return in_order(set(self.taught) & set(fluids_outlined(self.rows["val"])))
+
+    @property
     def at_risk(self):
         """Names of the fluids that the starting model was taught and no training case outlines."""
         outlined = fluids_outlined(self.rows["train"])
@@ -82,11 +87,6 @@ class TrainingData:
     def settings(self):
         """What a run's settings are to say of the data, beside config.py's."""
         return {"STARTING_MODEL": self.start.details["sha256"]} if self.start else {}
-
-
-def fluids_outlined(rows):
-    """Names of the fluids that were outlined in some of `rows`, `SliceRow`s."""
-    return in_order({fluid for row in rows for fluid in outlined_in(row)})
 
 
 def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation, reference_histogram, start):

@@ -92,11 +92,11 @@ def segmentation_losses(batch_size, n_classes, train_classes, weighting="balance
     return [mean_over_replicas(segmentation)] + [loss_functions.presence_loss] * (3 * train_classes)
 
 
-def compile_for_scoring(model, losses, threshold, **options):
-    """`model.compile` with the `segmentation_losses` and IoU and F-score on the segmentation output."""
+def compile_for_scoring(model, losses, threshold, fluids=tuple(FLUIDS), **options):
+    """`model.compile` with the `segmentation_losses` and IoU and F-score of the `fluids` on the segmentation output."""
     from utils.metrics import segmentation_metrics
 
-    metrics = segmentation_metrics(threshold)
+    metrics = segmentation_metrics(threshold, fluids)
     if len(losses) > 1:
         metrics = [metrics] + [[]] * (len(losses) - 1)
     model.compile(loss=losses if len(losses) > 1 else losses[0], metrics=metrics, **options)
