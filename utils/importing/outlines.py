@@ -14,7 +14,7 @@ from skimage.draw import polygon
 from utils.errors import InputError
 
 _BEYOND = 1.0  # pixels that a point may lie outside of the image, by rounding
-_BOX_SHARE = 0.999  # of its bounding box that an outline fills if it is a box, but for rounding
+_BOX_SHARE = 0.999  # of its bounding box that an outline fills if it is a box; the rest is rounding
 _BOXES = "outlines are axis-parallel rectangles, that is boxes: all in them counts; outline what lies in them"
 _WITHIN = (
     "outlines lie within others of their class and are filled; if they are holes, give them a class of their own and "
