@@ -61,6 +61,8 @@ N_CLASSES = 4  # background and the three fluids
 PATCH_SIZE_H = 256
 # Columns of a patch.
 PATCH_SIZE_W = 128
+# The network sees slices z-1, z, z+1, as in the paper. False: slice z alone, three times, so that no neighbour misleads it.
+NEIGHBOURS = True
 # Every volume is resampled to this row spacing, Spectralis' own.
 AXIAL_SPACING_MM = 0.003872
 # The grey value that becomes 0 in the network's input.
@@ -305,6 +307,7 @@ def batch_settings():
         shape=(PATCH_SIZE_H, PATCH_SIZE_W),
         per_slice=PATCHES_PER_SLICE,
         border=PATCH_BORDER,
+        neighbours=NEIGHBOURS,
         drop_healthy=DROP_HEALTHY,
         augmentation=AugmentationSettings(
             rotation_degrees=ROTATION_DEGREES,
@@ -412,6 +415,7 @@ def prediction_settings():
         "axial_spacing_mm": AXIAL_SPACING_MM,
         "slice_mean": SLICE_MEAN,
         "slice_sd": SLICE_SD,
+        "neighbours": NEIGHBOURS,
         "threshold": THRESHOLD,
         "fluid_thresholds": FLUID_THRESHOLDS,
     }

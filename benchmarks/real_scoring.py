@@ -1,5 +1,6 @@
 """Real B-scans segmented and their pixels counted, as exported or made unlike; what has been counted is kept."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from utils.errors import InputError
 from utils.evaluation.held_out import where_judged
 from utils.exported_model import read_best
 from utils.files import code_digest, digest, write_csv
-from utils.labels import FLUIDS
+from utils.labels import FLUIDS, NOT_JUDGED
 from utils.plots import save_comparison
 from utils.preparation.outlined import read_reference
 from utils.preparation.prepare_case import source_files
@@ -56,11 +57,13 @@ class Judged:
 
     def _labelled(self, case, way=None):
         """The `BScan` of a case, the network's labels (rows, columns) and its `presence_scores`."""
-        b_scan = read_b_scan(case) if way is None else make_unlike(read_b_scan(case), case.name, way)
+        b_scan, stack, index = read_b_scan(case)
+        if way is not None:
+            b_scan = make_unlike(b_scan, case.name, way)
+            stack, index = b_scan.grey[np.newaxis], 0
         self._network = self._network or load_network(self.model, mirrored=self.mirrored)
-        ((labels, probabilities, presence),) = segmented_slices(
-            self._network, b_scan.grey[np.newaxis], b_scan.spacing_mm, b_scan.vendor
-        )
+        segmented = segmented_slices(self._network, stack, b_scan.spacing_mm, b_scan.vendor)
+        labels, probabilities, presence = next(itertools.islice(segmented, index, None))
         labels, _, presence, reference = where_judged(labels, probabilities, presence, b_scan.reference)
         return replace(b_scan, reference=reference), labels, presence
 
@@ -74,12 +77,18 @@ class Judged:
 
 
 def read_b_scan(case):
-    """The `BScan` of a case; raises `InputError` where it has several."""
+    """(the `BScan` of a case; the stack that it lies in, uint8 (slices, rows, columns); its index there).
+
+    Raises `InputError` where several B-scans of the case were judged.
+    """
     voxels, spacing_mm = read_volume(case.oct_path)
     reference = read_reference(case)
-    if len(voxels) != 1 or reference.shape != voxels.shape:
-        raise InputError(f"{case.folder}: scan {voxels.shape} and reference {reference.shape}, expected 1 B-scan each")
-    return BScan(np.ascontiguousarray(to_8_bit(voxels[0])), reference[0], spacing_mm, case.vendor)
+    judged = np.flatnonzero((reference != NOT_JUDGED).any(axis=(1, 2)))
+    if len(judged) != 1 or reference.shape != voxels.shape:
+        raise InputError(f"{case.folder}: scan {voxels.shape}, reference {reference.shape}, {len(judged)} judged, not 1")
+    (index,) = judged
+    stack = np.stack([to_8_bit(slice_) for slice_ in voxels])
+    return BScan(stack[index], reference[index], spacing_mm, case.vendor), stack, index
 
 
 def count_pixels(case, b_scan, labels, presence):

@@ -102,7 +102,7 @@ def test_b_scans_are_segmented_as_a_new_scans_would_be(tmp_path):
 
     model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Cropping2D(46), keras.layers.Lambda(bright)])
     asked = rows("Topcon", "--I")[::-2]
-    results = list(segment_b_scans(model, asked, tmp_path, slice_mean=128.0, slice_sd=100.0, threshold=0.5))
+    results = list(segment_b_scans(model, asked, settings, threshold=0.5))
     assert [row.slice for row, *_ in results] == [0, 2]
     for row, grey, reference, labels in results:
         np.testing.assert_array_equal(grey, volume[row.slice])

@@ -20,7 +20,7 @@ from utils.augmentation import draw_scale, resized, rotated, rotation_map, with_
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES, NOT_JUDGED, unlabelled_value
 from utils.noise_transfer import RANKS, OtherScans, with_noise_of
-from utils.prepared import VOLUME_KINDS, outlined_in, volume_paths
+from utils.prepared import VOLUME_KINDS, outlined_in, slices_seen, volume_paths
 from utils.volumes.mhd import open_volume
 
 COLUMN_STEP = 10  # pixels between columns that patches are centred on
@@ -37,17 +37,17 @@ Patch = namedtuple("Patch", "row mirrored angle_degrees top left invalid_share s
 class ReadOCT(NutFunction):
     """rows >> ReadOCT(preprocessed_folder): rows of the slice CSV to samples (image, mask, roi).
 
-    image is uint8 (rows, columns, 3), slices z-1, z, z+1, where the first and the last slice of a volume stand in for
-    the neighbour that they lack; mask is uint8 (rows, columns), labels 0..3, or as `utils.labels` says where the class
+    image is uint8 (rows, columns, 3), the slices of `slices_seen`; mask is uint8 (rows, columns), labels 0..3, or as `utils.labels` says where the class
     is not known; roi is uint8 (rows, columns), 0 or 1. B-scans smaller than `minimum_shape` (rows, columns) are padded
     at the bottom and the right with 0: invalid, background, outside of the ROI. Volumes are memory-mapped, so that a
     row costs a few slices and not three volumes; the `open_cases` cases used last stay mapped. Raises InputError where
     a volume is missing or damaged, volumes do not match one another, lack the slice, or a mask holds other labels.
     """
 
-    def __init__(self, preprocessed_folder, minimum_shape=(1, 1), open_cases=64):
+    def __init__(self, preprocessed_folder, minimum_shape=(1, 1), neighbours=True, open_cases=64):
         super().__init__()
         self.preprocessed_folder, self.minimum_shape = preprocessed_folder, minimum_shape
+        self.neighbours = neighbours
         self._open_case = functools.lru_cache(open_cases)(_open_case)
 
     def __call__(self, row):
@@ -65,7 +65,8 @@ class ReadOCT(NutFunction):
                 f"{masks.filename}: slice {row.slice} holds the label {others.max()}, expected at most "
                 f"{len(CLASS_NAMES) - 1}; run prepare_data.py again"
             )
-        planes = (*_neighbours(volume, row.slice), mask, roi)
+        seen = slices_seen(row.slice, len(volume), self.neighbours)
+        planes = (*_slices(volume, seen), mask, roi)
         *image, mask, roi = (padded(plane, self.minimum_shape) for plane in planes)
         return cv2.merge(image), _with_what_is_allowed(mask, row), roi
 
@@ -105,11 +106,6 @@ def padded(plane, minimum_shape):
     """`plane` (rows, columns), padded with 0 at the bottom and the right to at least `minimum_shape`."""
     missing = np.maximum(np.subtract(minimum_shape, plane.shape), 0)
     return np.pad(plane, [(0, rows) for rows in missing]) if missing.any() else plane
-
-
-def _neighbours(volume, index):
-    """Slices z-1, z, z+1, where the first and the last stand in for those that are not there."""
-    return _slices(volume, [max(index - 1, 0), index, min(index + 1, len(volume) - 1)])
 
 
 def _mask_slice(masks, index):
@@ -313,8 +309,8 @@ def drop_patch(sample, probability, rng):
 class CutPatch(NutFunction):
     """patches >> CutPatch(preprocessed_folder, settings): `Patch` to (image, mask, is_IRF, is_SRF, is_PED).
 
-    `settings` are `utils.patch_settings.PatchSettings`. image is uint8 (rows, columns, 3) of the patch's size, slices
-    z-1, z, z+1 as in `ReadOCT`; mask is uint8 (rows, columns), with values as there. Reads, mirrors and rotates no more
+    `settings` are `utils.patch_settings.PatchSettings`. image is uint8 (rows, columns, 3) of the patch's size, the
+    slices of `slices_seen`; mask is uint8 (rows, columns), with values as there. Reads, mirrors and rotates no more
     of the B-scan than the patch, and the margin around it that a rotation turns in. B-scans smaller than a patch are
     padded as in `ReadOCT`, and errors are those of `ReadOCT`. A patch with a seed is scaled and changed in its noise
     and grey values by it.
@@ -340,7 +336,8 @@ class CutPatch(NutFunction):
             source_map, box = rotation_map((rows, columns), patch.angle_degrees, box)
         if patch.mirrored:  # columns are counted from the other end
             box = (box[0], slice(columns - box[1].stop, columns - box[1].start))
-        planes = (*_neighbours(volume, row.slice), _mask_slice(masks, row.slice))
+        seen = slices_seen(row.slice, len(volume), self.settings.neighbours)
+        planes = (*_slices(volume, seen), _mask_slice(masks, row.slice))
         *image, mask = (np.array(padded(plane, shape)[box]) for plane in planes)
         image = cv2.merge(image)
         if patch.mirrored:

@@ -26,12 +26,13 @@ class PredictionSettings:
     slice_sd: float
     threshold: float
     reference_histogram: list | None  # counts of the 256 grey values that Cirrus and Topcon are matched to
+    neighbours: bool = True  # whether its channels are slices z-1, z, z+1, else z alone
     taught: tuple = tuple(FLUIDS)  # names of the fluids that somebody outlined for it
 
     @classmethod
     def from_details(cls, details):
         """The settings in the content of ``best.json``; `InputError` where one is missing."""
-        details = {**details, "taught": taught_fluids(details)}
+        details = {**details, "neighbours": sees_neighbours(details), "taught": taught_fluids(details)}
         missing = [name for name in cls.__dataclass_fields__ if name not in details]
         if missing:
             raise InputError(f"best.json: lacks {', '.join(missing)}; train the model with this version's scripts")
@@ -42,6 +43,11 @@ def taught_fluids(details):
     """Names of the fluids that a model was taught, by its ``best.json``: those that a training case outlines, its own
     or one of a model that it was made from. Files that do not say so are of models that were taught all."""
     return in_order(details.get("taught", FLUIDS))
+
+
+def sees_neighbours(details):
+    """Whether a model sees slices z-1, z, z+1, by its ``best.json``. Files that do not say so are of models that do."""
+    return details.get("neighbours", True)
 
 
 def export_best(folder, model, details):
@@ -111,7 +117,7 @@ def check_input(path, details, settings, remedy):
     """Raise `InputError` if the model at `path` was trained on images that were prepared with other settings.
 
     `details` (of the model) and `settings` are dictionaries with the axial spacing, the grey values' mean and standard
-    deviation and the reference histogram (256 counts, or None). Without a histogram in `settings`, none is compared.
+    deviation, whether neighbours are seen, and the reference histogram (256 counts, or None). Without a histogram in `settings`, none is compared.
     `remedy` says what to do.
     """
     names = ("axial_spacing_mm", "slice_mean", "slice_sd")
@@ -120,6 +126,11 @@ def check_input(path, details, settings, remedy):
         for name in names
         if details[name] != settings[name]
     ]
+    if sees_neighbours(details) != settings["neighbours"]:
+        complaints.append(
+            f"{path}: its neighbours is {sees_neighbours(details)}, config.NEIGHBOURS is {settings['neighbours']}; "
+            f"{remedy}"
+        )
     if "reference_histogram" in settings and details["reference_histogram"] != settings["reference_histogram"]:
         its_own, today = (
             "no reference histogram" if counts is None else f"a reference histogram of {sum(counts):,} voxels"

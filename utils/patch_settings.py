@@ -27,6 +27,7 @@ class PatchSettings:
     drop_healthy: float  # share of the patches without fluid that is dropped
     augmentation: AugmentationSettings
     fluid_labels: tuple = (1, 2, 3)  # of IRF, SRF and PED in the masks
+    neighbours: bool = True  # whether its channels are slices z-1, z, z+1, else z alone
     max_invalid: float = 0.5  # largest invalid share of a patch: beyond half, it would teach padding most of all
 
     def can_be_kept(self, rows, columns):

@@ -43,7 +43,7 @@ def plan_block(block, settings, *, training, epoch):
     angles_degrees = (-augmentation.rotation_degrees * augmentation.rotate_both_ways, augmentation.rotation_degrees)
     rng = np.random.default_rng([settings.seed, epoch, PATCHES, number])
     # Created for each block, so that a missing file is noticed.
-    read_oct = ReadOCT(settings.preprocessed_folder, minimum_shape=patches.shape)
+    read_oct = ReadOCT(settings.preprocessed_folder, patches.shape, patches.neighbours)
     kept = list(
         rows
         >> Map(lambda row: (row, *read_oct(row)))

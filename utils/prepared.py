@@ -36,6 +36,12 @@ def fluids_outlined(rows):
     return in_order({fluid for row in rows for fluid in outlined_in(row)})
 
 
+def slices_seen(index, length, neighbours):
+    """The three slices of a volume of `length` that the network sees of slice `index`: z-1, z, z+1, where the first and
+    the last slice stand in for the neighbour that they lack. Without `neighbours` slice z three times."""
+    return [max(index - 1, 0), index, min(index + 1, length - 1)] if neighbours else [index] * 3
+
+
 # ---- The slice CSV and its splits ----------------------------------------------------------------------------------
 def read_csv_data(path):
     """Rows of a slice CSV (slice_gt.csv or a split of it) as a list of `SliceRow`, in the file's order.

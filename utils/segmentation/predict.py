@@ -306,7 +306,8 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, decisions=None, hea
             region = prediction_region(slice_)
             if on_preprocessed:
                 on_preprocessed(slice_, region)
-            yield np.stack([slice_ if near is None else near for near in (before, slice_, after)]), region
+            seen = (before, slice_, after) if settings.neighbours else 3 * (slice_,)
+            yield np.stack([slice_ if near is None else near for near in seen]), region
 
     predicted = predict_stacks(
         network.model,

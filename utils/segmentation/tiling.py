@@ -16,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from utils.networks import as_list
+from utils.prepared import slices_seen
 
 CONTEXT = 56  # pixels of each tile side that are not stitched: 46 + 9, rounded up to the network's step
 STEP = 8  # the network's total stride
@@ -45,6 +46,7 @@ def predict_probabilities(
     *,
     find_region=valid_pixels,
     slices=None,
+    neighbours=True,
     tile_pixels=TILE_PIXELS,
     step=STEP,
     head_outputs=None,
@@ -53,12 +55,11 @@ def predict_probabilities(
 
     `model`, `tile_pixels`, `step` and `head_outputs` are as in `predict_stacks`; `volume` is uint8 (slices, rows,
     columns) with 0 = invalid. `find_region` maps a B-scan to the mask of the pixels to predict. `slices` are the
-    indices of the B-scans to predict, by default all; only they and their neighbours are read, so that `volume` may be
-    a memory map. Yields float32 (rows, columns, 4) for each, in that order.
+    indices of the B-scans to predict, by default all; `neighbours` says what the network sees of each, as
+    `slices_seen`. Nothing else is read, so that `volume` may be a memory map. Yields float32 (rows, columns, 4) for each, in that order.
     """
-    last = volume.shape[0] - 1
     stacks = (
-        volume[[max(index - 1, 0), index, min(index + 1, last)]]
+        volume[slices_seen(index, len(volume), neighbours)]
         for index in (range(volume.shape[0]) if slices is None else slices)
     )
     yield from predict_stacks(
@@ -78,8 +79,8 @@ def predict_stacks(
     """Class probabilities, float32 (rows, columns, channels), of each of `stacks`.
 
     `model` maps (B, H, W, 3) to (B, H - 2 m, W - 2 m, channels) for any H, W divisible by `step`, or for the only H, W
-    that it takes (its first output is used). `stacks` is an iterable of (the slices z - 1, z, z + 1 of a preprocessed
-    volume, uint8 (3, rows, columns), all of one size; the region to predict, (rows, columns), not 0 there). The rest
+    that it takes (its first output is used). `stacks` is an iterable of (the slices of a preprocessed volume
+    that the network sees, uint8 (3, rows, columns), all of one size; the region to predict, (rows, columns), not 0 there). The rest
     is background with probability 1: what lies beyond the region's bounding box is not computed. As many B-scans are
     computed at once, in as large tiles, as `tile_pixels` allow, which bound the memory. Of a model with further
     outputs, each tile's are appended to the list `head_outputs`, if given, as float (B, n).

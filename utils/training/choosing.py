@@ -184,9 +184,7 @@ def add_decisions(model_path, rows, settings, network, start, starting_details=N
     predicted = predicted_b_scans(
         keras.models.load_model(model_path, compile=False),
         rows,
-        settings.preprocessed_folder,
-        slice_mean=settings.slice_mean,
-        slice_sd=settings.slice_sd,
+        settings,
         taught=taught_fluids(details),
         step=tile_step(network),
     )

@@ -164,10 +164,8 @@ def score_epoch(
     vendors = sorted({row.vendor for row in b_scans})
     previewed = [row for of in vendors for row in [row for row in b_scans if row.vendor == of][:PREVIEWS_A_VENDOR]]
     dice, pictures = FluidDice(), []
-    prediction = {"slice_mean": settings.slice_mean, "slice_sd": settings.slice_sd}
-    prediction |= {"preprocessed_folder": settings.preprocessed_folder, "threshold": threshold}
-    prediction |= {"step": tile_step(network), "taught": taught}
-    for row, grey, reference, labels in segment_b_scans(inference, b_scans, **prediction):
+    prediction = {"threshold": threshold, "step": tile_step(network), "taught": taught}
+    for row, grey, reference, labels in segment_b_scans(inference, b_scans, settings, **prediction):
         stop_if_asked()
         dice.add(reference, labels, outlined_in(row))
         if row in previewed:

@@ -66,34 +66,35 @@ def check_monitor(monitor, b_scans, csv_path, taught=tuple(FLUIDS)):
         )
 
 
-def segment_b_scans(model, rows, preprocessed_folder, *, threshold, **prediction):
+def segment_b_scans(model, rows, settings, *, threshold, **prediction):
     """Yield (row, grey, reference, labels) for each of `rows`, arrays uint8 (rows, columns) of preprocessed volumes.
 
     The other arguments are those of `predicted_b_scans`.
     """
-    for row, grey, reference, probabilities, _ in predicted_b_scans(model, rows, preprocessed_folder, **prediction):
+    for row, grey, reference, probabilities, _ in predicted_b_scans(model, rows, settings, **prediction):
         yield row, grey, reference, labels_from_probabilities(probabilities, threshold)
 
 
-def predicted_b_scans(model, rows, preprocessed_folder, *, slice_mean, slice_sd, taught=tuple(FLUIDS), step=STEP):
+def predicted_b_scans(model, rows, settings, *, taught=tuple(FLUIDS), step=STEP):
     """Yield (row, grey, reference, probabilities, spacing in mm) for each of `rows`, by preprocessed volumes.
 
     grey and reference are uint8 (rows, columns), probabilities float32 (rows, columns, 4); fluids that are not among
-    `taught` count as background. `model` and `step` are as in `predict_probabilities`. Predictions are limited to the
+    `taught` count as background. `settings` are `utils.patch_settings.BatchSettings`; `model` and `step` are as in `predict_probabilities`. Predictions are limited to the
     region of interest, as for a new scan.
     """
     by_case = sorted(rows, key=lambda row: (row.vendor, row.image_name, row.slice))
     for (vendor, image_name), of_case in itertools.groupby(by_case, lambda row: (row.vendor, row.image_name)):
         of_case = list(of_case)
-        volume_path, masks_path, _ = volume_paths(preprocessed_folder, vendor, image_name)
+        volume_path, masks_path, _ = volume_paths(settings.preprocessed_folder, vendor, image_name)
         (volume, spacing_mm), (masks, _) = open_volume(volume_path), open_volume(masks_path)
         probabilities_of_slices = predict_probabilities(
             model,
             volume,
-            slice_mean,
-            slice_sd,
+            settings.slice_mean,
+            settings.slice_sd,
             find_region=prediction_region,
             slices=[row.slice for row in of_case],
+            neighbours=settings.patches.neighbours,
             step=step,
         )
         for row, probabilities in zip(of_case, probabilities_of_slices, strict=True):
