@@ -61,7 +61,7 @@ N_CLASSES = 4  # background and the three fluids
 PATCH_SIZE_H = 256
 # Columns of a patch.
 PATCH_SIZE_W = 128
-# The network sees slices z-1, z, z+1, as in the paper. False: slice z alone, three times, so that no neighbour misleads it.
+# The network sees slices z-1, z and z+1, as in the paper. False: slice z alone, so that no neighbour misleads it.
 NEIGHBOURS = True
 # Every volume is resampled to this row spacing, Spectralis' own.
 AXIAL_SPACING_MM = 0.003872

@@ -43,7 +43,7 @@ def main():
     run("prepare_data.py", *recipe, "--skip-bad", **common)
     rows = []
     for name, *changes in arguments.variant or VARIANTS:
-        settings = {**common, **settings_of(changes), "RUN_NAME": f"{arguments.recipe or 'paper'} {name}"}
+        settings = {**common, **settings_of(changes), "RUN_NAME": f"{arguments.recipe or 'paper'}_{name}"}
         volumes = roots["OUTPUT_ROOT"] / "runs" / settings["RUN_NAME"] / "evaluation" / "volumes.csv"
         if not volumes.exists():
             run("model_training.py", *recipe, **settings)

@@ -85,7 +85,9 @@ def read_b_scan(case):
     reference = read_reference(case)
     judged = np.flatnonzero((reference != NOT_JUDGED).any(axis=(1, 2)))
     if len(judged) != 1 or reference.shape != voxels.shape:
-        raise InputError(f"{case.folder}: scan {voxels.shape}, reference {reference.shape}, {len(judged)} judged, not 1")
+        raise InputError(
+            f"{case.folder}: scan {voxels.shape}, reference {reference.shape}, {len(judged)} judged, not 1"
+        )
     (index,) = judged
     stack = np.stack([to_8_bit(slice_) for slice_ in voxels])
     return BScan(stack[index], reference[index], spacing_mm, case.vendor), stack, index

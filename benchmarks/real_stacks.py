@@ -9,7 +9,6 @@ shifted so that their outer surface's median row is the middle's. Nobody judges 
 """
 
 import argparse
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -28,37 +27,32 @@ def main(argv):
     parser.add_argument("--output", type=Path, required=True, metavar="STACKS")
     parser.add_argument("--lone", action="store_true", help="write cases without neighbours, too, as they are")
     arguments = parser.parse_args(argv)
-    cases = sorted((case for case in find_real_cases(arguments.data) if case.reference_path), key=lambda case: case.name)
-    written = 0
-    for _, of_patient in groupby(cases, lambda case: patient_of(case.name, PATIENTS)):
-        of_patient = list(of_patient)
+    by_patient = {}
+    for case in sorted(find_real_cases(arguments.data), key=lambda case: case.name):
+        if case.reference_path:
+            by_patient.setdefault(patient_of(case.name, PATIENTS), []).append(case)
+    for of_patient in by_patient.values():
         for number, case in enumerate(of_patient):
-            if len(of_patient) == 1 and not arguments.lone:
-                continue
             near = [of_patient[number - 1], of_patient[(number + 1) % len(of_patient)]] if len(of_patient) > 1 else []
-            write_stack(arguments.output / (case.vendor or "") / case.name, case, near)
-            written += 1
-    print(f"{arguments.output}: {written} cases")
+            if near or arguments.lone:
+                write_stack(arguments.output / (case.vendor or "") / case.name, case, near)
 
 
 def write_stack(folder, case, near):
     """Write the B-scan of `case`, between those of the two cases `near` (or of none), as a case in `folder`."""
     (grey,), spacing_mm = read_volume(case.oct_path)
-    volumes = {name: read_volume(path)[0] for name, path in (("reference", case.reference_path),)}
+    (reference,), _ = read_volume(case.reference_path)
     other_path = case.reference_path.with_name("other.mhd")
-    volumes["other"] = read_volume(other_path)[0] if other_path.exists() else np.zeros_like(volumes["reference"])
-    if near:
-        before, after = (moved(read_volume(one.oct_path)[0][0], grey, spacing_mm[1]) for one in near)
-        stack = np.stack([before, grey, after])
-        unknown = {"reference": 0, "other": NOT_JUDGED[-1]}
-        volumes = {
-            name: np.stack([np.full_like(middle, unknown[name]), middle, np.full_like(middle, unknown[name])])
-            for name, (middle,) in volumes.items()
-        }
-    else:
-        stack = grey[np.newaxis]
-    for name, voxels in {**volumes, "oct": stack}.items():
-        write_volume(folder / f"{name}.mhd", voxels, spacing_mm)
+    other = read_volume(other_path)[0][0] if other_path.exists() else np.zeros_like(reference)
+    around = [moved(read_volume(one.oct_path)[0][0], grey, spacing_mm[1]) for one in near]
+    unjudged = len(around) // 2 * [np.full_like(other, NOT_JUDGED[-1])]
+    volumes = {
+        "oct": [*around[:1], grey, *around[1:]],
+        "reference": [np.zeros_like(reference), reference, np.zeros_like(reference)] if near else [reference],
+        "other": [*unjudged, other, *unjudged],
+    }
+    for name, slices in volumes.items():
+        write_volume(folder / f"{name}.mhd", np.stack(slices), spacing_mm)
 
 
 def moved(grey, middle, axial_spacing_mm):

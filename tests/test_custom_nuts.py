@@ -66,6 +66,17 @@ def test_image_keeps_rows_and_columns(tmp_path):
     np.testing.assert_array_equal(roi, volume[1] % 2)
 
 
+def test_without_neighbours_every_channel_is_the_slice(tmp_path):
+    write_case(tmp_path, constant_slices([10, 20, 30]), constant_slices([0, 1, 2]), constant_slices([1, 1, 1]))
+    row = Row("a", "Topcon", 1)
+    image, mask, _ = ReadOCT(tmp_path, neighbours=False)(row)
+    assert (image == 20).all()
+    assert (mask == 1).all()
+    cut = CutPatch(tmp_path, replace(PATCHES, shape=(4, 4), neighbours=False))
+    image, mask, *_ = cut(Patch(row, False, 0.0, 0, 1, 0.0, None, 1, 0, 0))
+    assert (image.shape, (image == 20).all(), (mask == 1).all()) == ((4, 4, 3), True, True)
+
+
 def test_a_volume_of_one_slice_is_its_own_neighbour(tmp_path):
     write_case(tmp_path, constant_slices([7]), constant_slices([0]), constant_slices([1]))
     assert (ReadOCT(tmp_path)(Row("a", "Topcon", 0))[0] == 7).all()

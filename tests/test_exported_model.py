@@ -2,7 +2,7 @@ import pytest
 
 from utils import exported_model
 from utils.errors import InputError
-from utils.exported_model import best_model, export_best, find_best_model, read_best
+from utils.exported_model import PredictionSettings, best_model, check_input, export_best, find_best_model, read_best
 
 
 class Exported:
@@ -35,6 +35,17 @@ def test_a_description_that_hides_what_was_taught_or_seen_is_refused(tmp_path, d
     export_best(tmp_path, Exported("network"), details)
     with pytest.raises(InputError, match=message):
         read_best(tmp_path / "best.keras")
+
+
+def test_a_model_that_does_not_say_what_its_channels_hold_sees_neighbours():
+    before = {"network": "tennakoon", "axial_spacing_mm": 0.004, "slice_mean": 1.0, "slice_sd": 2.0, "threshold": 0.5}
+    before |= {"reference_histogram": None}
+    assert PredictionSettings.from_details(before).neighbours
+    assert not PredictionSettings.from_details(before | {"neighbours": False}).neighbours
+    today = {name: before[name] for name in ("axial_spacing_mm", "slice_mean", "slice_sd")}
+    check_input("best.keras", before, today | {"neighbours": True}, "")
+    with pytest.raises(InputError, match=r"keras: its neighbours is True, config\.NEIGHBOURS is False; set it back"):
+        check_input("best.keras", before, today | {"neighbours": False}, "set it back")
 
 
 def test_a_fine_tuned_model_is_taken_only_where_it_was_made_from_todays_segmentation_model(tmp_path):

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -28,9 +29,9 @@ from utils.volumes.mhd import write_volume
 SETTINGS = PredictionSettings("tennakoon", 0.003872, 128.0, 128.0, 0.5, None)
 
 
-def loaded(model):
+def loaded(model, **settings):
     """`model` as `segment_scan` takes it."""
-    return LoadedNetwork(model, SETTINGS, 200_000, {}, Decisions(0.5))
+    return LoadedNetwork(model, replace(SETTINGS, **settings), 200_000, {}, Decisions(0.5))
 
 
 def always_irf():
@@ -111,6 +112,19 @@ def test_channels_are_the_slice_before_the_slice_and_the_one_after():
     labels = segment_scan(loaded(model), voxels, (0.0117, 0.003872, 0.1), "Spectralis").labels[1]
     np.testing.assert_array_equal(labels == 1, voxels[0] == 250)
     np.testing.assert_array_equal(labels == 2, voxels[2] == 250)
+
+
+def test_a_model_of_the_slice_alone_says_the_same_of_it_in_a_stack():
+    """A network with random weights, which its channels outweigh one another."""
+    unet = create_unet_model(base_filters=2, input_shape=(None, None, 3), seed=1)
+    stack, spacing_mm = bright_scan(), (0.0117, 0.003872, 0.1)
+    for neighbours in (False, True):
+        network = loaded(unet, neighbours=neighbours)
+        in_stack, alone = [], []
+        for voxels, kept in [(stack, in_stack), *((stack[index : index + 1], alone) for index in range(len(stack)))]:
+            segment_scan(network, voxels, spacing_mm, "Spectralis", on_slice=lambda _, of, kept=kept: kept.append(of))
+        equal = [np.allclose(*pair, atol=1e-6) for pair in zip(in_stack, alone, strict=True)]
+        assert all(equal) if not neighbours else not any(equal)
 
 
 def test_presence_is_the_largest_output_of_each_head():

@@ -124,7 +124,11 @@ def test_tiles_outside_the_region_are_not_computed():
     assert (probabilities[~region] == (1, 0, 0, 0)).all()
 
 
-def test_channels_are_the_neighbouring_slices():
+@pytest.mark.parametrize(
+    ("neighbours", "expected"),
+    [(True, [[-0.5, -0.5, 0], [-0.5, 0, 0.5], [0, 0.5, 0.5]]), (False, [3 * [-0.5], 3 * [0], 3 * [0.5]])],
+)
+def test_channels_are_the_neighbouring_slices_or_the_slice_alone(neighbours, expected):
     seen = []
 
     class Model:
@@ -135,8 +139,8 @@ def test_channels_are_the_neighbouring_slices():
             return np.full((len(batch), batch.shape[1] - 92, batch.shape[2] - 92, 4), 0.25, np.float32)
 
     volume = np.broadcast_to(np.array([64, 128, 192], np.uint8)[:, None, None], (3, 256, 128))
-    list(predict_probabilities(Model(), volume, 128.0, 128.0))
-    np.testing.assert_allclose(seen, [[-0.5, -0.5, 0], [-0.5, 0, 0.5], [0, 0.5, 0.5]])
+    list(predict_probabilities(Model(), volume, 128.0, 128.0, neighbours=neighbours))
+    np.testing.assert_allclose(seen, expected)
 
 
 def test_chosen_slices_are_predicted_in_their_order_and_only_their_neighbours_read():
@@ -154,6 +158,9 @@ def test_chosen_slices_are_predicted_in_their_order_and_only_their_neighbours_re
     greys = [p[0, 0, 1] for p in predict_probabilities(model, Volume(), 0.0, 1.0, slices=[7, 0, 3])]
     assert greys == [71, 1, 31]
     assert read == {0, 1, 2, 3, 4, 6, 7, 8}
+    read.clear()
+    list(predict_probabilities(model, Volume(), 0.0, 1.0, slices=[7, 0, 3], neighbours=False))
+    assert read == {7, 0, 3}
     with pytest.raises(IndexError):
         next(predict_probabilities(model, np.ones((9, 256, 128), np.uint8), 0.0, 1.0, slices=[9]))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
+from utils.patch_settings import AugmentationSettings, BatchSettings, PatchSettings
 from utils.prepared import SliceRow
 from utils.training.epoch import fit_epoch, keras_batches
 from utils.training.validation import FluidDice, check_monitor, choose_b_scans, segment_b_scans
@@ -85,8 +86,9 @@ def test_false_fluid_counts_where_another_b_scan_holds_it():
     assert dice.values()["dice_ped"] == pytest.approx(2 / (2 + 3))
 
 
-def test_b_scans_are_segmented_as_a_new_scans_would_be(tmp_path):
-    """A network that says IRF where its middle channel is bright."""
+@pytest.mark.parametrize(("neighbours", "channel"), [(True, 1), (False, 0)])
+def test_b_scans_are_segmented_as_a_new_scans_would_be(tmp_path, neighbours, channel):
+    """A network that says IRF where its middle channel is bright, or its first one, which then is the slice, too."""
     rng = np.random.default_rng(0)
     volume = rng.integers(1, 100, (3, 256, 128), dtype=np.uint8)
     volume[:, 100:140] += 150
@@ -97,11 +99,13 @@ def test_b_scans_are_segmented_as_a_new_scans_would_be(tmp_path):
         write_volume(tmp_path / folder / "Topcon_a.mhd", voxels, (1, 1, 1))
 
     def bright(image):
-        is_bright = keras.ops.cast(image[..., 1:2] > 0.5, "float32")
+        is_bright = keras.ops.cast(image[..., channel : channel + 1] > 0.5, "float32")
         return is_bright * [0.0, 1.0, 0.0, 0.0] + (1 - is_bright) * [1.0, 0.0, 0.0, 0.0]
 
     model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Cropping2D(46), keras.layers.Lambda(bright)])
     asked = rows("Topcon", "--I")[::-2]
+    patches = PatchSettings((256, 128), 12, 42, 0.75, AugmentationSettings(0, False, 0, 0, 0), neighbours=neighbours)
+    settings = BatchSettings(tmp_path, patches, seed=0, batch_size=4, slice_mean=128.0, slice_sd=100.0)
     results = list(segment_b_scans(model, asked, settings, threshold=0.5))
     assert [row.slice for row, *_ in results] == [0, 2]
     for row, grey, reference, labels in results:

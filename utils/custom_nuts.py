@@ -37,11 +37,12 @@ Patch = namedtuple("Patch", "row mirrored angle_degrees top left invalid_share s
 class ReadOCT(NutFunction):
     """rows >> ReadOCT(preprocessed_folder): rows of the slice CSV to samples (image, mask, roi).
 
-    image is uint8 (rows, columns, 3), the slices of `slices_seen`; mask is uint8 (rows, columns), labels 0..3, or as `utils.labels` says where the class
-    is not known; roi is uint8 (rows, columns), 0 or 1. B-scans smaller than `minimum_shape` (rows, columns) are padded
-    at the bottom and the right with 0: invalid, background, outside of the ROI. Volumes are memory-mapped, so that a
-    row costs a few slices and not three volumes; the `open_cases` cases used last stay mapped. Raises InputError where
-    a volume is missing or damaged, volumes do not match one another, lack the slice, or a mask holds other labels.
+    image is uint8 (rows, columns, 3), the slices of `slices_seen`; mask is uint8 (rows, columns), labels 0..3, or as
+    `utils.labels` says where the class is not known; roi is uint8 (rows, columns), 0 or 1. B-scans smaller than
+    `minimum_shape` (rows, columns) are padded at the bottom and the right with 0: invalid, background, outside of the
+    ROI. Volumes are memory-mapped, so that a row costs a few slices and not three volumes; the `open_cases` cases used
+    last stay mapped. Raises InputError where a volume is missing or damaged, volumes do not match one another, lack the
+    slice, or a mask holds other labels.
     """
 
     def __init__(self, preprocessed_folder, minimum_shape=(1, 1), neighbours=True, open_cases=64):

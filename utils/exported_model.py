@@ -117,8 +117,8 @@ def check_input(path, details, settings, remedy):
     """Raise `InputError` if the model at `path` was trained on images that were prepared with other settings.
 
     `details` (of the model) and `settings` are dictionaries with the axial spacing, the grey values' mean and standard
-    deviation, whether neighbours are seen, and the reference histogram (256 counts, or None). Without a histogram in `settings`, none is compared.
-    `remedy` says what to do.
+    deviation, whether neighbours are seen, and the reference histogram (256 counts, or None). Without a histogram in
+    `settings`, none is compared. `remedy` says what to do.
     """
     names = ("axial_spacing_mm", "slice_mean", "slice_sd")
     complaints = [

@@ -56,10 +56,11 @@ def predict_probabilities(
     `model`, `tile_pixels`, `step` and `head_outputs` are as in `predict_stacks`; `volume` is uint8 (slices, rows,
     columns) with 0 = invalid. `find_region` maps a B-scan to the mask of the pixels to predict. `slices` are the
     indices of the B-scans to predict, by default all; `neighbours` says what the network sees of each, as
-    `slices_seen`. Nothing else is read, so that `volume` may be a memory map. Yields float32 (rows, columns, 4) for each, in that order.
+    `slices_seen`. Nothing else is read, so that `volume` may be a memory map. Yields float32 (rows, columns, 4) for
+    each, in that order.
     """
     stacks = (
-        volume[slices_seen(index, len(volume), neighbours)]
+        volume[slices_seen(index, volume.shape[0], neighbours)]
         for index in (range(volume.shape[0]) if slices is None else slices)
     )
     yield from predict_stacks(
@@ -79,11 +80,11 @@ def predict_stacks(
     """Class probabilities, float32 (rows, columns, channels), of each of `stacks`.
 
     `model` maps (B, H, W, 3) to (B, H - 2 m, W - 2 m, channels) for any H, W divisible by `step`, or for the only H, W
-    that it takes (its first output is used). `stacks` is an iterable of (the slices of a preprocessed volume
-    that the network sees, uint8 (3, rows, columns), all of one size; the region to predict, (rows, columns), not 0 there). The rest
-    is background with probability 1: what lies beyond the region's bounding box is not computed. As many B-scans are
-    computed at once, in as large tiles, as `tile_pixels` allow, which bound the memory. Of a model with further
-    outputs, each tile's are appended to the list `head_outputs`, if given, as float (B, n).
+    that it takes (its first output is used). `stacks` is an iterable of (the slices of a preprocessed volume that
+    the network sees, uint8 (3, rows, columns), all of one size; the region to predict, (rows, columns), not 0 there).
+    The rest is background with probability 1: what lies beyond the region's bounding box is not computed. As many
+    B-scans are computed at once, in as large tiles, as `tile_pixels` allow, which bound the memory. Of a model with
+    further outputs, each tile's are appended to the list `head_outputs`, if given, as float (B, n).
     """
     stacks = iter(stacks)
     first = next(stacks, None)

@@ -79,8 +79,8 @@ def predicted_b_scans(model, rows, settings, *, taught=tuple(FLUIDS), step=STEP)
     """Yield (row, grey, reference, probabilities, spacing in mm) for each of `rows`, by preprocessed volumes.
 
     grey and reference are uint8 (rows, columns), probabilities float32 (rows, columns, 4); fluids that are not among
-    `taught` count as background. `settings` are `utils.patch_settings.BatchSettings`; `model` and `step` are as in `predict_probabilities`. Predictions are limited to the
-    region of interest, as for a new scan.
+    `taught` count as background. `settings` are `utils.patch_settings.BatchSettings`; `model` and
+    `step` are as in `predict_probabilities`. Predictions are limited to the region of interest, as for a new scan.
     """
     by_case = sorted(rows, key=lambda row: (row.vendor, row.image_name, row.slice))
     for (vendor, image_name), of_case in itertools.groupby(by_case, lambda row: (row.vendor, row.image_name)):
