@@ -24,8 +24,8 @@ from benchmarks.real_training import split_of, train_until, write_split
 from benchmarks.real_unlike import WAYS, BScan, make_unlike
 from utils.errors import InputError
 from utils.preparation.cases import find_cases
-from utils.prepared import patient_digest
 from utils.preparation.preprocessing import to_8_bit
+from utils.prepared import patient_digest
 from utils.volumes.mhd import read_volume, write_volume
 
 SPACING_MM = (0.0117, 0.00387, 0.12)
