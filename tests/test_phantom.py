@@ -17,6 +17,7 @@ from utils.phantom.retouch_like import (
     SCANNER_LOOKS,
     VENDOR_TURNS,
     draw_cases,
+    draw_phantom,
     filled_columns,
     fluid_volume_mm3,
     fluids_present,
@@ -333,6 +334,18 @@ def test_padded_wedges_and_circular_crop_are_invalid_and_without_label(vendor, r
     assert not circle[0][outside].any()
     assert not circle_labels[0][outside].any()
     np.testing.assert_array_equal(circle[0][~outside], plain[0][~outside])
+
+
+def test_haze_brightens_the_vitreous_alone():
+    plain, labels, _ = generate_phantom("Spectralis", 496, slices=1, seed=1)
+    hazy, hazy_labels, _, eye, first = draw_phantom("Spectralis", 496, 1, 1, {IRF: 0.35, SRF: 0.53, PED: 0.40}, haze=60)
+    np.testing.assert_array_equal(labels, hazy_labels)
+    retina = eye.boundary_mm("nerve fibre layer")[first] / 0.003872
+    above = retina - np.arange(496)[:, None]
+    near, far, below = ((above > 3) & (above < 10)), above > 0.35 / 0.003872, above < -3
+    assert np.median(hazy[0][near]) > np.median(plain[0][near]) + 30 * 257
+    for unchanged in (far, below):
+        assert abs(np.median(hazy[0][unchanged] / 257.0) - np.median(plain[0][unchanged] / 257.0)) < 1
 
 
 def test_fluid_outside_the_scanned_area_has_no_label(monkeypatch):

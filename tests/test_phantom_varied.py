@@ -14,6 +14,7 @@ from utils.phantom.ranges import RANGES, SHARES, Knobs, Range
 from utils.phantom.varied import LEAST_PIXELS, generate_varied
 from utils.phantom.varied_drawing import VariedDrawing
 from utils.phantom.varied_eye import HOSTS, LAYERS, VariedEye, spanned
+from utils.preparation.invalid import find_invalid
 from utils.volumes.mhd import read_volume
 
 IRF, SRF, PED = FLUIDS.values()
@@ -191,7 +192,16 @@ def test_cases_of_one_to_three_slices_are_written_as_spectralis(tmp_path):
         np.testing.assert_array_equal(written[:, rows:, -columns:], scan[:, :, : -columns - 1 : -1])
 
 
-@pytest.mark.parametrize("option", ["--padded-wedges", "--circular-crop"])
+def test_every_case_may_have_a_wedge():
+    for seed in range(6):
+        voxels, reference, _ = generate_varied(1, (9, seed), padded_wedges=True)
+        white = find_invalid(voxels)[0]
+        assert white[[0, 0, -1, -1], [0, -1, 0, -1]].any()
+        assert white.mean() > 0.002
+        assert not reference[0][white].any()
+
+
+@pytest.mark.parametrize("option", ["--haze=40", "--circular-crop"])
 def test_options_of_the_other_kind_are_refused(tmp_path, option):
     with pytest.raises(InputError, match=re.escape("--varied")):
         main(["--output", str(tmp_path), "--varied", option])

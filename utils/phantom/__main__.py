@@ -22,28 +22,31 @@ VARIED_SLICES = 3  # largest number of slices of a varied case; the network sees
 MIRRORED_MARGIN = (48, 48)
 
 
-def write_phantoms(output, cases, slices=None, seed=0, padded_wedges=False, circular_crop=False, progress=False):
+def write_phantoms(output, cases, slices=None, seed=0, progress=False, **look):
     """Write `cases` synthetic cases in RETOUCH layout under `output` and return them as `PlannedCase`s.
 
-    Raises `InputError` if `output` holds other cases in this layout, so that two data sets are never mixed.
+    `look` are arguments of `draw_phantom`: padding and haze. Raises `InputError` if `output` holds other cases in this
+    layout, so that two data sets are never mixed.
     """
     drawn = draw_cases(cases, seed)
     volumes = (
-        generate_phantom(case.vendor, case.rows, slices, (seed, number), case.fluid_mm3, padded_wedges, circular_crop)
+        generate_phantom(case.vendor, case.rows, slices, (seed, number), case.fluid_mm3, **look)
         for number, case in enumerate(drawn)
     )
     _write_cases(output, [(case.vendor, case.name) for case in drawn], volumes, progress)
     return drawn
 
 
-def write_varied(output, cases, slices=None, seed=0, progress=False):
+def write_varied(output, cases, slices=None, seed=0, progress=False, padded_wedges=False):
     """Write `cases` of `utils.phantom.varied` as Spectralis cases of one to `slices` slices (None: `VARIED_SLICES`).
 
     They are mirrored outwards by `MIRRORED_MARGIN` above and at the sides, as a scan is for its prediction. So the
     network also learns from patches whose middle lies at a scan's border. Raises `InputError` as `write_phantoms`.
     """
     slices = slices or VARIED_SLICES
-    volumes = (_with_margin(*generate_varied(1 + number % slices, (seed, number))) for number in range(cases))
+    volumes = (
+        _with_margin(*generate_varied(1 + number % slices, (seed, number), padded_wedges)) for number in range(cases)
+    )
     # Names of their own, so that nobody's patient is taken for one of them.
     _write_cases(output, [("Spectralis", f"VARIED{number + 1:04d}") for number in range(cases)], volumes, progress)
 
@@ -78,8 +81,9 @@ def main(argv):
     parser.add_argument("--slices", type=int, help="slices a case, at most the vendor's (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default 0)")
     parser.add_argument("--varied", action="store_true", help="anatomy and appearance of wide range, to train on")
-    parser.add_argument("--padded-wedges", action="store_true", help="white wedges in two corners of every B-scan")
+    parser.add_argument("--padded-wedges", action="store_true", help="white wedges in corners of every B-scan")
     parser.add_argument("--circular-crop", action="store_true", help="black outside a circle in every B-scan")
+    parser.add_argument("--haze", type=float, default=0.0, metavar="GREY", help="of haze above the retina, 0 to 150")
     arguments = parser.parse_args(argv)
     complaints = []
     most_cases = 99_999 if arguments.varied else 999
@@ -87,6 +91,8 @@ def main(argv):
         complaints.append(f"--cases {arguments.cases}: expected 1 to {most_cases}")
     if arguments.slices is not None and not 1 <= arguments.slices <= MOST_SLICES:
         complaints.append(f"--slices {arguments.slices}: expected 1 to {MOST_SLICES}")
+    if not 0 <= arguments.haze <= 150:
+        complaints.append(f"--haze {arguments.haze:g}: expected 0 to 150")
     if arguments.seed < 0:
         complaints.append(f"--seed {arguments.seed}: expected 0 or more")
     if Path(arguments.output).is_file():
@@ -95,8 +101,10 @@ def main(argv):
         raise InputError(*complaints)
     options = vars(arguments)
     if options.pop("varied"):
-        if options.pop("padded_wedges") | options.pop("circular_crop"):
-            raise InputError("--varied: draws wedges itself; leave --padded-wedges and --circular-crop out")
+        if options.pop("circular_crop") | (options.pop("haze") > 0):
+            raise InputError(
+                "--varied: has no circular crops, and draws haze itself; leave --circular-crop, --haze out"
+            )
         write = write_varied
     else:
         write = write_phantoms

@@ -145,6 +145,16 @@ def filled_columns(boundaries_px, values, rows):
     return np.cumsum(steps[:-1], axis=0)
 
 
+def haze_above(retina_px, rows, row_mm, grey, height_mm, softness_mm):
+    """Grey values (rows, columns; float32) of haze in the vitreous, up to `height_mm` above the retina.
+
+    `retina_px` (columns,) is the retina's surface in rows. The haze is `grey` bright and fades over `softness_mm`.
+    """
+    above_mm = (retina_px - np.arange(rows, dtype=np.float32)[:, None] - 0.5) * row_mm
+    haze = grey / (1 + np.exp(np.clip((above_mm - height_mm) / softness_mm, -30, 30)))
+    return np.where(above_mm > 0, haze, 0).astype(np.float32)
+
+
 def healthy_thicknesses(rng, eccentricity_mm, nasal_mm):
     """Thickness of every layer except fluid and drusen, {layer: mm}, from the distance to the fovea's centre.
 

@@ -55,8 +55,11 @@ RANGES = {
     "choroid_texture": Range(0.05, 0.65, "contrast of choroidal vessels"),
     "choroid_texture_mm": Range(0.03, 0.15, "their calibre"),
     "choroid_mm": Range(0.10, 0.45, "thickness of the choroid"),
-    "vitreous_grey": Range(1.0, 45.0, "empty to hazy vitreous", log=True),
+    "vitreous_grey": Range(1.0, 70.0, "empty to bright vitreous", log=True),
     "vitreous_texture": Range(0.0, 0.8, "unevenness of the haze"),
+    "haze_grey": Range(15.0, 90.0, "haze that ends somewhere above the retina"),
+    "haze_mm": Range(0.03, 0.6, "height of its upper border above the retina"),
+    "haze_softness_mm": Range(0.002, 0.05, "over which it fades there", log=True),
     # ---- Scanner
     "looks": Range(1, 2, "exposures averaged, where grey values are the logarithm of the signal"),
     "log_step": Range(12.0, 34.0, "grey values per factor e of the signal: 92 to 32 dB from black to white"),
@@ -111,8 +114,8 @@ RANGES = {
         0.05, 0.7, "fall in mm per mm of the retina beside a peak of the floor, which leaves a pocket"
     ),
     "srf_grey": Range(0.04, 0.45, "share of the grey value of the tissue around it", log=True),
-    "ped_mm": Range(0.07, 0.45, "height of a pigment epithelial detachment", log=True),
-    "ped_width_mm": Range(0.15, 1.0, "half its width", log=True),
+    "ped_mm": Range(0.07, 1.0, "height of a pigment epithelial detachment", log=True),
+    "ped_width_mm": Range(0.15, 2.0, "half its width", log=True),
     "ped_grey": Range(5.0, 150.0, "serous to fibrovascular or drusenoid", log=True),
     "roof_roughness_mm": Range(0.0, 0.010, "shaggy outer segments over a detachment"),
 }
@@ -125,6 +128,7 @@ SHARES = {
     "pockets": (0.60, "of SRF: between the peaks of detachments, drusen and material, and at their feet"),
     "no pit": (0.15, "scans beside the fovea, or a fovea that never formed"),
     "detached hyaloid": (0.35, "age"),
+    "haze": (0.20, "bleeding, inflammation, the vitreous' cortex; its border is no retina's"),
     "strands": (0.15, "condensations of the vitreous"),
     "epiretinal membrane": (0.25, "a bright line on the retina, over dark gaps that are no fluid"),
     "drusen": (0.35, "age-related degeneration"),

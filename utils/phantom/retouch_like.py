@@ -12,7 +12,7 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
-from utils.phantom.anatomy import CHOROID_DEPTHS_MM, IRF, PED, SRF, create_eye, filled_columns
+from utils.phantom.anatomy import CHOROID_DEPTHS_MM, IRF, LAYERS, PED, SRF, create_eye, filled_columns, haze_above
 from utils.volumes.vendors import VENDORS
 
 VENDOR_TURNS = (("Cirrus", 1024), ("Spectralis", 496), ("Topcon", 885), ("Topcon", 650))
@@ -108,12 +108,12 @@ def fluid_volume_mm3(quantile, median_mm3, maximum_mm3):
     return float(np.clip(volume_mm3, median_mm3 / 10, maximum_mm3))
 
 
-def generate_phantom(vendor, rows, slices=None, seed=0, fluid_mm3=None, padded_wedges=False, circular_crop=False):
+def generate_phantom(vendor, rows, slices=None, seed=0, fluid_mm3=None, **look):
     """Generate one volume as `vendor` exports it, at a height of `rows`.
 
     `slices`: number of slices, None or more than the vendor's for all of them. `seed`: an int or a sequence of ints.
     `fluid_mm3`: {label: volume in mm3 of the full-depth eye}; None takes the vendor's median of each fluid.
-    `padded_wedges` whitens two corners, as beside a tilted scan; `circular_crop` blackens all outside a circle.
+    `look` are further arguments of `draw_phantom`.
 
     Returns voxels (slices, rows, columns; uint8 or uint16), reference (same shape, uint8, labels 0-3) and the spacing
     (x, y, z) in mm. Raises ValueError for an unknown vendor or height, no slices, or more fluid than its maximum.
@@ -125,6 +125,15 @@ def generate_phantom(vendor, rows, slices=None, seed=0, fluid_mm3=None, padded_w
     most_mm3 = {label: maximum_mm3 for label, (_, _, maximum_mm3) in FLUID_STATISTICS[vendor].items()}
     if not all(0 <= volume_mm3 <= most_mm3.get(label, -1) for label, volume_mm3 in fluid_mm3.items()):
         raise ValueError(f"expected at most {most_mm3} mm3 of each label in {vendor}, got {fluid_mm3}")
+    return draw_phantom(vendor, rows, slices, seed, fluid_mm3, **look)[:3]
+
+
+def draw_phantom(vendor, rows, slices, seed, fluid_mm3, padded_wedges=False, circular_crop=False, haze=0.0):
+    """As `generate_phantom` with `fluid_mm3` of any amount, and the `Eye` and the index of the first slice in it.
+
+    `padded_wedges` whitens two corners, as beside a tilted scan; `circular_crop` blackens all outside a circle; `haze`
+    is the grey value of haze above the retina, which ends 0.05 to 0.3 mm above it.
+    """
     scanner = VENDORS[vendor]
     slices = scanner.slices if slices is None else min(slices, scanner.slices)
     if slices < 1:
@@ -139,16 +148,17 @@ def generate_phantom(vendor, rows, slices=None, seed=0, fluid_mm3=None, padded_w
     eye = create_eye(rng, rows * spacing_mm[1], scanner.slices, scanner.columns, spacing_mm, fluid_mm3)
     invalid = invalid_pixels(rng, rows, scanner.columns, padded_wedges, circular_crop)
     first, last = slab_through_fluids(eye, slices)
+    haze_look = haze and (haze, rng.uniform(0.05, 0.3), 0.01)
     voxels = np.empty((last - first, rows, scanner.columns), scanner.element_type)
     reference = np.empty(voxels.shape, np.uint8)
     for place, slice_index in enumerate(range(first, last)):
         slice_rng = np.random.default_rng([*seed, 1 + slice_index])
-        image = render_b_scan(slice_rng, eye, slice_index, rows, spacing_mm, SCANNER_LOOKS[vendor])
+        image = render_b_scan(slice_rng, eye, slice_index, rows, spacing_mm, SCANNER_LOOKS[vendor], haze_look)
         image[invalid == WHITE] = 255 - slice_rng.integers(0, 6, (invalid == WHITE).sum())
         image[invalid == BLACK] = 0
         voxels[place] = np.rint(image * (np.iinfo(voxels.dtype).max / 255))
         reference[place] = np.where(invalid, 0, label_b_scan(eye, slice_index, rows, spacing_mm[1]))
-    return voxels, reference, spacing_mm
+    return voxels, reference, spacing_mm, eye, first
 
 
 def slab_through_fluids(eye, slices):
@@ -167,11 +177,16 @@ def slab_through_fluids(eye, slices):
     return first, first + slices
 
 
-def render_b_scan(rng, eye, slice_index, rows, spacing_mm, appearance):
-    """B-scan (rows, columns; float32, 0-255) of one slice of `eye`, as a scanner of this `appearance` exports it."""
+def render_b_scan(rng, eye, slice_index, rows, spacing_mm, appearance, haze=None):
+    """B-scan (rows, columns; float32, 0-255) of one slice of `eye`, as a scanner of this `appearance` exports it.
+
+    `haze` are grey value, height and softness of `haze_above`.
+    """
     row_mm = spacing_mm[1]
     boundaries_px = eye.boundaries_mm[:, slice_index] / row_mm
     image = filled_columns(boundaries_px, eye.greys[:, slice_index], rows)
+    if haze:
+        image = np.maximum(image, haze_above(boundaries_px[LAYERS.index("nerve fibre layer")], rows, row_mm, *haze))
     image = cv2.GaussianBlur(image, (0, 0), 1.0, sigmaY=0.0045 / row_mm)
 
     plane = slice_index * spacing_mm[2] / 0.11  # planes of texture are 0.11 mm apart

@@ -16,16 +16,16 @@ from utils.phantom.varied_scanner import VariedScanner
 LEAST_PIXELS = 25  # a smaller body of fluid in a B-scan gets no label, because no reader would outline it
 
 
-def generate_varied(slices=1, seed=0):
+def generate_varied(slices=1, seed=0, padded_wedges=False):
     """One varied case: voxels (slices, rows, columns; uint8), reference (likewise, labels 0-3) and spacing in mm.
 
-    The spacing is (x, y, z). `seed` is an int or a sequence of ints; equal seeds give equal cases. Raises ValueError
-    for less than one slice.
+    The spacing is (x, y, z). `seed` is an int or a sequence of ints; equal seeds give equal cases. With `padded_wedges`
+    every case has a white corner; else some have. Raises ValueError for less than one slice.
     """
-    return draw_varied(slices, seed)[:3]
+    return draw_varied(slices, seed, padded_wedges)[:3]
 
 
-def draw_varied(slices, seed):
+def draw_varied(slices, seed, padded_wedges=False):
     """As `generate_varied`, and the `VariedEye` that is shown."""
     if slices < 1:
         raise ValueError(f"expected at least one slice, got {slices}")
@@ -36,7 +36,7 @@ def draw_varied(slices, seed):
     x_mm, z_mm = _lateral_grid(knobs, slices, columns, spacing_mm)
     eye = VariedEye(knobs, x_mm, z_mm, spacing_mm)
     drawing = VariedDrawing(eye)
-    render = VariedScanner(knobs, eye.rows, columns, spacing_mm)
+    render = VariedScanner(knobs, eye.rows, columns, spacing_mm, padded_wedges)
     b_scans, labels = zip(*(drawing.b_scan(index) for index in range(slices)), strict=True)
     voxels = np.stack([render(b_scan) for b_scan in b_scans])
     reference = np.stack(labels)

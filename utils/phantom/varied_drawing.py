@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from utils.phantom.anatomy import CHOROID_DEPTHS_MM, filled_columns
+from utils.phantom.anatomy import CHOROID_DEPTHS_MM, filled_columns, haze_above
 from utils.phantom.varied_eye import HOSTS, IRF, LAYER_GREYS, LAYERS, PED, RETINA_TOP, SRF, bump
 
 MEAN_TISSUE_GREY = 125
@@ -24,6 +24,8 @@ class VariedDrawing:
         self.foci = self._draw_foci() if self.knobs.has("foci") else []
         self.rings = self._draw_rings() if self.knobs.has("tubulation") else []
         self.strands = int(self.rng.integers(1, 6)) if self.knobs.has("strands") else 0
+        names = ("haze_grey", "haze_mm", "haze_softness_mm")
+        self.haze = [self.knobs(name) for name in names] if self.knobs.has("haze") else None
 
     def _greys(self, thickness_mm):
         """Grey map of every region between boundaries, (boundaries + 1, slices, columns), shadows included."""
@@ -115,6 +117,8 @@ class VariedDrawing:
         row_mm, rows = eye.spacing_mm[1], eye.rows
         boundaries_px = eye.boundaries_mm[:, index] / row_mm
         image = filled_columns(boundaries_px, self.greys[:, index], rows)
+        if self.haze:
+            image = np.maximum(image, haze_above(boundaries_px[RETINA_TOP], rows, row_mm, *self.haze))
         image *= 1 + self._texture(boundaries_px)
         self._add_strands(image, boundaries_px)
         for x, z, depth_mm, radius_mm in self.rings:

@@ -9,7 +9,7 @@ import numpy as np
 class VariedScanner:
     """Appearance of one case: reflectivity to an exported B-scan, and the pixels that the export hides."""
 
-    def __init__(self, knobs, rows, columns, spacing_mm):
+    def __init__(self, knobs, rows, columns, spacing_mm, padded_wedges=False):
         names = (
             "speckle grain_columns grain_rows noise_grey noise_exponent black_level blur_columns blur_rows "
             "roll_off_per_mm vignetting exposure gamma offset saturation jpeg_quality log_step floor_grey tissue_looks"
@@ -27,7 +27,7 @@ class VariedScanner:
         self.offset = self.look["offset"] * (rng.random() < 0.35)
         self.hidden = []  # (bool (rows, columns), grey value)
         row, column = np.ogrid[:rows, :columns]
-        if knobs.has("wedge"):
+        if knobs.has("wedge") or padded_wedges:
             depth, width = rng.uniform(0.03, 0.3) * rows, rng.uniform(0.3, 1.5) * columns
             beside = column if rng.random() < 0.5 else columns - 1 - column
             below = row if rng.random() < 0.3 else rows - 1 - row
