@@ -23,6 +23,7 @@ class Decisions:
     temperature: float = 1.0  # divides the logarithms of the probabilities, before all else
     presence_offsets: tuple | None = None  # with the slopes, what makes a probability of a presence score
     presence_slopes: tuple | None = None
+    only_possible: bool = False  # whether fluid counts only where it can be, see `utils.segmentation.possible`
 
     @classmethod
     def from_details(cls, details):
@@ -42,11 +43,14 @@ class Decisions:
     def mean(cls, several):
         """Those in the middle of `several`; triples are None where one's are.
 
-        Of `present_from` it is the lowest: the models agree on it, but that one may have none for a fluid (0).
+        Of `present_from` it is the lowest: the models agree on it, but that one may have none for a fluid (0). Fluid
+        counts only where it can be if it does for all.
         """
 
         def of(name):
             values = [getattr(one, name) for one in several]
+            if name == "only_possible":
+                return all(values)
             middle = np.min if name == "present_from" else np.mean
             return None if None in values else middle(values, axis=0).tolist()
 
@@ -109,6 +113,7 @@ class Decisions:
             if values is not None:
                 parts += [form.format(fluid, value) for fluid, value in zip(FLUIDS, values, strict=True)]
         parts += [f"lesions from {self.smallest_lesion_mm2:g} mm2"] if self.smallest_lesion_mm2 else []
+        parts += ["only where fluid can be"] if self.only_possible else []
         parts += [f"temperature {self.temperature:.2f}"] if self.temperature != 1.0 else []
         return ", ".join(parts)
 

@@ -7,31 +7,36 @@ from utils.segmentation.appearance import Appearance
 from utils.segmentation.confidence import Certainty, fluid_confidence
 from utils.segmentation.fovea import find_fovea
 from utils.segmentation.measurements import Measurements
-from utils.segmentation.surfaces import retinal_surfaces
 
 
 class Findings:
     """The findings of a `utils.volumes.scans.Scan`. Add B-scans in order: `add_preprocessed`, then `add`."""
 
     def __init__(self, scan, axial_spacing_mm):
-        slices, _, columns = scan.voxels.shape
         self.measurements = Measurements(scan.voxels.shape, scan.spacing_mm, scan.z_mm)
-        self.appearance, self.certainty = Appearance(), Certainty(slices)
+        self.appearance, self.certainty = Appearance(), Certainty(len(scan.voxels))
         self.runs = []  # `utils.segmentation.page.label_runs` of each B-scan
         self.head_presence = None
-        self._spacing_mm, self._axial_spacing_mm = scan.spacing_mm, axial_spacing_mm
-        self._thickness_mm, self._is_retina = np.zeros((slices, columns)), []
+        self.surfaces = []  # `utils.segmentation.surfaces.Surfaces` of each B-scan, as the network gets it
+        self._axial_spacing_mm, self._x_mm = axial_spacing_mm, scan.spacing_mm[0]
+        self._removed, self._without = None, None
         self._presence, self._disagreement = np.zeros(len(FLUIDS)), None
 
-    def add_preprocessed(self, slice_, region):
-        """Add the next B-scan as the network gets it, and its `prediction_region`, both uint8 (rows, columns)."""
+    def add_preprocessed(self, slice_, region, surfaces):
+        """Add the next B-scan as the network gets it, its `prediction_region`, both uint8 (rows, columns), and its
+        surfaces."""
         self.appearance.add(slice_, region)
-        surfaces = retinal_surfaces(slice_, self._axial_spacing_mm)
-        self._thickness_mm[len(self._is_retina)] = (surfaces.outer - surfaces.inner) * self._axial_spacing_mm
-        self._is_retina.append(surfaces.is_retina)
+        self.surfaces.append(surfaces)
+
+    def add_impossible(self, labels):
+        """Add the labels (uint8; rows, columns) that the next B-scan would have if fluid could be anywhere."""
+        self._without = labels
 
     def add(self, index, labels, probabilities, scores):
         """Add the next B-scan: labels, probabilities (a fifth channel is disagreement), presence scores."""
+        if self._without is not None:
+            removed = [((self._without == label) & (labels != label)).sum() for label in FLUIDS.values()]
+            self._removed = np.array(removed) + (0 if self._removed is None else self._removed)
         self.measurements.add(index, labels)
         self.certainty.add(index, labels, probabilities)
         self._presence = np.maximum(self._presence, scores)
@@ -41,19 +46,34 @@ class Findings:
 
     def fovea(self):
         """The `utils.segmentation.fovea.Fovea`, or None."""
-        return find_fovea(self._thickness_mm, self._spacing_mm[0], self._spacing_mm[2])
+        thickness_mm = [
+            (of.outer - of.inner) * self._axial_spacing_mm if of.is_retina else np.full(len(of.inner), np.nan)
+            for of in self.surfaces
+        ]
+        return find_fovea(np.array(thickness_mm), self._x_mm, self.measurements.z_mm)
 
     def retina_warnings(self):
         """A sentence if no retina is seen in most B-scans."""
-        without = len(self._is_retina) - sum(self._is_retina)
-        if 2 * without <= len(self._is_retina):
+        without = sum(not of.is_retina for of in self.surfaces)
+        if 2 * without <= len(self.surfaces):
             return []
-        return [f"no retina is seen in {without} of {len(self._is_retina)} B-scans; is this an OCT scan of the macula?"]
+        return [f"no retina is seen in {without} of {len(self.surfaces)} B-scans; is this an OCT scan of the macula?"]
+
+    def notes(self):
+        """A sentence on the B-scans in which fluid counts anywhere although it should count only where it can be."""
+        without = [index for index, of in enumerate(self.surfaces) if not of.is_retina]
+        if self._removed is None or not without:
+            return []
+        return [
+            f"no retina is seen in {len(without)} of {len(self.surfaces)} B-scans, such as B-scan {without[0]}: fluid "
+            "counts anywhere there"
+        ]
 
     def fluids(self, centre, decisions):
         """`Measurements.values`, with how sure the network is: see `utils.segmentation.confidence.fluid_confidence`.
 
-        Also the detection scores, and the mean uncertainty of the fluid's pixels, if there is an ensemble.
+        Also the detection scores; ``removed_voxels``, those that lie where the fluid cannot be, if that is decided; and
+        the mean uncertainty of the fluid's pixels, if there is an ensemble.
         """
         rows = self.measurements.values(centre)
         highest_presence = decisions.presence_probability(self._presence)
@@ -61,6 +81,8 @@ class Findings:
             row["presence"] = float(self._presence[index])
             if self.head_presence is not None:
                 row["presence_head"] = float(self.head_presence[index])
+            if self._removed is not None:
+                row["removed_voxels"] = int(self._removed[index])
             row |= fluid_confidence(self.certainty, index, float(highest_presence[index]))
             if self._disagreement is not None:
                 pixels = int(self.measurements.pixels[index].sum())

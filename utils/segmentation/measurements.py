@@ -20,8 +20,8 @@ class Measurements:
         self.pixels = np.zeros((len(FLUIDS), shape[0], shape[2]), np.int32)  # of each fluid in each column
         self.row_mm = y_mm
         self._x_mm = np.arange(shape[2]) * x_mm
-        self._z_mm = np.arange(shape[0]) * distance_mm if z_mm is None else np.asarray(z_mm, float)
-        self._cells_mm2 = np.outer(cell_lengths(self._z_mm, distance_mm), np.full(shape[2], x_mm))
+        self.z_mm = np.arange(shape[0]) * distance_mm if z_mm is None else np.asarray(z_mm, float)
+        self._cells_mm2 = np.outer(cell_lengths(self.z_mm, distance_mm), np.full(shape[2], x_mm))
         self._lesions = [LesionCount() for _ in FLUIDS]
 
     def add(self, index, labels):
@@ -48,7 +48,7 @@ class Measurements:
         | ``thickness_um`` | largest thickness |
         | ``lesions`` | number of connected components |
         """
-        circles = EtdrsGrid(self._x_mm, self._z_mm, centre).circles()
+        circles = EtdrsGrid(self._x_mm, self.z_mm, centre).circles()
         rows = []
         for fluid, pixels, lesions in zip(FLUIDS, self.pixels, self._lesions, strict=True):
             row = {"fluid": fluid, "volume_mm3": self._volume_mm3(pixels)}
@@ -66,7 +66,7 @@ class Measurements:
         ``max_um``, the mean and the largest thickness of the part of it that the scan shows, None if none is shown; and
         ``covered``, the share of it that is shown.
         """
-        grid = EtdrsGrid(self._x_mm, self._z_mm, centre).subfields(sides)
+        grid = EtdrsGrid(self._x_mm, self.z_mm, centre).subfields(sides)
         return [
             {name: self._of_subfield(pixels, inside, area_mm2) for name, (inside, area_mm2) in grid.items()}
             for pixels in self.pixels

@@ -216,7 +216,11 @@ def _write_scan(scan, job, folder, on_slice):
         "facts": facts,
         "fluids": [row | {"subfields": of_fluid} for row, of_fluid in zip(fluids, subfields, strict=True)],
         **scan_confidence(fluids, warnings, found.certainty.most_doubtful_b_scan()),
-        "notes": [*scan.notes, *[f"{fluid} was not taught: the model never finds it" for fluid in untaught]],
+        "notes": [
+            *scan.notes,
+            *found.notes(),
+            *[f"{fluid} was not taught: the model never finds it" for fluid in untaught],
+        ],
         "warnings": warnings,
     }
     rows_of_csv = [
@@ -289,6 +293,7 @@ def _write_slices(scan, network, decisions, job, folder, on_slice):
             decisions=decisions,
             head_outputs=head_outputs,
             on_preprocessed=found.add_preprocessed,
+            on_impossible=found.add_impossible,
         )
         for index, (labels, probabilities, scores) in enumerate(predicted):
             write_labels(labels)

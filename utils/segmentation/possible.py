@@ -14,19 +14,17 @@ ABOVE_MM = {"IRF": 0.5, "SRF": 0.1, "PED": 0.15}
 BELOW_MM = {"IRF": 0.15, "SRF": 0.1, "PED": 0.5}
 
 
-def possible_places(surfaces, surfaces_row_mm, rows, row_mm):
-    """Where each fluid can be in a B-scan, bool (rows, columns, fluids), `rows` of `row_mm` each.
+def possible_places(surfaces, rows, row_mm):
+    """Where each fluid can be in a B-scan of `rows`, each `row_mm` high, bool (rows, columns, fluids).
 
-    `surfaces` are its `utils.segmentation.surfaces.Surfaces`, in rows of `surfaces_row_mm`. Without a retina it is
-    everywhere.
+    `surfaces` are its `utils.segmentation.surfaces.Surfaces`. Where no retina was found it is everywhere.
     """
     columns = len(surfaces.inner)
     if not surfaces.is_retina:
         return np.ones((rows, columns, len(FLUIDS)), bool)
-    depth_mm = (np.arange(rows)[:, None] + 0.5) * row_mm
-    inner_mm, bruch_mm = ((of + 0.5) * surfaces_row_mm for of in (surfaces.inner, surfaces.bruch))
-    inside = [(depth_mm >= inner_mm - ABOVE_MM[fluid]) & (depth_mm <= bruch_mm + BELOW_MM[fluid]) for fluid in FLUIDS]
-    return np.stack(inside, axis=-1)
+    row = np.arange(rows)[:, None, None]
+    above, below = (np.array([mm[fluid] for fluid in FLUIDS]) / row_mm for mm in (ABOVE_MM, BELOW_MM))
+    return (row >= surfaces.inner[:, None] - above) & (row <= surfaces.bruch[:, None] + below)
 
 
 def only_possible(probabilities, possible):

@@ -1,5 +1,6 @@
 """A scan segmented: preprocessed as in training, predicted within its region of interest, back on its own grid."""
 
+import collections
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from utils.preparation.preprocessing import (
 )
 from utils.preparation.roi import ROI_CODE, prediction_region
 from utils.segmentation.decisions import Decisions, of_taught_fluids
+from utils.segmentation.possible import only_possible, possible_places, remove_ped_above_srf
+from utils.segmentation.surfaces import retinal_surfaces
 from utils.segmentation.tiling import TILE_PIXELS, predict_stacks, presence_scores
 from utils.volumes.spacing import check_spacing
 
@@ -222,8 +225,8 @@ def prediction_digest(*details):
     `details` are contents of ``best.json``, which holds the SHA-256 of ``best.keras``. Returns text.
     """
     of_networks = ("model", "utils.networks", "utils.onnx_model")
-    of_segmentation = ("utils.segmentation.tiling", "utils.segmentation.decisions", __name__)
-    code = code_digest(*PREPROCESSING_CODE, *ROI_CODE, *of_networks, *of_segmentation)
+    of_segmentation = [f"utils.segmentation.{name}" for name in ("tiling", "decisions", "surfaces", "possible")]
+    code = code_digest(*PREPROCESSING_CODE, *ROI_CODE, *of_networks, *of_segmentation, __name__)
     return digest(json.dumps([*details, code], sort_keys=True).encode())
 
 
@@ -279,16 +282,27 @@ def head_presence(network, head_outputs):
     return largest * [fluid in network.settings.taught for fluid in FLUIDS]
 
 
-def segmented_slices(network, voxels, spacing_mm, vendor, *, decisions=None, head_outputs=None, on_preprocessed=None):
+def segmented_slices(
+    network,
+    voxels,
+    spacing_mm,
+    vendor,
+    *,
+    decisions=None,
+    head_outputs=None,
+    on_preprocessed=None,
+    on_impossible=None,
+):
     """Yield, for each B-scan of a scan, labels and probabilities on its own grid, and its `presence_scores`.
 
     Arguments are as in `segment_scan`. What the network of further outputs says is appended to `head_outputs`.
-    ``on_preprocessed(slice, region)``, if given, is called with each preprocessed B-scan and its region of interest,
-    both uint8 (rows, columns). The next B-scan is prepared while one is predicted, and no more than a few are held.
-    The scan's padding is background with probability 1. Raises `NotFinite`.
+    ``on_preprocessed(slice, region, surfaces)``, if given, is called with each preprocessed B-scan and its region of
+    interest, both uint8 (rows, columns), and its `Surfaces`; ``on_impossible(labels)`` with the labels that the next
+    B-scan would have without `Decisions.only_possible`, if there is that. The next B-scan is prepared while one is
+    predicted, and no more than a few are held. The scan's padding is background with probability 1. Raises `NotFinite`.
     """
     settings, decisions = network.settings, decisions or network.decisions
-    rows = voxels.shape[1]
+    rows, pixel_mm2 = voxels.shape[1], spacing_mm[0] * spacing_mm[1]
     to_scan_rows = resampling_matrix(resampled_rows(rows, spacing_mm[1], settings.axial_spacing_mm), rows)
     invalid = invalid_pixels(voxels)
     slices = preprocessed_slices(
@@ -300,12 +314,17 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, decisions=None, hea
         invalid=invalid,
     )
 
+    possible = collections.deque()  # places of the B-scans that are prepared and not predicted yet
+
     def stacks():
         for before, slice_, after in with_neighbours(slices):
             # Only where training's patches are drawn from; a dim scan is brightened to find that region.
             region = prediction_region(slice_)
-            if on_preprocessed:
-                on_preprocessed(slice_, region)
+            if on_preprocessed or decisions.only_possible:
+                surfaces = retinal_surfaces(slice_, (spacing_mm[0], settings.axial_spacing_mm))
+                possible.append(possible_places(surfaces, len(slice_), settings.axial_spacing_mm))
+                if on_preprocessed:
+                    on_preprocessed(slice_, region, surfaces)
             seen = (before, slice_, after) if settings.neighbours else 3 * (slice_,)
             yield np.stack([slice_ if near is None else near for near in seen]), region
 
@@ -320,12 +339,23 @@ def segmented_slices(network, voxels, spacing_mm, vendor, *, decisions=None, hea
         channels=network.channels,
     )
     of_taught = (of_taught_fluids(probabilities, settings.taught) for probabilities in predicted)
-    calibrated = map(decisions.calibrated, of_taught)
-    for index, (probabilities, padding) in enumerate(zip(calibrated, invalid, strict=True)):
+    for index, (probabilities, padding) in enumerate(zip(of_taught, invalid, strict=True)):
         if not np.isfinite(probabilities).all():
             raise NotFinite(f"{_NOT_FINITE} in B-scan {index}; {_FINITE}")
-        on_scan_rows = np.tensordot(to_scan_rows, probabilities, axes=1)
-        on_scan_rows[padding] = np.eye(network.channels)[0]  # once more: interpolation reached into it
-        presence = presence_scores(probabilities)
-        labels = decisions.labels(on_scan_rows[..., :4], presence, spacing_mm[0] * spacing_mm[1])
+
+        def labelled(probabilities, padding=padding):
+            calibrated = decisions.calibrated(probabilities)
+            on_scan_rows = np.tensordot(to_scan_rows, calibrated, axes=1)
+            on_scan_rows[padding] = np.eye(network.channels)[0]  # once more: interpolation reached into it
+            presence = presence_scores(calibrated)
+            return decisions.labels(on_scan_rows[..., :4], presence, pixel_mm2), on_scan_rows, presence
+
+        places = possible.popleft() if possible else None
+        if not decisions.only_possible:
+            yield labelled(probabilities)
+            continue
+        if on_impossible:
+            on_impossible(labelled(probabilities)[0])
+        labels, on_scan_rows, presence = labelled(only_possible(probabilities, places))
+        remove_ped_above_srf(labels)
         yield labels, on_scan_rows, presence

@@ -13,6 +13,8 @@ from utils.labels import FLUIDS, NOT_JUDGED, allowed_tables, unlabelled_value
 from utils.networks import tile_step
 from utils.prepared import outlined_in
 from utils.segmentation.decisions import Decisions, presence_logits
+from utils.segmentation.possible import only_possible, possible_places
+from utils.segmentation.surfaces import retinal_surfaces
 from utils.segmentation.tiling import presence_scores
 from utils.training.validation import predicted_b_scans
 
@@ -23,6 +25,7 @@ AS_LIKELY_AS_NOT = 0.5  # the probability of presence from which on a fluid coun
 PRIOR_SPREAD = (1.0, 0.3)  # of offset and slope around 0 and 1: a handful of B-scans moves them little
 SMALLEST_LESIONS_MM2 = (0.0, 0.0005, 0.001, 0.002, 0.004)  # 11 to 90 pixels of a Spectralis B-scan
 EQUAL_DICE = 0.005  # Dice values that differ by less count as equal: the validation B-scans are few
+LOST = 0.005  # share of a fluid's outlines that may lie where it cannot be
 SAMPLED_EVERY = 3  # rows and columns whose pixels choose the temperature
 
 
@@ -34,6 +37,7 @@ class Predicted:
     reference: np.ndarray  # uint8 (rows, columns), labels 0 to 3, and `NOT_JUDGED`
     pixel_mm2: float  # area of a pixel
     outlined: tuple = tuple(FLUIDS)  # names of the fluids that were outlined
+    possible: np.ndarray | None = None  # where each can be, as of `possible_places`; None: not known
 
     def of_judged(self):
         """The same, background for certain where nobody judged, so that these pixels count nowhere."""
@@ -48,15 +52,19 @@ class Predicted:
 def choose_decisions(b_scans, start, earlier=None):
     """The `Decisions` that suit `b_scans`, a list of `Predicted`; `start` are those to begin with.
 
-    One after the other: the temperature by cross-entropy; each fluid's threshold by Dice over all B-scans together;
-    what makes a probability of a presence score, by logistic regression: a fluid counts where it is more likely there
-    than not; the smallest lesion, by the mean Dice of the B-scans, which is 1 where rightly nothing is found, as far as
-    the Dice of all together does not fall. Of equal values that is taken which changes least. A fluid counts in the
+    One after the other: whether fluid counts only where it can be, which is so if nearly all outlines lie there; the
+    temperature by cross-entropy; each fluid's threshold by Dice over all B-scans together; what makes a probability of
+    a presence score, by logistic regression: a fluid counts where it is more likely there than not; the smallest
+    lesion, by the mean Dice of the B-scans, which is 1 where rightly nothing is found, as far as the Dice of all
+    together does not fall. Of equal values that is taken which changes least. A fluid counts in the
     B-scans in which it was outlined. One that none of these holds keeps what it has in `earlier`, the `Decisions` of
     the model that training started from, else its start.
     """
     b_scans = [one.of_judged() for one in b_scans]
-    chosen = replace(start, temperature=_temperature(b_scans))
+    chosen = replace(start, only_possible=_lie_where_they_can(b_scans))
+    if chosen.only_possible:
+        b_scans = [replace(one, probabilities=only_possible(one.probabilities, one.possible)) for one in b_scans]
+    chosen = replace(chosen, temperature=_temperature(b_scans))
     b_scans = [replace(one, probabilities=chosen.calibrated(one.probabilities)) for one in b_scans]
     presences = [presence_scores(one.probabilities) for one in b_scans]
     outlined = np.array([[fluid in one.outlined for fluid in FLUIDS] for one in b_scans])
@@ -95,6 +103,19 @@ def choose_decisions(b_scans, start, earlier=None):
                 chosen = _with(chosen, name, index, getattr(earlier, name)[index])
     candidates = [replace(chosen, smallest_lesion_mm2=value) for value in SMALLEST_LESIONS_MM2]
     return _best_that_loses_nothing(candidates, [dice_of(one)[:, held].mean(axis=1) for one in candidates])
+
+
+def _lie_where_they_can(b_scans):
+    """Whether of each fluid at most the share `LOST` of what `b_scans` outline lies where it cannot be."""
+    if any(one.possible is None for one in b_scans):
+        return False
+    outlined, lost = np.zeros((2, len(FLUIDS)))
+    for one in b_scans:
+        for index, label in enumerate(FLUIDS.values()):
+            is_fluid = one.reference == label
+            outlined[index] += np.count_nonzero(is_fluid)
+            lost[index] += np.count_nonzero(is_fluid & ~one.possible[..., index])
+    return bool((lost <= LOST * outlined).all())
 
 
 def _with(decisions, name, index, value):
@@ -189,8 +210,14 @@ def add_decisions(model_path, rows, settings, network, start, starting_details=N
         step=tile_step(network),
     )
     b_scans = [
-        Predicted(probabilities.astype(np.float16), reference, spacing_mm[0] * spacing_mm[1], outlined_in(row))
-        for row, _, reference, probabilities, spacing_mm in predicted
+        Predicted(
+            probabilities.astype(np.float16),
+            reference,
+            spacing_mm[0] * spacing_mm[1],
+            outlined_in(row),
+            possible_places(retinal_surfaces(grey, spacing_mm[:2]), len(grey), spacing_mm[1]),
+        )
+        for row, grey, reference, probabilities, spacing_mm in predicted
     ]
     earlier = None
     if starting_details and "decisions" in starting_details:
