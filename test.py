@@ -8,7 +8,7 @@ Each INPUT is a file, a folder or a pattern. Formats:
 
 - MetaImage, NIfTI, DICOM, TIFF
 - PNG or JPEG B-scans (a folder of them is a scan)
-- Heidelberg's .vol, .e2e and .xml, Topcon's .fda (these need the package eyepy)
+- Heidelberg's .xml, Topcon's .fda and .fds; Heidelberg's .vol and .e2e with the package eyepy
 
 The model is the run's best: the fine-tuned one if it was made from the current segmentation model, else the latter.
 Where nothing was trained it is the model in the box, weights/oct_fluid.keras, or oct_fluid.onnx if Keras is not

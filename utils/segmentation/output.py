@@ -21,7 +21,7 @@ from utils.keras_setup import OUT_OF_MEMORY, set_up_keras
 from utils.labels import FLUIDS
 from utils.names import as_text
 from utils.onnx_model import is_onnx
-from utils.plots import save_mask, save_overlay, save_thickness
+from utils.plots import save_fundus, save_mask, save_overlay, save_thickness
 from utils.preparation.preprocessing import to_8_bit
 from utils.segmentation.appearance import unlike_training
 from utils.segmentation.confidence import scan_confidence
@@ -49,6 +49,9 @@ _OUTPUT_CODE = (
     "utils.volumes.dicom",
     "utils.volumes.geometry",
     "utils.volumes.pictures",
+    "utils.volumes.vendor_files",
+    "utils.volumes.heidelberg_xml",
+    "utils.volumes.topcon",
     "utils.volumes.scans",
     "utils.volumes.mhd",
     "utils.segmentation.measurements",
@@ -234,6 +237,8 @@ def _write_scan(scan, job, folder, on_slice):
     for fluid, of_fluid in zip(FLUIDS, thickness_um, strict=True):
         with written_whole(folder / f"thickness_{fluid}_um.tif") as path:
             Image.fromarray(of_fluid).save(path)
+    if scan.fundus is not None:
+        save_fundus(folder / "fundus.png", to_8_bit(scan.fundus.image), scan.fundus.lines)
     write_scan_page(
         folder / "report.html",
         title=f"{scan.vendor} {scan.name}",

@@ -27,14 +27,7 @@ def read_pictures(paths):
     """
     stacks, inverted, notes = [], set(), []
     for path in paths:
-        try:
-            of_path, is_inverted, of_path_notes = _read_picture(path)
-        except InputError:
-            raise
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except Exception as error:  # the parsers raise exceptions of any kind for damaged files
-            raise InputError(f"{path}: not a readable picture ({error})") from error
+        of_path, is_inverted, of_path_notes = read_picture(path)
         stacks.append(of_path)
         inverted.add(is_inverted)
         notes += of_path_notes
@@ -56,8 +49,22 @@ def _check_alike(path, first, other):
         raise InputError(f"{path}: {sizes} pixels in one scan, expected B-scans of one size; name them one by one")
 
 
-def _read_picture(path):
-    """(B-scans (slices, rows, columns), whether 0 is white, notes)."""
+def read_picture(path):
+    """(B-scans (slices, rows, columns), whether 0 is white, notes), turned as viewers show them.
+
+    Raises `InputError`, which names the file, if it is damaged or in colour.
+    """
+    try:
+        return _read_any(path)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # the parsers raise exceptions of any kind for damaged files
+        raise InputError(f"{path}: not a readable picture ({error})") from error
+
+
+def _read_any(path):
     if str(path).lower().endswith(TIFF):
         return _read_tiff(path)
     if _is_png_of_16_bit_channels(path):

@@ -54,11 +54,13 @@ def scans_in(folder, names, kind, by_name):
         else:
             paths.append(path)
     exports = [path for path in paths if suffix_of(path) == ".xml" and _is_heidelbergs(path)]
-    scans = [scan_files([path], name=folder.name if len(exports) == 1 else None) for path in exports]
-    used = set(exports)
-    for path in exports:  # the pictures that an export names belong to it
-        text = path.read_bytes().lower()
-        used |= {other for other in paths if suffix_of(other) in PICTURES and os.fsencode(other.name).lower() in text}
+    scans, inside, used = [], [], set(exports)  # inside: parts of files that are no scans
+    for path in exports:
+        in_file, left_in_file = scans_of_file(path, name=folder.name if len(exports) == 1 else None)
+        scans, inside = scans + in_file, inside + left_in_file
+        text = path.read_bytes().lower()  # the pictures that an export names belong to it; their suffix may differ
+        stems = {other: os.fsencode(f"{_stem(other)}.").lower() for other in paths if suffix_of(other) in PICTURES}
+        used |= {other for other, stem in stems.items() if stem in text}
     images = [path for path in paths if suffix_of(path) in (*VOLUMES, *PICTURES) and path not in used]
     left |= beside_scans(images, kind, by_name)
     left |= pictures_of_others([path for path in paths if path not in left and path not in used])
@@ -67,7 +69,6 @@ def scans_in(folder, names, kind, by_name):
     files += [path for path in paths if suffix_of(path) in VENDORS_OWN and suffix_of(path) != ".xml"]
     pictures = [path for path in images if suffix_of(path) in PICTURES]
     stacks = [path for path in pictures if suffix_of(path) in TIFF and count_pages(path) > 1]
-    inside = []  # parts of files that are no scans
     for path in [*files, *stacks]:
         in_file, left_in_file = scans_of_file(path)
         scans, inside = scans + in_file, inside + left_in_file
@@ -85,14 +86,15 @@ def scans_in(folder, names, kind, by_name):
         scans.append(scan_files(files_of_scan, name if is_folders else None, part))
     used |= {Path(path) for scan in scans for path in scan.paths}
     left |= {Path(path): why for path, why in left_of_dicom}
+    used |= {Path(one.path) for one in inside}
     left |= {path: "of no format that is read" for path in paths if path not in used and path not in left}
     return scans, [*inside, *(LeftOut(str(path), why) for path, why in left.items() if path not in used)]
 
 
-def scans_of_file(path):
-    """(scans, left out) of a single file. If it holds several scans, they are numbered."""
+def scans_of_file(path, name=None):
+    """(scans, left out) of a single file, called `name` (see `scan_files`). Several scans are numbered."""
     found, left = scans_in_file(path)
-    scans = [scan_files(paths, part=part) for paths, part in found]
+    scans = [scan_files(paths, name, part) for paths, part in found]
     if len(scans) > 1:
         scans = [replace(scan, name=f"{scan.name}_{number}") for number, scan in enumerate(scans, 1)]
     return scans, [LeftOut(str(path), why) for path, why in left]

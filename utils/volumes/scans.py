@@ -11,6 +11,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import natural_order
 from utils.names import suffix_of
+from utils.volumes.content import Fundus
 from utils.volumes.eyes import Told, contradictions
 from utils.volumes.formats import is_dicom, read_content
 from utils.volumes.geometry import NOT_STATED, Placement
@@ -41,6 +42,7 @@ class Scan:
     z_mm: np.ndarray | None = None  # place of each slice along the volume; None: at equal distances
     frames: tuple | None = None  # the `utils.volumes.dicom_frames.Frame` of each slice; None if it is not DICOM
     person: str | None = None  # as in `utils.volumes.content.Content`; None of a patient whom the user told
+    fundus: Fundus | None = None
 
 
 # ---- Finding -------------------------------------------------------------------------------------------------------
@@ -55,7 +57,8 @@ def search_scans(inputs, leave_out=None):
     A folder and each folder below it hold these scans: every volume file, every DICOM series, and all pictures together
     in the order of the numbers in their names. A scan called oct.mhd is named after its folder. Other files are left
     out (see `utils.volumes.not_scans`). Files that only their names rule out are taken if there is nothing else. The
-    folder `leave_out` is not searched. Raises `InputError` with a line for each of `inputs` that holds no scan.
+    folder `leave_out` is not searched. Raises `InputError` with a line for each of `inputs` that is none of these, and
+    if there is no scan at all.
     """
     scans, left_out, files, complaints = [], [], [], []
     for given in map(str, inputs):
@@ -81,10 +84,8 @@ def search_scans(inputs, leave_out=None):
     for path in singles:
         in_file, left_in_file = scans_of_file(path)
         scans, left = scans + in_file, left + left_in_file
-        if not in_file:
-            complaints += [f"{one.path}: {one.why}" for one in left_in_file]
-    if complaints:
-        raise InputError(*complaints)
+    if not scans:
+        raise InputError(*(f"{one.path}: {one.why}" for one in [*left_out, *left]))
     scans = list({(scan.paths, scan.part): scan for scan in scans}.values())
     taken = {path for scan in scans for path in scan.paths}
     left = {one.path: one for one in [*left_out, *left] if one.path not in taken}
@@ -200,6 +201,7 @@ def read_scan(files, vendor=None, spacing_mm=None):
         z_mm,
         content.frames,
         None if told.patient else content.person,
+        content.fundus,
     )
 
 
