@@ -30,6 +30,7 @@ code is 2 if a scan failed, else 0. In Python: `utils.segmentation.predict.segme
 """
 
 import argparse
+import difflib
 import functools
 import os
 import sys
@@ -58,7 +59,7 @@ from utils.volumes.eyes import with_eyes
 from utils.volumes.scan_names import told_apart
 from utils.volumes.scans import search_scans
 from utils.volumes.spacing import check_spacing
-from utils.volumes.vendors import VENDORS
+from utils.volumes.vendors import KNOWN
 
 BOX_MODEL = Path("weights", "oct_fluid.keras")
 BOX_MODEL_IS = "trained on real Spectralis and on synthetic scans, for research and not for diagnosis"
@@ -75,7 +76,11 @@ def main(argv):
         nargs="+",
         help=f"a best.keras with its best.json, or a .onnx; several are averaged; default: the run's, else {BOX_MODEL}",
     )
-    parser.add_argument("--vendor", choices=sorted(VENDORS), help="of scans whose files and folders do not say it")
+    parser.add_argument(
+        "--vendor",
+        metavar="V",
+        help=f"of scans whose files and folders do not say it: {', '.join(KNOWN)}, or one that the model has seen",
+    )
     parser.add_argument("--spacing-mm", nargs=3, type=float, metavar=("X", "Y", "Z"), help="instead of the file's")
     parser.add_argument(
         "--fovea", nargs=2, type=float, metavar=("COLUMN", "B_SCAN"), help="from 0; default: found, else the centre"
@@ -113,6 +118,7 @@ def main(argv):
     for path, of_model in details.items():
         PredictionSettings.from_details(of_model)
         print(f"model: {path} ({of_model['step']}, epoch {of_model['epoch']}): {why}; {len(scans)} scans")
+    check_vendor(arguments.vendor, details)
     # The run's own model follows config; another's best.json says what it needs.
     asked = config.decision_settings()
     decisions = decisions_of_run([details[path] for path in models], **asked) if found or asked["given"] else None
@@ -144,6 +150,15 @@ def main(argv):
         write_summary(output)
     if failures:
         raise InputError(*failures)
+
+
+def check_vendor(vendor, details):
+    """Raise `InputError` for a `vendor` that is neither known nor one that the models, {path: best.json}, have seen."""
+    trained = {name for of_model in details.values() for name in of_model.get("training_appearance") or ()}
+    if vendor is not None and vendor not in (allowed := [*KNOWN, *sorted(trained - {*KNOWN})]):
+        close = difflib.get_close_matches(vendor.capitalize(), allowed, 1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise InputError(f"--vendor {vendor}: expected one of {', '.join(allowed)}{meant}")
 
 
 def report_left_out(left_out, output):

@@ -212,6 +212,9 @@ def _write_scan(scan, job, folder, on_slice):
     subfields = found.measurements.subfields(centre, sides)
     appearance = network.details.get("training_appearance")
     warnings = found.retina_warnings()
+    notes = list(scan.notes)
+    if scan.scale_doubt:  # said by the user it is no reason to trust the labels less
+        (notes if job.spacing_mm else warnings).append(scan.scale_doubt)
     warnings += unlike_training(appearance, scan.vendor, scan.spacing_mm, found.appearance)
     record = {
         "path": as_text(scan.path),
@@ -219,7 +222,7 @@ def _write_scan(scan, job, folder, on_slice):
         "facts": facts,
         "fluids": [row | {"subfields": of_fluid} for row, of_fluid in zip(fluids, subfields, strict=True)],
         **scan_confidence(fluids, warnings, found.certainty.most_doubtful_b_scan()),
-        "notes": [*scan.notes, *[f"{fluid} was not taught: the model never finds it" for fluid in untaught]],
+        "notes": [*notes, *[f"{fluid} was not taught: the model never finds it" for fluid in untaught]],
         "warnings": warnings,
     }
     rows_of_csv = [

@@ -20,9 +20,9 @@ from utils.volumes.mhd import VOLUMES, volume_files
 from utils.volumes.not_scans import LeftOut, kind_of_folder, labels_of_others, with_scan_beside
 from utils.volumes.pictures import PICTURES
 from utils.volumes.scan_folder import scans_in, scans_of_file
-from utils.volumes.spacing import has_swapped_axes, spacing_to_use
+from utils.volumes.spacing import has_swapped_axes, scale_doubt, spacing_to_use
 from utils.volumes.vendor_files import VENDORS_OWN
-from utils.volumes.vendors import VENDORS, vendor_by_size, vendor_in
+from utils.volumes.vendors import KNOWN, vendor_by_size, vendor_in
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Scan:
 
     name: str
     path: str
-    vendor: str  # a key of `utils.volumes.mhd.VENDORS`
+    vendor: str  # of `utils.volumes.vendors.KNOWN`, or one that the user said
     voxels: np.ndarray  # uint8 or uint16 (slices, rows, columns); or a `utils.volumes.mhd.VoxelFile`
     spacing_mm: tuple  # (x, y, z)
     laterality: str | None  # "OD" (right) or "OS" (left)
@@ -43,6 +43,7 @@ class Scan:
     frames: tuple | None = None  # the `utils.volumes.dicom_frames.Frame` of each slice; None if it is not DICOM
     person: str | None = None  # as in `utils.volumes.content.Content`; None of a patient whom the user told
     fundus: Fundus | None = None
+    scale_doubt: str | None = None  # a question to the user
 
 
 # ---- Finding -------------------------------------------------------------------------------------------------------
@@ -161,8 +162,9 @@ def read_scan(files, vendor=None, spacing_mm=None):
 
     The vendor is the first of these that is known: the user's, the file's, the one in the names of file and folders,
     the one whose exports have this size and spacing. A spacing that the file does not state, or that no OCT scan has,
-    is replaced by the vendor's usual one. Raises `InputError` if the vendor is unknown, if the scan cannot be read, or
-    if its axes are clearly not in the order columns, rows, slices and the user gives no spacing.
+    is replaced by the vendor's usual one. Raises `InputError` if the vendor is unknown, or has no usual spacing and the
+    file states none, if the scan cannot be read, or if its axes are clearly not in the order columns, rows, slices and
+    the user gives no spacing.
     """
     content = read_content(files.paths, files.part)
     in_volume = suffix_of(files.paths[0]) in VOLUMES
@@ -179,12 +181,15 @@ def read_scan(files, vendor=None, spacing_mm=None):
     if vendor is None:
         raise InputError(
             f"{files.path}: vendor unknown: neither file nor folders name it; say it with --vendor, one of "
-            f"{', '.join(VENDORS)}"
+            f"{', '.join(KNOWN)}"
         )
     told, z_mm = files.told or Told(), None
     notes += contradictions(told, content)
     if spacing_mm is None:
-        spacing_mm, assumed = spacing_to_use(content.spacing_mm, vendor, voxels.shape)
+        try:
+            spacing_mm, assumed = spacing_to_use(content.spacing_mm, vendor, voxels.shape)
+        except InputError as error:
+            raise InputError(f"{files.path}: {error}") from error
         notes += assumed
         z_mm = content.z_mm if spacing_mm[2] == content.spacing_mm[2] else None
     return Scan(
@@ -202,6 +207,7 @@ def read_scan(files, vendor=None, spacing_mm=None):
         content.frames,
         None if told.patient else content.person,
         content.fundus,
+        scale_doubt(spacing_mm, vendor, voxels.shape) if suffix_of(files.paths[0]) in PICTURES else None,
     )
 
 
