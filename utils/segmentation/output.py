@@ -49,6 +49,7 @@ _OUTPUT_CODE = (
     "utils.volumes.dicom",
     "utils.volumes.geometry",
     "utils.volumes.pictures",
+    "utils.volumes.colour",
     "utils.volumes.vendor_files",
     "utils.volumes.heidelberg_xml",
     "utils.volumes.topcon",

@@ -7,8 +7,8 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from utils.errors import InputError
+from utils.volumes.colour import grey_of
 from utils.volumes.content import Content
-from utils.volumes.grey_values import grey_channel
 
 TIFF = (".tif", ".tiff")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
@@ -74,11 +74,16 @@ def _read_any(path):
         if pixels is None:
             raise OSError("the image is damaged")
         _, orientation = next(shown_pages(path))
-        return _upright(grey_channel(pixels, path), orientation)[np.newaxis], False, _turn_notes(orientation)
+        pixels = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
+        if pixels.shape[-1] > 2:
+            pixels[..., :3] = pixels[..., 2::-1]  # OpenCV begins with blue
+        grey, notes = grey_of(pixels, path)
+        return _upright(grey, orientation)[np.newaxis], False, [*notes, *_turn_notes(orientation)]
     pages, notes = [], []
     for page, orientation in shown_pages(path):
-        pages.append(_grey_page(page, path))
-        notes += _turn_notes(orientation)
+        grey, of_page = _grey_page(page, path)
+        pages.append(grey)
+        notes += of_page + _turn_notes(orientation)
     return np.stack(pages), False, notes
 
 
@@ -130,11 +135,11 @@ def _is_png_of_16_bit_channels(path):
 
 
 def _grey_page(page, path):
-    """A page of Pillow's as (rows, columns). Raises `InputError` if it is in colour."""
+    """(grey values (rows, columns), notes) of a page of Pillow's. Raises `InputError` if it is in colour."""
     if page.mode not in _PLAIN and not page.mode.startswith("I;16"):
         page = page.convert("RGB")  # from a palette, or another colour space
     pixels = np.asarray(page)
-    return pixels if pixels.ndim == 2 else grey_channel(pixels, path)
+    return (pixels, []) if pixels.ndim == 2 else grey_of(pixels, path)
 
 
 # ---- TIFF ----------------------------------------------------------------------------------------------------------
@@ -177,8 +182,8 @@ def _read_tiff(path):
         for series in found:
             if series.nbytes > _LARGEST_RATIO * tiff.filehandle.size:
                 raise InputError(f"{path}: {series.shape} pixels stated in a file of {tiff.filehandle.size} bytes")
-            pixels, is_inverted = _series_pixels(series, path)
-            notes += _turn_notes(_series_orientation(series))
+            pixels, is_inverted, of_colours = _series_pixels(series, path)
+            notes += of_colours + _turn_notes(_series_orientation(series))
             pixels, of_channels = _first_channel(pixels, series)
             stacks.append(pixels)
             _check_alike(path, stacks[0], pixels)
@@ -199,10 +204,10 @@ def _check_complete(tiff, path):
 
 
 def _series_pixels(series, path):
-    """(pixels (..., rows, columns), whether 0 is white) of a series."""
+    """(pixels (..., rows, columns), whether 0 is white, notes) of a series."""
     from tifffile import PHOTOMETRIC
 
-    page, axes = series.keyframe, series.axes
+    page, axes, notes = series.keyframe, series.axes, []
     if page.photometric in (PHOTOMETRIC.YCBCR, PHOTOMETRIC.CIELAB):
         return _pillow_pixels(series, path)
     try:
@@ -214,16 +219,16 @@ def _series_pixels(series, path):
     if "S" in axes:
         pixels = np.moveaxis(pixels, axes.index("S"), -1)
     if page.photometric == PHOTOMETRIC.PALETTE:
-        pixels = grey_channel(np.moveaxis(page.colormap[:, pixels], 0, -1) >> 8, path).astype(np.uint8)
+        pixels, notes = grey_of((np.moveaxis(page.colormap[:, pixels], 0, -1) >> 8).astype(np.uint8), path)
     elif page.photometric == PHOTOMETRIC.SEPARATED and pixels.shape[-1] >= 4:
         white = np.iinfo(pixels.dtype).max
         ink = white - pixels[..., :4].astype(np.uint32)
-        pixels = grey_channel((ink[..., :3] * ink[..., 3:] // white).astype(pixels.dtype), path)
+        pixels, notes = grey_of((ink[..., :3] * ink[..., 3:] // white).astype(pixels.dtype), path)
     elif "S" in axes:
-        pixels = grey_channel(pixels, path)
+        pixels, notes = grey_of(pixels, path)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
-    return _upright(pixels, _series_orientation(series)), page.photometric == PHOTOMETRIC.MINISWHITE
+    return _upright(pixels, _series_orientation(series)), page.photometric == PHOTOMETRIC.MINISWHITE, notes
 
 
 def _series_orientation(series):
@@ -238,13 +243,15 @@ def _pillow_pixels(series, path):
     from PIL import Image
     from tifffile import PHOTOMETRIC
 
-    pages, compression = [], series.keyframe.compression.name
+    pages, notes, compression = [], [], series.keyframe.compression.name
     try:
         with Image.open(path) as image:
             for page in series.pages:
                 image.seek(page.index)
                 _check_turn(image, path)
-                pages.append(_grey_page(image, path))
+                grey, of_page = _grey_page(image, path)
+                pages.append(grey)
+                notes += of_page
         if len(pages) != np.prod(_stack_shape(series)):
             raise OSError("several B-scans on a page")
     except OSError as error:
@@ -252,7 +259,7 @@ def _pillow_pixels(series, path):
             f"{path}: cannot be read ({error}); for {compression} compression, pip install imagecodecs may help"
         ) from error
     inverted = series.keyframe.photometric == PHOTOMETRIC.MINISWHITE and pages[0].dtype != np.uint8
-    return np.stack(pages).reshape(*_stack_shape(series), *pages[0].shape), inverted
+    return np.stack(pages).reshape(*_stack_shape(series), *pages[0].shape), inverted, notes
 
 
 def _first_channel(pixels, series):
