@@ -127,7 +127,8 @@ def test_a_tinted_picture_beside_grey_ones_is_one_of_them(tmp_path):
     Image.fromarray(coloured_by("jet", b_scan())).save(tmp_path / "map.png")
     (scan,), (left,) = search_scans([tmp_path])
     assert len(scan.paths) == 2
-    assert (left.path.endswith("map.png"), left.why) == (True, "a picture in colour, and others beside it are grey")
+    assert left.path.endswith("map.png")
+    assert left.why == "a picture in colour, and others beside it are grey; --each takes it by itself"
 
 
 def test_masks_in_colour_are_no_scans(tmp_path):

@@ -171,7 +171,7 @@ def odd_pictures(paths):
     left = {}
     if grey:
         coloured = [path for path in paths if facts[path] and facts[path][1] and pattern[path] not in grey]
-        left = dict.fromkeys(coloured, "a picture in colour, and others beside it are grey")
+        left = dict.fromkeys(coloured, "a picture in colour, and others beside it are grey; --each takes it by itself")
     rest = [path for path in paths if path not in left]
     sizes = Counter(facts[path][0] for path in rest if facts[path])
     if len(sizes) < 2:

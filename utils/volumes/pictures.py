@@ -2,6 +2,8 @@
 
 import logging
 import re
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
@@ -13,6 +15,7 @@ from utils.volumes.content import Content
 TIFF = (".tif", ".tiff")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
 _LARGEST_RATIO = 2000  # of the pixels' bytes to the file's; with more, the header is wrong
+_MOST_NAMED = 5  # of the odd pictures in a message
 _LEAST_ROWS = 256  # of a screen export
 _BAND = 6  # columns on each side of an edge that are compared
 _ORIENTATION = 0x0112  # EXIF's tag, and TIFF's
@@ -31,9 +34,9 @@ def read_pictures(paths):
         stacks.append(of_path)
         inverted.add(is_inverted)
         notes += of_path_notes
-        _check_alike(path, stacks[0], of_path)
+    _check_sizes(paths, stacks)
     if len(inverted) > 1:
-        raise InputError(f"{paths[0]}: some pictures of this scan store white as 0, others black; name them one by one")
+        raise InputError(f"{paths[0]}: some pictures of this scan store white as 0, others black; take them by --each")
     voxels = stacks[0] if len(stacks) == 1 else np.concatenate(stacks)
     columns = fundus_columns(voxels)
     if columns:
@@ -42,11 +45,24 @@ def read_pictures(paths):
     return Content(voxels, inverted=inverted.pop(), notes=list(dict.fromkeys(notes)))
 
 
+def _check_sizes(paths, stacks):
+    """Raise `InputError`, which names the odd ones, if pictures (their stacks) are not of one size and type."""
+    kinds = [f"{stack.shape[2]} x {stack.shape[1]} {stack.dtype}" for stack in stacks]
+    (usual, count), *others = Counter(kinds).most_common()
+    if others:
+        odd = [f"{Path(path).name} ({kind})" for path, kind in zip(paths, kinds, strict=True) if kind != usual]
+        more = f" and {len(odd) - _MOST_NAMED} more" * (len(odd) > _MOST_NAMED)
+        raise InputError(
+            f"{Path(paths[0]).parent}: {count} pictures of {usual} pixels, and {', '.join(odd[:_MOST_NAMED])}{more}; "
+            "expected B-scans of one size: name them alone, or take each by itself (--each)"
+        )
+
+
 def _check_alike(path, first, other):
     """Raise `InputError` if two stacks (slices, rows, columns) cannot be parts of one scan."""
     if first.shape[1:] != other.shape[1:] or first.dtype != other.dtype:
         sizes = " and ".join(f"{one.shape[2]} x {one.shape[1]} {one.dtype}" for one in (first, other))
-        raise InputError(f"{path}: {sizes} pixels in one scan, expected B-scans of one size; name them one by one")
+        raise InputError(f"{path}: {sizes} pixels in one file, expected pages of one size")
 
 
 def read_picture(path):

@@ -32,10 +32,11 @@ class ScanFiles:
         return self.paths[0] if len(self.paths) == 1 else os.path.dirname(self.paths[0])
 
 
-def scans_in(folder, names, kind, by_name):
+def scans_in(folder, names, kind, by_name, each=False):
     """(scans, left out) of the files called `names` in one folder. Data files of volumes are among those left out.
 
-    `kind` is what the folder's name says about its files. With `by_name`, names may rule out a scan.
+    `kind` is what the folder's name says about its files. With `by_name`, names may rule out a scan. With `each`, a
+    picture is a scan by itself; else all pictures of the folder are one.
     """
     left, paths = {}, []
     for path in (folder / name for name in names):
@@ -73,9 +74,11 @@ def scans_in(folder, names, kind, by_name):
         in_file, left_in_file = scans_of_file(path)
         scans, inside = scans + in_file, inside + left_in_file
     pictures = [path for path in pictures if path not in stacks]
-    odd = odd_pictures(pictures)
+    odd = {} if each else odd_pictures(pictures)
     left, pictures = left | odd, [path for path in pictures if path not in odd]
-    if pictures:
+    if each:
+        scans += [scan_files([path]) for path in pictures]
+    elif pictures:
         scans.append(scan_files(pictures, name=folder.name if len(pictures) > 1 else None))
     known = {*used, *images, *files, *left}
     dicom = [path for path in paths if path not in known and suffix_of(path) != ".xml" and is_dicom(path)]

@@ -52,14 +52,14 @@ def find_scans(inputs, leave_out=None):
     return search_scans(inputs, leave_out)[0]
 
 
-def search_scans(inputs, leave_out=None):
+def search_scans(inputs, leave_out=None, each=False):
     """(scans, left out), lists of `ScanFiles` and `LeftOut`, of `inputs`: files, folders and patterns with ``*``.
 
     A folder and each folder below it hold these scans: every volume file, every DICOM series, and all pictures together
-    in the order of the numbers in their names. A scan called oct.mhd is named after its folder. Other files are left
-    out (see `utils.volumes.not_scans`). Files that only their names rule out are taken if there is nothing else. The
-    folder `leave_out` is not searched. Raises `InputError` with a line for each of `inputs` that is none of these, and
-    if there is no scan at all.
+    in the order of the numbers in their names; with `each`, every picture by itself. A scan called oct.mhd is named
+    after its folder. Other files are left out (see `utils.volumes.not_scans`). Files that only their names rule out are
+    taken if there is nothing else. The folder `leave_out` is not searched. Raises `InputError` with a line for each of
+    `inputs` that is none of these, and if there is no scan at all.
     """
     scans, left_out, files, complaints = [], [], [], []
     for given in map(str, inputs):
@@ -70,7 +70,7 @@ def search_scans(inputs, leave_out=None):
             if not os.path.isdir(path):
                 files.append(Path(path))
                 continue
-            in_folder, left = _scans_below(path, leave_out and os.path.abspath(leave_out))
+            in_folder, left = _scans_below(path, leave_out and os.path.abspath(leave_out), each)
             scans, left_out = scans + in_folder, left_out + left
             if not in_folder:
                 complaints.append(f"{path}: holds no scan: no volume file, no DICOM series, no pictures{_named(left)}")
@@ -106,7 +106,7 @@ def _without_masks(files):
     return [path for path in files if path not in masks], [LeftOut(str(path), why) for path, why in masks.items()]
 
 
-def _scans_below(top, leave_out):
+def _scans_below(top, leave_out, each):
     """(scans, left out) of a folder and those below."""
     for by_name in (True, False):
         scans, left_out, walked = [], [], set()
@@ -126,7 +126,7 @@ def _scans_below(top, leave_out):
             below[:] = sorted(set(below) - {*hidden, *written}, key=natural_order)
             parts = Path(folder).relative_to(top).parts
             kind = next(filter(None, map(kind_of_folder, parts)), None)
-            in_folder, left = scans_in(Path(folder), sorted(names, key=natural_order), kind, by_name)
+            in_folder, left = scans_in(Path(folder), sorted(names, key=natural_order), kind, by_name, each)
             scans, left_out = scans + in_folder, left_out + left
         left_out += [LeftOut(error.filename, error.strerror) for error in errors]
         if scans:
@@ -192,6 +192,8 @@ def read_scan(files, vendor=None, spacing_mm=None):
             raise InputError(f"{files.path}: {error}") from error
         notes += assumed
         z_mm = content.z_mm if spacing_mm[2] == content.spacing_mm[2] else None
+    if len(files.paths) > 1 and suffix_of(files.paths[0]) in PICTURES:
+        notes.append(f"{len(files.paths)} pictures taken as one scan; --each takes each by itself")
     return Scan(
         files.name,
         files.path,
