@@ -95,7 +95,7 @@ def test_its_grey_values_are_neither_matched_nor_filtered(vendor):
     assert (preprocess_volume(voxels, SPACING_MM, "Cirrus", **options) != voxels).any()
 
 
-@pytest.mark.parametrize("name", ["spectralis", "my device", "a_b", "9elite", "", "ALL", "Unknown", "Über"])
+@pytest.mark.parametrize("name", ["spectralis", "my device", "a_b", "9elite", "", "ALL", "Unknown", "NA", "Über"])
 def test_names_that_no_vendor_can_have(name):
     assert why_no_vendor_name(name)
     with pytest.raises(ValueError, match="vendor "):

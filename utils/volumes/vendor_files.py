@@ -84,8 +84,13 @@ def _read_by_eyepy(path, suffix, part):
         elif suffix == ".vol":
             volume = eyepy.io.import_heyex_vol(path)
         else:
-            volume = eyepy.io.import_heyex_e2e(path)
+            with eyepy.io.HeE2eReader(path) as reader:
+                if all(_pattern(series) is None for series in reader.series):
+                    raise InputError(f"{path}: holds no series of B-scans that is whole; export it again, or as .vol")
+                volume = reader.volume
         voxels = np.asarray(volume.data)
+    except InputError:
+        raise
     except Exception as error:  # eyepy's parsers raise exceptions of any kind for damaged files
         reason = str(error).strip().splitlines() or [type(error).__name__]
         of = "" if part is None else f", series {part + 1} of the file"

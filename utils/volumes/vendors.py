@@ -41,7 +41,7 @@ _DEVICES = {
     OTHER: re.compile(r"\b(?:plex ?elite|nidek|optovue|rtvue|bioptigen|envisu|optopol)|\b(?:canon|xephilio)\b"),
 }
 _MANUFACTURERS = {"heidelberg": "Spectralis", "zeiss": "Cirrus"}  # of whose devices the usual one is meant
-_RESERVED = ("all", "unknown")  # what tables call several vendors together, and none
+_RESERVED = ("all", "unknown", "na", "nan", "none", "null")  # several vendors together in tables, and none
 
 
 def vendor_in(names):
