@@ -1,9 +1,13 @@
 """Devices beyond the three vendors, and the scale of pictures, which state none."""
 
+import shutil
+
 import numpy as np
 import pytest
 from dicoms import dicom, save
+from foreign_data import coloured
 from helpers import noise, read_csv, run_python, write_raw_case
+from importing import BY_COLOUR, COLOURS, PAIRED, SAID, refusal, run_import, write_pairs
 from PIL import Image
 from stand_in import bright_scan, export_brightness_model
 
@@ -205,3 +209,19 @@ def test_pictures_are_asked_about_and_volumes_not(tmp_path):
     assert "60 rows of 0.003872 mm are 0.23 mm" in read(tmp_path / "picture.png", vendor="Spectralis").scale_doubt
     assert read(tmp_path / "volume.mhd", vendor="Spectralis").scale_doubt is None
     assert read(tmp_path / "picture.png", vendor="Cirrus").scale_doubt is None  # taken for the whole depth
+
+
+# ---- Imports -------------------------------------------------------------------------------------------------------
+def test_imports_take_any_device_and_ask_about_the_scale(tmp_path, capsys):
+    write_pairs(tmp_path / "source", coloured(COLOURS))
+    rows = 300 * 0.00387
+    for vendor, flag in (("Other", ""), ("Acme", "--vendor-folders "), ("Spectralis", "")):
+        said = ["--vendor", vendor, *SAID[2:]]
+        output = run_import(tmp_path, "masks", *PAIRED, *BY_COLOUR, said=said)
+        assert (output / vendor / "1__1-a" / "oct.mhd").exists()
+        printed = capsys.readouterr().out
+        assert f"python prepare_data.py {flag}--set DATA_ROOT=" in printed
+        assert (f"300 rows of 0.00387 mm are {rows:.2g} mm" in printed) == (vendor == "Spectralis")
+        shutil.rmtree(output)
+    (line,) = refusal(tmp_path, "masks", *PAIRED, *BY_COLOUR, said=["--vendor", "my-device", *SAID[2:]])
+    assert line.startswith("--vendor my-device: expected letters and digits")

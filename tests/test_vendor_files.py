@@ -66,6 +66,18 @@ def test_an_export_of_either_form_is_one_scan(tmp_path, old, suffix, saved_as):
         np.testing.assert_allclose(scan.fundus.lines, expected, atol=0.01)
 
 
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_pictures_that_the_list_does_not_name_are_a_scan_of_their_own(tmp_path, is_damaged):
+    """The name 1.png is no name in the list, though "1." stands in its numbers."""
+    path = write_xml(tmp_path, VOXELS)
+    Image.fromarray(VOXELS[0]).save(tmp_path / "1.png")
+    if is_damaged:
+        path.write_bytes(path.read_bytes()[:-40])
+    scans, left_out = search_scans([tmp_path])
+    assert ([len(scan.paths) for scan in scans], left_out) == ([1, 1], [])
+    assert [Path(scan.paths[0]).name for scan in scans] == [path.name, "1.png"]
+
+
 def test_pictures_of_jpeg(tmp_path):
     smooth = np.repeat(np.arange(5, dtype=np.uint8)[:, None, None] * 40, 24, axis=1).repeat(32, axis=2)
     write_xml(tmp_path / "a", smooth, suffix=".jpg")

@@ -5,6 +5,7 @@ HEYEX 1 states the eye of each image, later versions that of a series. A series 
 
 import datetime
 import math
+import os
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,19 @@ def scans_in_xml(path):
     parts = [number for number, reason in enumerate(reasons) if reason is None]
     left_out = [(f"{path}, series {number + 1}", reason) for number, reason in enumerate(reasons) if reason]
     return parts or ([] if left_out else [None]), left_out
+
+
+def listed_pictures(path, pictures):
+    """Those of `pictures`, paths beside the export `path`, that it lists, whatever their suffixes are now.
+
+    Of an export that cannot be read, those whose names it holds.
+    """
+    try:
+        listed = {same_name(_stem(_file_name(address.text))) for address in _parsed(path).iter("ExamURL")}
+    except InputError:
+        text = path.read_bytes().lower()
+        return {picture for picture in pictures if os.fsencode(picture.name).lower() in text}
+    return {picture for picture in pictures if same_name(_stem(picture.name)) in listed}
 
 
 def read_xml(path, part=None):
@@ -230,7 +244,7 @@ def _pictures_of(path, images):
             stems[same_name(_stem(file.name))] = file
     found, missing = [], []
     for image in images:
-        name = _picture_name(image)
+        name = _file_name(image.findtext("ImageData/ExamURL"))
         picture = there.get(same_name(name)) or stems.get(same_name(_stem(name)))
         found.append(picture)
         if picture is None:
@@ -243,10 +257,9 @@ def _pictures_of(path, images):
     return found
 
 
-def _picture_name(image):
-    """File name of an image's picture, as it was exported."""
-    address = (image.findtext("ImageData/ExamURL") or "").strip().replace("\\", "/")
-    return urllib.parse.unquote(address.rpartition("/")[2])
+def _file_name(address):
+    """File name in the address at which a picture lay when it was exported."""
+    return urllib.parse.unquote((address or "").strip().replace("\\", "/").rpartition("/")[2])
 
 
 def _stem(name):

@@ -8,6 +8,7 @@ from utils.names import as_text, portable, same_name, suffix_of
 from utils.volumes.dicom import scans_in_dicom
 from utils.volumes.eyes import Told
 from utils.volumes.formats import DICOM, is_dicom, scans_in_file
+from utils.volumes.heidelberg_xml import listed_pictures
 from utils.volumes.mhd import VOLUMES
 from utils.volumes.not_scans import LeftOut, beside_scans, odd_pictures, pictures_of_others
 from utils.volumes.pictures import PICTURES, TIFF, count_pages
@@ -59,9 +60,7 @@ def scans_in(folder, names, kind, by_name, each=False):
     for path in exports:
         in_file, left_in_file = scans_of_file(path, name=folder.name if len(exports) == 1 else None)
         scans, inside = scans + in_file, inside + left_in_file
-        text = path.read_bytes().lower()  # the pictures that an export names belong to it; their suffix may differ
-        stems = {other: os.fsencode(f"{_stem(other)}.").lower() for other in paths if suffix_of(other) in PICTURES}
-        used |= {other for other, stem in stems.items() if stem in text}
+        used |= listed_pictures(path, [other for other in paths if suffix_of(other) in PICTURES])
     images = [path for path in paths if suffix_of(path) in (*VOLUMES, *PICTURES) and path not in used]
     left |= beside_scans(images, kind, by_name)
     left |= pictures_of_others([path for path in paths if path not in left and path not in used])

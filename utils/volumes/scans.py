@@ -22,7 +22,7 @@ from utils.volumes.pictures import PICTURES
 from utils.volumes.scan_folder import scans_in, scans_of_file
 from utils.volumes.spacing import has_swapped_axes, scale_doubt, spacing_to_use
 from utils.volumes.vendor_files import VENDORS_OWN
-from utils.volumes.vendors import KNOWN, vendor_by_size, vendor_in
+from utils.volumes.vendors import KNOWN, VENDORS, vendor_by_size, vendor_in
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def read_scan(files, vendor=None, spacing_mm=None):
     known = content.vendor or vendor_in(files.folder_names)
     if known is None and in_volume:
         known = vendor_by_size(files.paths[0])
-    if vendor and known and vendor != known:
+    if vendor and known and vendor != known and (vendor in VENDORS or known in VENDORS):
         notes.append(f"taken for a {vendor} scan as said; by its file or folder it is from {known}")
     vendor = vendor or known
     if vendor is None:
