@@ -232,6 +232,17 @@ def test_a_topcon_file_without_b_scans_says_so(tmp_path):
     assert "expected b'FOCT'" in refused(tmp_path / "a.fda")
 
 
+def test_b_scans_that_are_cut_off_or_of_another_size_are_refused(tmp_path):
+    write_topcon(tmp_path / "a.fda", VOXELS)
+    content = (tmp_path / "a.fda").read_bytes()
+    first = content.index(b"@IMG_JPEG") + len("@IMG_JPEG") + 4
+    (tmp_path / "a.fda").write_bytes(content[: first + 25 + 4 + 300])  # within the first B-scan's picture
+    assert refused(tmp_path / "a.fda").endswith("damaged: it holds fewer bytes than it states; copy or export it again")
+    columns = first + 9
+    (tmp_path / "a.fda").write_bytes(content[:columns] + struct.pack("<I", 31) + content[columns + 4 :])
+    assert refused(tmp_path / "a.fda").endswith("B-scan 1 has 30 x 24 pixels of the kind L, expected 31 x 24 in grey")
+
+
 # ---- Heidelberg's .vol ---------------------------------------------------------------------------------------------
 def test_a_circular_vol_is_left_out_by_name(tmp_path):
     head = struct.pack("<12s3I3d2I2dId4sQi", b"HSF-OCT-103", 8, 1, 8, *[0.01] * 3, 8, 8, 0.01, 0.01, 30, 0, b"OS", 0, 2)
