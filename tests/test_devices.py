@@ -211,6 +211,16 @@ def test_pictures_are_asked_about_and_volumes_not(tmp_path):
     assert read(tmp_path / "picture.png", vendor="Cirrus").scale_doubt is None  # taken for the whole depth
 
 
+def test_the_question_is_a_warning_or_a_note_where_the_scale_was_said(tmp_path):
+    model = export_brightness_model(tmp_path)
+    Image.fromarray(bright_scan()[0]).save(tmp_path / "picture.png")
+    command = ("test.py", tmp_path / "picture.png", "--model", model, "--vendor", "Spectralis", "--output")
+    stdout, _ = run_python(*command, tmp_path / "assumed")
+    assert "  warning: 130 rows of 0.003872 mm are 0.5 mm, and a Spectralis scan is 1.9 mm deep" in stdout
+    stdout, _ = run_python(*command, tmp_path / "said", "--spacing-mm", *SPACING_MM)
+    assert "  note: 130 rows of 0.003872 mm are 0.5 mm" in stdout
+
+
 # ---- Imports -------------------------------------------------------------------------------------------------------
 def test_imports_take_any_device_and_ask_about_the_scale(tmp_path, capsys):
     write_pairs(tmp_path / "source", coloured(COLOURS))
