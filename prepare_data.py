@@ -1,6 +1,6 @@
 """Step 1: raw volumes to preprocessed volumes, ROI masks, the slice CSV and the splits.
 
-    python prepare_data.py [--skip-bad] [--unlabelled] [--set NAME=VALUE ...]
+    python prepare_data.py [--skip-bad] [--unlabelled] [--vendor-folders] [--set NAME=VALUE ...]
 
 Reads   DATA_ROOT/RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd (other layouts: see `utils.preparation.cases`)
         DATA_ROOT/outlined.csv, if there is one: which fluids were outlined in which cases
@@ -68,13 +68,16 @@ def main(argv):
     parser = argparse.ArgumentParser(description="Step 1: check and preprocess the raw volumes, draw the split.")
     parser.add_argument("--skip-bad", action="store_true", help="leave out the cases that cannot be used")
     parser.add_argument("--unlabelled", action="store_true", help="take cases without reference into slice_gt.csv too")
+    parser.add_argument(
+        "--vendor-folders", action="store_true", help="a folder of another name than the three vendors' is a vendor too"
+    )
     arguments = config.load(argv, parser)
     config.validate()
     folder = config.preprocessed_folder()
     with contextlib.ExitStack() as lock:
         if Path(config.OUTPUT_ROOT).exists():  # a second process fails at once, not after the checks
             lock.enter_context(locked(config.OUTPUT_ROOT))
-        cases = find_cases(config.DATA_ROOT, config.OUTLINED, config.NOT_JUDGED_OTHER)
+        cases = find_cases(config.DATA_ROOT, config.OUTLINED, config.NOT_JUDGED_OTHER, arguments.vendor_folders)
         facts, findings = check_cases(cases, need_reference=not arguments.unlabelled)
         report_left_out(volumes_of_no_case(config.DATA_ROOT))
         if findings:

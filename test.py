@@ -1,14 +1,14 @@
 """Step 5: segment scans.
 
     python test.py INPUT... --output DIR [--model FILE] [--vendor V] [--spacing-mm X Y Z] [--fovea COLUMN B_SCAN]
-                   [--eye EYE] [--mirrored] [--dropout-samples N] [--probabilities]
+                   [--each] [--eye EYE] [--mirrored] [--dropout-samples N] [--probabilities]
                    [--format FORMAT ...] [--set NAME=VALUE ...]
 
 Each INPUT is a file, a folder or a pattern. Formats:
 
 - MetaImage, NIfTI, DICOM, TIFF
-- PNG or JPEG B-scans (a folder of them is a scan)
-- Heidelberg's .vol, .e2e and .xml, Topcon's .fda (these need the package eyepy)
+- PNG or JPEG B-scans (a folder of them is a scan; with --each, every picture is one)
+- Heidelberg's .xml, Topcon's .fda and .fds; Heidelberg's .vol and .e2e with the package eyepy
 
 The model is the run's best: the fine-tuned one if it was made from the current segmentation model, else the latter.
 Where nothing was trained it is the model in the box, weights/oct_fluid.keras, or oct_fluid.onnx if Keras is not
@@ -24,12 +24,14 @@ Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 backgr
         DIR/summary.csv, DIR/index.html   all scans in DIR
         DIR/follow_up.csv, DIR/follow_up/ volumes by date, and a plot, of each eye that was scanned on several days
         DIR/left_out.csv                  files of the inputs that are no scans, such as masks and reports, and why
+        DIR/failed.csv                    scans of this run that failed, and why; index.html names them, too
 
 A scan that fails does not stop the others. The same command again segments only the scans that are unfinished. The exit
 code is 2 if a scan failed, else 0. In Python: `utils.segmentation.predict.segment_volume`.
 """
 
 import argparse
+import difflib
 import functools
 import os
 import sys
@@ -58,7 +60,7 @@ from utils.volumes.eyes import with_eyes
 from utils.volumes.scan_names import told_apart
 from utils.volumes.scans import search_scans
 from utils.volumes.spacing import check_spacing
-from utils.volumes.vendors import VENDORS
+from utils.volumes.vendors import KNOWN
 
 BOX_MODEL = Path("weights", "oct_fluid.keras")
 BOX_MODEL_IS = "trained on real Spectralis and on synthetic scans, for research and not for diagnosis"
@@ -75,11 +77,16 @@ def main(argv):
         nargs="+",
         help=f"a best.keras with its best.json, or a .onnx; several are averaged; default: the run's, else {BOX_MODEL}",
     )
-    parser.add_argument("--vendor", choices=sorted(VENDORS), help="of scans whose files and folders do not say it")
+    parser.add_argument(
+        "--vendor",
+        metavar="V",
+        help=f"of scans whose files and folders do not say it: {', '.join(KNOWN)}, or one that the model has seen",
+    )
     parser.add_argument("--spacing-mm", nargs=3, type=float, metavar=("X", "Y", "Z"), help="instead of the file's")
     parser.add_argument(
         "--fovea", nargs=2, type=float, metavar=("COLUMN", "B_SCAN"), help="from 0; default: found, else the centre"
     )
+    parser.add_argument("--each", action="store_true", help="every picture of a folder is a scan; default: all are one")
     parser.add_argument(
         "--eye", metavar="EYE", help="OD, OS, or a CSV with the columns scan, eye, and maybe patient and date"
     )
@@ -94,7 +101,7 @@ def main(argv):
     if arguments.dropout_samples < 0:
         raise InputError(f"--dropout-samples {arguments.dropout_samples}: expected 0 or more")
     check_installed(arguments.format)
-    scans, left_out = search_scans(arguments.inputs, leave_out=arguments.output)
+    scans, left_out = search_scans(arguments.inputs, leave_out=arguments.output, each=arguments.each)
     scans = told_apart(scans, arguments.vendor)
     if arguments.eye:
         scans = with_eyes(scans, arguments.eye)
@@ -113,6 +120,7 @@ def main(argv):
     for path, of_model in details.items():
         PredictionSettings.from_details(of_model)
         print(f"model: {path} ({of_model['step']}, epoch {of_model['epoch']}): {why}; {len(scans)} scans")
+    check_vendor(arguments.vendor, details)
     # The run's own model follows config; another's best.json says what it needs.
     asked = config.decision_settings()
     decisions = decisions_of_run([details[path] for path in models], **asked) if found or asked["given"] else None
@@ -141,9 +149,19 @@ def main(argv):
         remove_unfinished(output)
         report_left_out(left_out, output)
         failures = segment_all(scans, job)
-        write_summary(output)
-    if failures:
-        raise InputError(*failures)
+        report_failures(failures, output)
+        write_summary(output, failures)
+    if failures:  # what is wrong with the model is wrong for every scan
+        raise InputError(*dict.fromkeys(why for _, complaints in failures for why in complaints))
+
+
+def check_vendor(vendor, details):
+    """Raise `InputError` for a `vendor` that is neither known nor one that the models, {path: best.json}, have seen."""
+    trained = {name for of_model in details.values() for name in of_model.get("training_appearance") or ()}
+    if vendor is not None and vendor not in (allowed := [*KNOWN, *sorted(trained - {*KNOWN})]):
+        close = difflib.get_close_matches(vendor.capitalize(), allowed, 1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise InputError(f"--vendor {vendor}: expected one of {', '.join(allowed)}{meant}")
 
 
 def report_left_out(left_out, output):
@@ -160,8 +178,17 @@ def report_left_out(left_out, output):
         print(f"left out: {len(table) - LEFT_OUT_LINES} more, listed in {output / 'left_out.csv'}")
 
 
+def report_failures(failures, output):
+    """Write the scans that failed, [(`ScanFiles`, complaints)], into failed.csv; no file where none did."""
+    rows = [(files.name, as_text(files.path), as_text(why)) for files, complaints in failures for why in complaints]
+    if rows:
+        write_csv(output / "failed.csv", pd.DataFrame(rows, columns=["scan", "path", "why"]))
+    else:
+        (output / "failed.csv").unlink(missing_ok=True)
+
+
 def segment_all(scans, job):
-    """Segment the scans and print a line for each; returns the complaints about those that failed."""
+    """Segment the scans and print a line for each; returns [(`ScanFiles`, complaints)] of those that failed."""
     failures = []
     with tqdm(total=len(scans), unit="scan", leave=False, mininterval=1.0, disable=len(scans) == 1) as progress:
         in_process = config.WORKERS < 2 and config.DASK_SCHEDULER is None
@@ -170,7 +197,7 @@ def segment_all(scans, job):
             segment, scans, workers=config.WORKERS, dask_scheduler=config.DASK_SCHEDULER, lost=_lost
         ):
             if record is None:
-                failures += complaints
+                failures.append((files, complaints))
                 line = f"{files.name}: failed"
             else:
                 facts = record["facts"]
@@ -183,7 +210,7 @@ def segment_all(scans, job):
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
             progress.update()
-    return list(dict.fromkeys(failures))  # what is wrong with the model is wrong for every scan
+    return failures
 
 
 def _lost(files):
@@ -202,10 +229,18 @@ def b_scan_progress(number, of):
         )
 
 
-def write_summary(output):
-    """Write and print the results of every scan in the folder `output`."""
+def write_summary(output, failures=()):
+    """Write and print the results of every scan in the folder `output`; `failures` as in `report_failures`."""
     table = summary_table(output)
+    # A page is shown to others, and names of folders may be those of patients.
+    failed = [
+        (files.name, as_text(why).replace(f"{os.path.dirname(as_text(files.path))}{os.sep}", ""))
+        for files, complaints in failures
+        for why in complaints
+    ]
     if table.empty:
+        if failed:
+            write_index(output / "index.html", None, (), failed=failed)
         return
     write_csv(output / "summary.csv", table.drop(columns="person"))
     doubtful_first = table.sort_values("confidence", kind="stable")
@@ -224,7 +259,7 @@ def write_summary(output):
     warning = " ".join(filter(None, [mixed_models(table), mixed_patients]))
     of_fluids = [f"{fluid} (mm³)" for fluid in FLUIDS]
     shown[of_fluids] = shown[of_fluids].where(shown[of_fluids].notna(), "not taught")
-    write_index(output / "index.html", shown.where(shown.notna(), "-"), links, warning, plots)
+    write_index(output / "index.html", shown.where(shown.notna(), "-"), links, warning, plots, failed)
     volumes = table[["scan", "vendor", *(f"{fluid}_mm3" for fluid in FLUIDS)]]
     print(volumes.to_string(index=False, float_format="%.3f", na_rep="not taught"))
     if warning:

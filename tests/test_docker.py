@@ -15,7 +15,7 @@ from utils.volumes.mhd import read_volume, write_volume
 LINES = [line for line in (PROJECT / "Dockerfile").read_text("utf-8").splitlines() if line and line[0] != "#"]
 COPIED = [(words[1:-1], words[-1]) for line in LINES if (words := line.split())[0] == "COPY"]
 # What the image lacks and this environment has, by the names of modules.
-ABSENT = "{'keras', 'tensorflow', 'skimage', 'nutsml', 'nutsflow', 'segmentation_models', 'eyepy', 'highdicom', 'jax'}"
+ABSENT = "{'keras', 'tensorflow', 'nutsml', 'nutsflow', 'segmentation_models', 'highdicom', 'jax'}"
 BLOCKED = f"import runpy, sys; sys.modules |= dict.fromkeys({ABSENT}); sys.argv = sys.argv[1:]; "
 BLOCKED += "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
 
@@ -27,6 +27,7 @@ def test_it_is_short_and_installs_what_segmenting_needs():
     assert installed.endswith("-r requirements-segment.txt")
     requirements = (PROJECT / "requirements-segment.txt").read_text("utf-8")
     assert re.search(r"^onnxruntime>=", requirements, re.M)
+    assert re.search(r"^eyepy>=", requirements, re.M)
     assert not re.search(r"^(tensorflow|keras)\b", requirements, re.M)
 
 

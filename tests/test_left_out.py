@@ -108,7 +108,7 @@ def test_a_folder_of_everything(tmp_path):
         **{f"b{number}_x.png": few for number in range(4)},
         "slo.jpg": "an image of the fundus by its name",
         "eye.png": "50 x 50 pixels, and the 4 others have 30 x 20",
-        "photo.jpg": "a picture in colour, and others beside it are grey",
+        "photo.jpg": "a picture in colour, and others beside it are grey; --each takes it by itself",
         "report.pdf": "of no format that is read",
         "layers.xml": "of no format that is read",
         "lost.raw": "of no format that is read",

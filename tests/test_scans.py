@@ -146,7 +146,9 @@ def test_heidelbergs_vol(tmp_path):
     assert (scan.vendor, scan.laterality, scan.scan_date) == ("Spectralis", "OS", "2026-01-31")
 
 
-@pytest.mark.parametrize("name", ["a.vol", "a.e2e", "a.xml", "a.fda", "a.png", "a.tif", "a.dcm", "a.mhd", "a.nii.gz"])
+@pytest.mark.parametrize(
+    "name", ["a.vol", "a.e2e", "a.xml", "a.fda", "a.fds", "a.png", "a.tif", "a.dcm", "a.mhd", "a.nii.gz"]
+)
 def test_what_is_not_what_its_name_says_is_one_line(tmp_path, name):
     (tmp_path / name).write_text("not a scan, but some text that was given this name\n" * 5)
     (files,) = find_scans([tmp_path / name])

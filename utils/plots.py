@@ -59,6 +59,21 @@ def save_overlay(path, grey, labels):
         canvas.save(temporary)
 
 
+def save_fundus(path, fundus, lines):
+    """Write a picture of the fundus, uint8 (rows, columns), with the B-scans' `lines` as PNG.
+
+    A line is (column, row, column, row) of a B-scan's start and end, or None. The first B-scan's is white.
+    """
+    picture = Image.fromarray(fundus).convert("RGB")
+    draw = ImageDraw.Draw(picture)
+    colours = ["white", *[tuple(CLASS_COLOURS[1].tolist())] * (len(lines) - 1)]
+    for line, colour in zip(reversed(lines), reversed(colours), strict=True):
+        if line is not None:
+            draw.line(line, fill=colour)
+    with written_whole(path) as temporary:
+        picture.save(temporary)
+
+
 def save_comparison(path, rows, names=("reader", "model")):
     """Write B-scans with labels from several sources side by side as PNG.
 

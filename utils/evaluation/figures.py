@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,15 @@ _STYLE = {
 }
 _MARKERS = "osD^v<>"
 REFERENCE_COLOUR, PREDICTION_COLOUR, BOTH_COLOUR = (0, 214, 143), (255, 64, 200), (255, 255, 255)
+_STYLES = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (6, 1)),
+    (0, (3, 1, 1, 1)),
+    (0, (1, 4)),
+)  # of lines; the first is that of all vendors
 _RELIABLE_VOXELS = 100  # a share of fewer is left out
 _MARGIN_ROWS = 80  # rows shown above and below the fluid
 
@@ -51,7 +61,7 @@ def bland_altman(volumes):
 
     def draw(ax, fluid, colour):
         cases = volumes[volumes.fluid == fluid]
-        for marker, vendor in zip(_MARKERS, vendors, strict=False):
+        for marker, vendor in zip(itertools.cycle(_MARKERS), vendors, strict=False):
             of_vendor = cases[cases.vendor == vendor]
             mean = (of_vendor.volume_mm3 + of_vendor.reference_mm3) / 2
             ax.scatter(mean, of_vendor.difference_mm3, s=24, marker=marker, color=colour, alpha=0.75, linewidths=0)
@@ -64,7 +74,7 @@ def bland_altman(volumes):
         if fluid == "IRF":
             handles = [
                 ax.scatter([], [], marker=marker, color=_INK, label=vendor)
-                for marker, vendor in zip(_MARKERS, vendors, strict=False)
+                for marker, vendor in zip(itertools.cycle(_MARKERS), vendors, strict=False)
             ]
             ax.legend(handles=handles, fontsize=8, frameon=False)
 
@@ -77,7 +87,7 @@ def roc_curves(curves):
 
     def draw(ax, fluid, colour):
         ax.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=(0, (2, 4)))
-        for style, vendor in zip(("-", "--", "-.", ":", (0, (6, 1))), vendors, strict=False):
+        for style, vendor in zip(itertools.cycle(_STYLES), vendors, strict=False):
             if (vendor, fluid) in curves:
                 width = 2.2 if vendor == "all" else 1.3
                 ax.plot(*curves[vendor, fluid], linestyle=style, color=colour, linewidth=width, label=vendor)

@@ -18,7 +18,7 @@ from utils.preparation.outlined import as_judged, check_one_class, root_stated
 from utils.preparation.preprocessing import to_8_bit
 from utils.prepared import read_outlined_rows, record_path
 from utils.volumes.mhd import read_header, read_volume, read_volume_onto, reordering_onto
-from utils.volumes.vendors import VENDORS, vendor_in
+from utils.volumes.vendors import KNOWN, VENDORS, vendor_in
 
 SUFFIXES = (".mhd", ".mha", ".nii.gz", ".nii")
 _CASE_FILES = ("reference.mhd", "oct.mhd")
@@ -79,7 +79,7 @@ def match_pairs(predictions, references):
         of_name = [
             (key, path)
             for key, of_key in predicted.items()
-            if key[1] == name and (key[0] == vendor or "unknown" in (key[0], vendor))
+            if key[1] == name and (key[0] == vendor or _may_be_one(key[0], vendor))
             for path in of_key
         ]
         taken |= {key for key, _ in of_name}
@@ -95,7 +95,9 @@ def match_pairs(predictions, references):
         if len(paths) == len(of_name) == 1:
             scan = file_called(paths[0].parent, f"oct{suffix_of(paths[0])}") if is_named else None
             judged = {"outlined": stated.get(root, tuple(FLUIDS)), "may_be_unjudged": root is not None}
-            pairs.append(Pair(vendor, name, of_name[0][1], paths[0], scan, **judged))
+            (predicted_vendor, _), prediction = of_name[0]
+            told = vendor if vendor in VENDORS or predicted_vendor == "unknown" else predicted_vendor
+            pairs.append(Pair(told, name, prediction, paths[0], scan, **judged))
     warn_of_unused(references, stated, used)
     for key in sorted(predicted.keys() - taken):
         complaints.append(f"{predicted[key][0]}: no reference for this case in {references}")
@@ -115,7 +117,7 @@ def _named_volumes(folder):
             continue
         stem = as_text(path.name[: -len(suffix_of(path))])
         vendor, separator, name = stem.partition("_")
-        if not separator or vendor not in VENDORS:
+        if not separator or vendor not in {*KNOWN, _vendor_recorded(Path(folder) / stem / "scan.json")}:
             vendor, name = "unknown", stem
         if (vendor, name) in volumes and (Path(folder) / stem / "scan.json").is_file():
             continue
@@ -123,6 +125,19 @@ def _named_volumes(folder):
     if not volumes:
         raise InputError(f"{folder}: holds no label volume, expected one of {', '.join(SUFFIXES)} for each case")
     return volumes
+
+
+def _may_be_one(vendor, other):
+    """Whether two names may mean one vendor: "unknown" any, and `OTHER` one that has no name of its own there."""
+    return "unknown" in (vendor, other) or not {vendor, other} & VENDORS.keys()
+
+
+def _vendor_recorded(path):
+    """The vendor in a ``scan.json`` that test.py wrote; None without one."""
+    try:
+        return read_json(path)["facts"]["vendor"]
+    except (InputError, KeyError, TypeError):
+        return None
 
 
 def _reference_cases(folder):

@@ -17,9 +17,9 @@ from utils.importing.outlines import coco_masks, read_coco, yolo_masks
 from utils.importing.pairs import by_annotator, files_below, matching, pair
 from utils.importing.yolo_names import by_name, find_names
 from utils.names import suffix_of
+from utils.volumes.colour import grey_of
 from utils.volumes.content import Content
 from utils.volumes.formats import read_content
-from utils.volumes.grey_values import grey_channel
 from utils.volumes.pictures import PICTURES
 
 
@@ -237,7 +237,8 @@ def _outlined(read, *arguments):
 def _left_half(path):
     """`Content` of the left half of a picture."""
     colours = read_mask(path, path, 3)[0].astype(np.uint8)
-    return Content(grey_channel(colours[:, :, : colours.shape[2] // 2], path))
+    grey, notes = grey_of(colours[:, :, : colours.shape[2] // 2], path)
+    return Content(grey, notes=notes)
 
 
 def _right_half(path, values, tolerance, shape):

@@ -10,7 +10,7 @@ from utils.labels import FLUIDS, in_order
 from utils.names import as_text, file_called, same_name, suffix_of
 from utils.preparation.outlined import NAME, read_outlined, root_stated
 from utils.volumes.mhd import VOLUMES
-from utils.volumes.vendors import vendor_by_size, vendor_in
+from utils.volumes.vendors import VENDORS, vendor_by_size, vendor_in
 
 _MOST_NAMED = 5  # of the roots in a message
 _NAMES = {"oct.mhd", "reference.mhd", "other.mhd"}  # of a case's files, in upper or lower case
@@ -21,7 +21,7 @@ class Case:
     """One scan and, where there is one, its reference."""
 
     name: str  # the case folder's name, e.g. TRAIN001
-    vendor: str | None  # a key of VENDORS; None where nothing tells
+    vendor: str | None  # of `utils.volumes.vendors.KNOWN`, or its folder's name; None where nothing tells
     folder: Path
     oct_path: Path
     reference_path: Path | None
@@ -32,11 +32,12 @@ class Case:
     not_judged: tuple = ()  # labels there of what may be fluid or not
 
 
-def find_cases(data_root, outlined=tuple(FLUIDS), not_judged=()):
+def find_cases(data_root, outlined=tuple(FLUIDS), not_judged=(), vendor_folders=False):
     """Every case below `data_root`, sorted by vendor and name: the folders that hold ``oct.mhd`` (in any case).
 
     A folder that holds ``reference.mhd`` alone is a case too, whose scan is missing. The vendor is the first that a
-    folder name says, from the case's folder up to `data_root`; else the one that spacing and size fit; else None.
+    folder name says, from the case's folder up to `data_root`; else the one that spacing and size fit; else None. With
+    `vendor_folders`, a folder in `data_root` is a vendor of its own where no name says one of `VENDORS`.
     `outlined` are the fluids that were outlined where no ``outlined.csv`` says something else, `not_judged` the labels
     in ``other.mhd`` of what nobody judged. Raises `InputError` if `data_root` is missing or holds no case. Prints a
     warning where ``outlined.csv`` names a root without a case.
@@ -49,7 +50,8 @@ def find_cases(data_root, outlined=tuple(FLUIDS), not_judged=()):
         raise InputError(f"{data_root}: holds no oct.mhd, expected <Vendor>/<case>/oct.mhd; set DATA_ROOT")
     stated = outlined_below(data_root)
     cases, used = [], set()
-    for case in _cases([file_called(folder, "oct.mhd") or folder / "oct.mhd" for folder in folders], data_root):
+    oct_paths = [file_called(folder, "oct.mhd") or folder / "oct.mhd" for folder in folders]
+    for case in _cases(oct_paths, data_root, vendor_folders):
         root = root_stated(case.root, stated)
         used.add(root)
         other_path = file_called(case.folder, "other.mhd") if not_judged else None
@@ -108,12 +110,15 @@ def _folders_below(top):
         yield Path(folder), names
 
 
-def _cases(oct_paths, top):
+def _cases(oct_paths, top, vendor_folders):
     cases = []
     for oct_path in oct_paths:
         folder = oct_path.parent
         root = folder.relative_to(top)
-        vendor = vendor_in([*reversed(root.parts), top.resolve().name]) or vendor_by_size(oct_path)
+        vendor = vendor_in([*reversed(root.parts), top.resolve().name])
+        if vendor_folders and vendor not in VENDORS and len(root.parts) > 1:
+            vendor = as_text(root.parts[0])
+        vendor = vendor or vendor_by_size(oct_path)
         name = as_text(Path(os.path.abspath(folder)).name)
         cases.append(Case(name, vendor, folder, oct_path, file_called(folder, "reference.mhd"), root.as_posix()))
     return sorted(cases, key=lambda case: (case.vendor or "", case.name, case.root))

@@ -25,7 +25,7 @@ from utils.preparation.preprocessing import to_8_bit
 from utils.volumes.file_checks import check_data_file
 from utils.volumes.mhd import read_header, read_volume, reordering_onto, voxel_digest
 from utils.volumes.spacing import PLAUSIBLE_SPACING_MM, believed_spacing_mm, has_swapped_axes, is_plausible
-from utils.volumes.vendors import VENDORS, why_vendor_unknown
+from utils.volumes.vendors import KNOWN, why_no_vendor_name, why_vendor_unknown
 
 _GREY_TYPES = ("uint8", "uint16")
 _DARK_BITS = 12  # 16-bit voxels that need no more than this stay below 16 of 255
@@ -65,7 +65,7 @@ class CaseFacts:
 
 def check_headers(cases, need_reference=True):
     """A list of `Finding`: faults in the headers and file sizes of `cases`. Reads no voxels."""
-    names = {case: (case.vendor, same_name(case.name)) for case in cases if case.vendor is not None}
+    names = {case: (same_name(case.vendor), same_name(case.name)) for case in cases if case.vendor is not None}
     findings = [
         Finding(case, f"{others} is a {case.vendor} case of this name too", "a name once a vendor", "rename the folder")
         for case, others in _sharing(names)
@@ -203,8 +203,12 @@ def _header_findings(case, need_reference):
 
 def _scan_findings(case, header):
     if case.vendor is None:
-        found, expected = f"vendor unknown: {why_vendor_unknown(header)}", f"{', '.join(VENDORS)} in a folder's name"
-        yield Finding(case, found, expected, "put it into a folder named after its vendor")
+        found, expected = f"vendor unknown: {why_vendor_unknown(header)}", f"{', '.join(KNOWN)} in a folder's name"
+        remedy = "put it into a folder named after its vendor; --vendor-folders takes any name"
+        yield Finding(case, found, expected, remedy)
+    elif why := why_no_vendor_name(case.vendor):
+        expected = why.removeprefix("expected ")
+        yield Finding(case, f"the folder {case.vendor} as a vendor's name", expected, "rename the folder")
     if header.element_type not in _GREY_TYPES:
         remedy = "convert the grey values to the whole range of one of these"
         yield Finding(case, f"oct.mhd holds {header.element_type}", " or ".join(_GREY_TYPES), remedy)

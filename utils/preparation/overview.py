@@ -6,7 +6,7 @@ from utils.files import written_whole
 from utils.labels import CLASS_NAMES, FLUIDS, NOT_JUDGED
 from utils.plots import CLASS_COLOURS, NOT_JUDGED_COLOUR, tinted
 from utils.preparation.outlined import read_reference
-from utils.preparation.preprocessing import VENDOR_RULES, histogram_matching_table, to_8_bit
+from utils.preparation.preprocessing import histogram_matching_table, to_8_bit, vendor_rule
 from utils.volumes.mhd import open_volume, read_volume
 
 _MOST_CASES = 2  # of a vendor
@@ -93,7 +93,7 @@ def _draw(ax, title, grey, labels, aspect, roi=None):
 def _draw_distribution(ax, vendor, grey_counts, reference_histogram):
     """Draw a volume's cumulative distributions of grey values: as exported, matched, and what it was matched to."""
     curves = [("as exported", grey_counts, "C0-")]
-    if reference_histogram is not None and VENDOR_RULES[vendor].match_histogram:
+    if reference_histogram is not None and vendor_rule(vendor).match_histogram:
         table = histogram_matching_table(grey_counts, reference_histogram)
         curves.append(("matched", np.bincount(table, weights=grey_counts, minlength=256), "C1-"))
         curves.append(("matched to", reference_histogram, "k--"))

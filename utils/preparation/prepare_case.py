@@ -15,7 +15,7 @@ from utils.errors import InputError
 from utils.files import code_digest, digest, fingerprint, write_json
 from utils.labels import FLUIDS
 from utils.preparation.outlined import read_reference
-from utils.preparation.preprocessing import PREPROCESSING_CODE, VENDOR_RULES, preprocess_reference, preprocess_volume
+from utils.preparation.preprocessing import PREPROCESSING_CODE, preprocess_reference, preprocess_volume, vendor_rule
 from utils.preparation.reference_histogram import digest_of
 from utils.preparation.roi import ROI_CODE, roi_mask
 from utils.volumes.mhd import (
@@ -88,7 +88,7 @@ def why_images_unfinished(case, files, preparation):
 
 def images_record(case, preparation):
     """The record of `case` once its images are prepared: its source files, and the settings that matter."""
-    matched = VENDOR_RULES[case.vendor].match_histogram
+    matched = vendor_rule(case.vendor).match_histogram
     return {
         "source files": source_files(case),
         "AXIAL_SPACING_MM": preparation.axial_spacing_mm,

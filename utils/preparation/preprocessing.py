@@ -9,6 +9,7 @@ import numpy as np
 from utils.compiled import compiled
 from utils.errors import InputError
 from utils.preparation.invalid import InvalidPixels
+from utils.volumes.vendors import why_no_vendor_name
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,16 @@ VENDOR_RULES = {
     "Spectralis": VendorRule(match_histogram=False, slice_median=False, pixel_median=False),
     "Topcon": VendorRule(match_histogram=True, slice_median=True, pixel_median=True),
 }
+
+_NONE = VendorRule(match_histogram=False, slice_median=False, pixel_median=False)  # of any other vendor
+
+
+def vendor_rule(vendor):
+    """The `VendorRule` of a vendor's volumes. Raises `ValueError` for a name that no vendor can have."""
+    if why := why_no_vendor_name(vendor):
+        raise ValueError(f"vendor {vendor!r}: {why}; one of {', '.join(VENDOR_RULES)}, or another's name")
+    return VENDOR_RULES.get(vendor, _NONE)
+
 
 # Modules that decide what preprocessed voxels are and where they lie, for `utils.files.code_digest`.
 PREPROCESSING_CODE = ("utils.volumes.geometry", "utils.preparation.invalid", "utils.preparation.preprocessing")
@@ -52,9 +63,7 @@ def preprocessed_slices(voxels, spacing_mm, vendor, *, axial_spacing_mm, referen
 
     `invalid` are the `invalid_pixels` of `voxels`, if the caller has them already.
     """
-    if vendor not in VENDOR_RULES:
-        raise ValueError(f"vendor must be one of {', '.join(VENDOR_RULES)}, got {vendor!r}")
-    rule = VENDOR_RULES[vendor]
+    rule = vendor_rule(vendor)
     invalid = invalid_pixels(voxels) if invalid is None else invalid
     table = np.arange(256, dtype=np.uint8)
     if rule.match_histogram and reference_histogram is not None:

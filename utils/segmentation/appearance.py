@@ -5,7 +5,9 @@ import numpy as np
 from utils.preparation.roi import prediction_region
 from utils.prepared import volume_paths
 from utils.volumes.mhd import open_volume
+from utils.volumes.vendors import OTHER, VENDORS
 
+_OTHER_DEVICE = "the scan is of a device that the model may never have seen"
 _SLICES = 12  # of each training case, evenly spaced
 _MARGIN = 1.5  # a scan's distance in grey values may exceed the farthest training case's by this factor
 _SMALLEST_DISTANCE = 4.0  # grey values; smallest value for that distance, since few or synthetic cases may be alike
@@ -64,7 +66,9 @@ def unlike_training(training, vendor, spacing_mm, appearance):
     (x, y, z).
     """
     if not training:
-        return []
+        return [] if vendor in VENDORS else [f"{_OTHER_DEVICE}; what the model was trained on is not recorded"]
+    if vendor == OTHER and vendor not in training:
+        return [f"{_OTHER_DEVICE}; it was trained on scans of {', '.join(training)}"]
     if vendor not in training:
         return [f"the model has not been trained on {vendor} scans, but on those of {', '.join(training)}"]
     known, (grey_values, roi_share) = training[vendor], appearance.values()

@@ -21,7 +21,7 @@ from utils.keras_setup import OUT_OF_MEMORY, set_up_keras
 from utils.labels import FLUIDS
 from utils.names import as_text
 from utils.onnx_model import is_onnx
-from utils.plots import save_mask, save_overlay, save_thickness
+from utils.plots import save_fundus, save_mask, save_overlay, save_thickness
 from utils.preparation.preprocessing import to_8_bit
 from utils.segmentation.appearance import unlike_training
 from utils.segmentation.confidence import scan_confidence
@@ -49,6 +49,10 @@ _OUTPUT_CODE = (
     "utils.volumes.dicom",
     "utils.volumes.geometry",
     "utils.volumes.pictures",
+    "utils.volumes.colour",
+    "utils.volumes.vendor_files",
+    "utils.volumes.heidelberg_xml",
+    "utils.volumes.topcon",
     "utils.volumes.scans",
     "utils.volumes.mhd",
     "utils.segmentation.measurements",
@@ -209,6 +213,9 @@ def _write_scan(scan, job, folder, on_slice):
     subfields = found.measurements.subfields(centre, sides)
     appearance = network.details.get("training_appearance")
     warnings = found.retina_warnings()
+    notes = [*scan.notes, *found.notes()]
+    if scan.scale_doubt:  # said by the user it is no reason to trust the labels less
+        (notes if job.spacing_mm else warnings).append(scan.scale_doubt)
     warnings += unlike_training(appearance, scan.vendor, scan.spacing_mm, found.appearance)
     record = {
         "path": as_text(scan.path),
@@ -216,11 +223,7 @@ def _write_scan(scan, job, folder, on_slice):
         "facts": facts,
         "fluids": [row | {"subfields": of_fluid} for row, of_fluid in zip(fluids, subfields, strict=True)],
         **scan_confidence(fluids, warnings, found.certainty.most_doubtful_b_scan()),
-        "notes": [
-            *scan.notes,
-            *found.notes(),
-            *[f"{fluid} was not taught: the model never finds it" for fluid in untaught],
-        ],
+        "notes": [*notes, *[f"{fluid} was not taught: the model never finds it" for fluid in untaught]],
         "warnings": warnings,
     }
     rows_of_csv = [
@@ -238,6 +241,8 @@ def _write_scan(scan, job, folder, on_slice):
     for fluid, of_fluid in zip(FLUIDS, thickness_um, strict=True):
         with written_whole(folder / f"thickness_{fluid}_um.tif") as path:
             Image.fromarray(of_fluid).save(path)
+    if scan.fundus is not None:
+        save_fundus(folder / "fundus.png", to_8_bit(scan.fundus.image), scan.fundus.lines)
     write_scan_page(
         folder / "report.html",
         title=f"{scan.vendor} {scan.name}",

@@ -147,19 +147,22 @@ def _partly(volume_mm3, covered):
     return f"{volume_mm3:.3f}" + (f" ({covered:.0%} of it scanned)" if covered < 0.98 else "")
 
 
-def write_index(path, table, links, warning=None, plots=()):
+def write_index(path, table, links, warning=None, plots=(), failed=()):
     """Write a page with `table`, a DataFrame. Its first column links to `links`: relative addresses, one for each row.
 
-    `warning`, a sentence, stands above the table; below it links to `plots` of eyes over time, [(title, address)].
+    `warning`, a sentence, stands above the table; below it links to `plots` of eyes over time, [(title, address)], and
+    scans that `failed`, [(name, why)]. `table` is None where there is none but these.
     """
-    body = html_table(table)
-    for text, link in zip(table.iloc[:, 0], links, strict=True):
+    body = "" if table is None else html_table(table)
+    for text, link in () if table is None else zip(table.iloc[:, 0], links, strict=True):
         cell = f"<td>{html.escape(str(text))}</td>"
         body = body.replace(cell, f'<td><a href="{html.escape(link)}">{html.escape(str(text))}</a></td>', 1)
     above = f'<p class="warning"><strong>{html.escape(warning)}</strong></p>\n' if warning else ""
     if plots:
         items = "".join(f'<li><a href="{html.escape(link)}">{html.escape(title)}</a></li>' for title, link in plots)
         body += f"\n<h2>Over time</h2>\n<ul>{items}</ul>"
+    if failed:
+        body += f"\n<h2>Failed</h2>\n{html_table(pd.DataFrame(failed, columns=['scan', 'why']))}"
     style = "td:last-child { white-space: normal; min-width: 16rem; }"
     with written_whole(path) as temporary:
         temporary.write_text(html_page("Segmented scans", f"<h1>Segmented scans</h1>\n{above}{body}", style), "utf-8")

@@ -38,10 +38,11 @@ from utils.importing.layouts import find_beside, find_coco, find_masks, find_nnu
 from utils.importing.overview import PATIENT_PATTERN, Understood, overview_text
 from utils.importing.written_cases import owned_cases, record_import, record_outlined, write_case
 from utils.labels import FLUIDS, in_order
-from utils.names import as_text, same_name
+from utils.names import as_text, same_name, suffix_of
 from utils.volumes.grey_values import as_grey
-from utils.volumes.spacing import believed_spacing_mm, check_spacing
-from utils.volumes.vendors import VENDORS
+from utils.volumes.pictures import PICTURES
+from utils.volumes.spacing import believed_spacing_mm, check_spacing, scale_doubt
+from utils.volumes.vendors import KNOWN, why_no_vendor_name
 
 _SAID = {"vendor", "patient_pattern"}  # what other people's files do not tell
 # Layout -> (what finds its items, options that it needs, options that it may have).
@@ -82,9 +83,9 @@ def main(argv):
         for root in tqdm(missing, "Writing", unit=" case", disable=not missing):
             _write(output / root, cases[root], found.classes, options, files[root])
     print(f"{len(missing)} cases written to {output}, {len(there)} were there. Now:")
-    print(
-        f"python prepare_data.py --set {shlex.quote(f'DATA_ROOT={output}')} --set 'PATIENT_PATTERN={PATIENT_PATTERN}'"
-    )
+    own = "--vendor-folders " * any(root.partition("/")[0] not in KNOWN for root in cases)
+    settings = f"--set {shlex.quote(f'DATA_ROOT={output}')} --set 'PATIENT_PATTERN={PATIENT_PATTERN}'"
+    print(f"python prepare_data.py {own}{settings}")
 
 
 # ---- What was asked for --------------------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ def _parse(argv):
     parser.add_argument("layout", choices=_LAYOUTS, help="how images and outlines are stored")
     parser.add_argument("source", metavar="SOURCE", help="folder of the data set; patterns are relative to it")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the cases: a DATA_ROOT")
-    parser.add_argument("--vendor", choices=VENDORS, help="whose device made the scans")
+    parser.add_argument("--vendor", help=f"whose device made the scans: {', '.join(KNOWN)}, or a name of your own")
     parser.add_argument("--spacing-mm", nargs=3, type=float, metavar=("X", "Y", "Z"), help="column, row, slice spacing")
     parser.add_argument(
         "--patient-pattern",
@@ -133,6 +134,8 @@ def _parse(argv):
             check_spacing("--spacing-mm", options.spacing_mm)
         except InputError as error:
             complaints += error.messages
+    if options.vendor is not None and (why := why_no_vendor_name(options.vendor)):
+        complaints.append(f"--vendor {options.vendor}: {why}; known are {', '.join(KNOWN)}")
     try:
         if re.compile(options.patient_pattern or _WHOLE_NAME).groups < 1:
             complaints.append(f"--patient-pattern {options.patient_pattern}: expected a group, as in '(\\d+)_'")
@@ -201,6 +204,8 @@ def _read(item, classes, options):
         masks, warnings = item.read_masks(voxels.shape)
     except InputError as error:  # the notes may explain it: a fundus image that was cut off changes the size
         raise InputError(*(f"{message}{_in_brackets(notes)}" for message in error.messages)) from error
+    if suffix_of(path) in PICTURES and (doubt := scale_doubt(spacing_mm, item.vendor or options.vendor, voxels.shape)):
+        notes.append(doubt)
     reference, other, of_classes = classes.labels(masks, voxels.shape, item.files[-1])
     pixels = {name: int(np.count_nonzero(mask)) for name, mask in masks.items()}
     return voxels, reference, other, spacing_mm, content.placement, (pixels, {**warnings, **of_classes}, notes)

@@ -10,6 +10,14 @@ from utils.volumes.geometry import NOT_STATED, Placement
 ANONYMISED = "anonymised"
 
 
+@dataclass(frozen=True)
+class Fundus:
+    """A picture of the fundus, and where the B-scans lie on it."""
+
+    image: np.ndarray  # (rows, columns), uint8 or uint16
+    lines: tuple  # (column, row, column, row) of each B-scan's start and end in pixels; None for one that has none
+
+
 @dataclass
 class Content:
     """What a scan's files hold."""
@@ -27,6 +35,7 @@ class Content:
     placement: Placement = NOT_STATED
     z_mm: np.ndarray | None = None  # place of each slice along the volume; None: at equal distances
     frames: tuple | None = None  # the `utils.volumes.dicom_frames.Frame` of each slice; None if it is not DICOM
+    fundus: Fundus | None = None
 
     def __post_init__(self):
         # A spacing's sign is a direction. Only its size is a distance.

@@ -22,8 +22,8 @@ from utils.volumes.dicom_frames import (
 )
 from utils.volumes.dicom_pixels import read_file
 from utils.volumes.geometry import placement_of_planes
+from utils.volumes.vendors import vendor_of_device
 
-_MANUFACTURERS = {"heidelberg": "Spectralis", "zeiss": "Cirrus", "topcon": "Topcon"}
 TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 _PHOTOGRAPHY = ("1.2.840.10008.5.1.4.1.1.77.1.5.1", "1.2.840.10008.5.1.4.1.1.77.1.5.2")  # 8 and 16 bits
 _NO_B_SCANS = (  # images of other things, by their class
@@ -130,13 +130,13 @@ def _told_of_scan(header, frames, spacing_z_mm):
     """What a header says about the whole scan: arguments of `Content`."""
     y, x = numbers_of(first_value(header, "PixelSpacing"), 2) or (None, None)
     z = spacing_z_mm or first_value(header, "SpacingBetweenSlices", "SliceThickness")
-    manufacturer = str(header.get("Manufacturer", "")).lower()
+    device = (str(header.get(name, "")) for name in ("Manufacturer", "ManufacturerModelName"))
     eye = next((frame.eye for frame in frames if frame.eye), None)
     eye = eye or first_value(header, "ImageLaterality", "Laterality", "FrameLaterality")
     date = first_value(header, "AcquisitionDateTime", "AcquisitionDate", "ContentDate", "StudyDate")
     return {
         "spacing_mm": (x, y, None if z is None else float(z)),
-        "vendor": next((vendor for name, vendor in _MANUFACTURERS.items() if name in manufacturer), None),
+        "vendor": vendor_of_device(*device),
         "laterality": {"R": "OD", "L": "OS"}.get(str(eye)),
         "scan_date": iso_date(date),
         "patient": str(header.get("PatientID") or "").strip() or None,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.errors import InputError
+from utils.volumes.colour import grey_of
 from utils.volumes.dicom_frames import of_frame, read_header
-from utils.volumes.grey_values import grey_channel
 
 _MOST_CUT = 0.95  # a window that leaves out more than this share of the pixels is not applied
 
@@ -40,8 +40,8 @@ def read_file(path, indices):
             raise ValueError(f"{max(indices) + 1} frames stated, {len(frames)} found")
         frames = [frames[index] for index in indices]
         if colour:
-            notes = []
-            frames = [grey_channel(frame, path) for frame in frames]
+            frames, of_frames = zip(*(grey_of(frame, path) for frame in frames), strict=True)
+            notes = list(dict.fromkeys(note for of_frame in of_frames for note in of_frame))
         else:
             frames, bits, notes = _as_shown(frames, [_display(header, index) for index in indices], bits)
         return File(header, dict(zip(indices, frames, strict=True)), bits, notes)

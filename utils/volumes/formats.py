@@ -12,7 +12,7 @@ from utils.volumes.content import Content
 from utils.volumes.dicom import read_dicom, scans_in_dicom
 from utils.volumes.mhd import VOLUMES, open_voxels, read_header, read_volume
 from utils.volumes.pictures import PICTURES, read_pictures
-from utils.volumes.vendor_files import VENDORS_OWN, read_vendors_own, scans_in_e2e
+from utils.volumes.vendor_files import VENDORS_OWN, read_vendors_own, scans_in_vendors_own
 
 DICOM = (".dcm", ".dicom")
 
@@ -32,8 +32,8 @@ def scans_in_file(path):
     (path, reason) for its parts that are no scans, or for the file itself if it holds no scan.
     """
     suffix = suffix_of(path)
-    if suffix == ".e2e":
-        parts, left_out = scans_in_e2e(path)
+    if suffix in VENDORS_OWN:
+        parts, left_out = scans_in_vendors_own(Path(path), suffix)
         return [([str(path)], part) for part in parts], left_out
     if suffix not in (*VOLUMES, *PICTURES, *VENDORS_OWN) and is_dicom(path):
         return scans_in_dicom([path])

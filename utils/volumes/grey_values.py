@@ -4,23 +4,7 @@ import numpy as np
 
 from utils.errors import InputError
 
-_GREY_TOLERANCE = 8  # of 255, by which the channels of a grey picture may differ, after JPEG
 _FAR_BELOW = 16  # values that use less than 1/16 of the stated range are taken for fewer bits
-
-
-def grey_channel(pixels, path):
-    """The first channel (..., rows, columns) of `pixels` (..., rows, columns, channels). Opacity is ignored.
-
-    Raises `InputError` if the channels differ: the picture is in colour.
-    """
-    if pixels.shape[-1] in (2, 4):
-        pixels = pixels[..., :-1]
-    grey = np.ascontiguousarray(pixels[..., 0])
-    tolerance = _GREY_TOLERANCE * (257 if pixels.dtype.itemsize > 1 else 1)
-    for channel in range(1, pixels.shape[-1]):
-        if np.abs(pixels[..., channel].astype(np.int64) - grey).max(initial=0) > tolerance:
-            raise InputError(f"{path}: a picture in colour, expected grey values; is it an OCT scan?")
-    return grey
 
 
 def as_grey(voxels, path, bits=None, inverted=False):

@@ -11,6 +11,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.names import as_text, same_name, suffix_of
+from utils.volumes.colour import is_coloured
 from utils.volumes.formats import DICOM, PICTURES, VENDORS_OWN, VOLUMES
 from utils.volumes.mhd import open_voxels, read_volume
 
@@ -34,7 +35,6 @@ _MOST_CHANNELS = 4  # of a scan; more are numbered cases
 _MOST_LABELS = 8  # values in a mask or label volume; a scan has dozens
 _FEWEST_ALIKE = 3  # pictures of one size; fewer do not show which size the B-scans have
 _ODD_SHARE = 0.1  # largest share of the pictures that may have another size
-_GREY_TOLERANCE = 8  # grey values by which the channels of a grey picture may differ, after JPEG
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def odd_pictures(paths):
     left = {}
     if grey:
         coloured = [path for path in paths if facts[path] and facts[path][1] and pattern[path] not in grey]
-        left = dict.fromkeys(coloured, "a picture in colour, and others beside it are grey")
+        left = dict.fromkeys(coloured, "a picture in colour, and others beside it are grey; --each takes it by itself")
     rest = [path for path in paths if path not in left]
     sizes = Counter(facts[path][0] for path in rest if facts[path])
     if len(sizes) < 2:
@@ -195,10 +195,10 @@ def _size_and_colour(path):
         with Image.open(path) as image:
             if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;"):
                 return image.size, False
-            pixels = np.asarray(image.convert("RGB")).astype(np.int16)
+            pixels = np.asarray(image.convert("RGB"))
     except Exception:  # as above
         return None
-    return image.size, bool(np.abs(pixels - pixels[..., :1]).max(initial=0) > _GREY_TOLERANCE)
+    return image.size, is_coloured(pixels)
 
 
 def _named_before(paths):

@@ -2,17 +2,20 @@
 
 import logging
 import re
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from utils.errors import InputError
+from utils.volumes.colour import grey_of
 from utils.volumes.content import Content
-from utils.volumes.grey_values import grey_channel
 
 TIFF = (".tif", ".tiff")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF)
 _LARGEST_RATIO = 2000  # of the pixels' bytes to the file's; with more, the header is wrong
+_MOST_NAMED = 5  # of the odd pictures in a message
 _LEAST_ROWS = 256  # of a screen export
 _BAND = 6  # columns on each side of an edge that are compared
 _ORIENTATION = 0x0112  # EXIF's tag, and TIFF's
@@ -27,20 +30,13 @@ def read_pictures(paths):
     """
     stacks, inverted, notes = [], set(), []
     for path in paths:
-        try:
-            of_path, is_inverted, of_path_notes = _read_picture(path)
-        except InputError:
-            raise
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except Exception as error:  # the parsers raise exceptions of any kind for damaged files
-            raise InputError(f"{path}: not a readable picture ({error})") from error
+        of_path, is_inverted, of_path_notes = read_picture(path)
         stacks.append(of_path)
         inverted.add(is_inverted)
         notes += of_path_notes
-        _check_alike(path, stacks[0], of_path)
+    _check_sizes(paths, stacks)
     if len(inverted) > 1:
-        raise InputError(f"{paths[0]}: some pictures of this scan store white as 0, others black; name them one by one")
+        raise InputError(f"{paths[0]}: some pictures of this scan store white as 0, others black; take them by --each")
     voxels = stacks[0] if len(stacks) == 1 else np.concatenate(stacks)
     columns = fundus_columns(voxels)
     if columns:
@@ -49,15 +45,42 @@ def read_pictures(paths):
     return Content(voxels, inverted=inverted.pop(), notes=list(dict.fromkeys(notes)))
 
 
+def _check_sizes(paths, stacks):
+    """Raise `InputError`, which names the odd ones, if pictures (their stacks) are not of one size and type."""
+    kinds = [f"{stack.shape[2]} x {stack.shape[1]} {stack.dtype}" for stack in stacks]
+    (usual, count), *others = Counter(kinds).most_common()
+    if others:
+        odd = [f"{Path(path).name} ({kind})" for path, kind in zip(paths, kinds, strict=True) if kind != usual]
+        more = f" and {len(odd) - _MOST_NAMED} more" * (len(odd) > _MOST_NAMED)
+        raise InputError(
+            f"{Path(paths[0]).parent}: {count} pictures of {usual} pixels, and {', '.join(odd[:_MOST_NAMED])}{more}; "
+            "expected B-scans of one size: name them alone, or take each by itself (--each)"
+        )
+
+
 def _check_alike(path, first, other):
     """Raise `InputError` if two stacks (slices, rows, columns) cannot be parts of one scan."""
     if first.shape[1:] != other.shape[1:] or first.dtype != other.dtype:
         sizes = " and ".join(f"{one.shape[2]} x {one.shape[1]} {one.dtype}" for one in (first, other))
-        raise InputError(f"{path}: {sizes} pixels in one scan, expected B-scans of one size; name them one by one")
+        raise InputError(f"{path}: {sizes} pixels in one file, expected pages of one size")
 
 
-def _read_picture(path):
-    """(B-scans (slices, rows, columns), whether 0 is white, notes)."""
+def read_picture(path):
+    """(B-scans (slices, rows, columns), whether 0 is white, notes), turned as viewers show them.
+
+    Raises `InputError`, which names the file, if it is damaged or in colour.
+    """
+    try:
+        return _read_any(path)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # the parsers raise exceptions of any kind for damaged files
+        raise InputError(f"{path}: not a readable picture ({error})") from error
+
+
+def _read_any(path):
     if str(path).lower().endswith(TIFF):
         return _read_tiff(path)
     if _is_png_of_16_bit_channels(path):
@@ -67,11 +90,16 @@ def _read_picture(path):
         if pixels is None:
             raise OSError("the image is damaged")
         _, orientation = next(shown_pages(path))
-        return _upright(grey_channel(pixels, path), orientation)[np.newaxis], False, _turn_notes(orientation)
+        pixels = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
+        if pixels.shape[-1] > 2:
+            pixels[..., :3] = pixels[..., 2::-1]  # OpenCV begins with blue
+        grey, notes = grey_of(pixels, path)
+        return _upright(grey, orientation)[np.newaxis], False, [*notes, *_turn_notes(orientation)]
     pages, notes = [], []
     for page, orientation in shown_pages(path):
-        pages.append(_grey_page(page, path))
-        notes += _turn_notes(orientation)
+        grey, of_page = _grey_page(page, path)
+        pages.append(grey)
+        notes += of_page + _turn_notes(orientation)
     return np.stack(pages), False, notes
 
 
@@ -123,11 +151,11 @@ def _is_png_of_16_bit_channels(path):
 
 
 def _grey_page(page, path):
-    """A page of Pillow's as (rows, columns). Raises `InputError` if it is in colour."""
+    """(grey values (rows, columns), notes) of a page of Pillow's. Raises `InputError` if it is in colour."""
     if page.mode not in _PLAIN and not page.mode.startswith("I;16"):
         page = page.convert("RGB")  # from a palette, or another colour space
     pixels = np.asarray(page)
-    return pixels if pixels.ndim == 2 else grey_channel(pixels, path)
+    return (pixels, []) if pixels.ndim == 2 else grey_of(pixels, path)
 
 
 # ---- TIFF ----------------------------------------------------------------------------------------------------------
@@ -170,8 +198,8 @@ def _read_tiff(path):
         for series in found:
             if series.nbytes > _LARGEST_RATIO * tiff.filehandle.size:
                 raise InputError(f"{path}: {series.shape} pixels stated in a file of {tiff.filehandle.size} bytes")
-            pixels, is_inverted = _series_pixels(series, path)
-            notes += _turn_notes(_series_orientation(series))
+            pixels, is_inverted, of_colours = _series_pixels(series, path)
+            notes += of_colours + _turn_notes(_series_orientation(series))
             pixels, of_channels = _first_channel(pixels, series)
             stacks.append(pixels)
             _check_alike(path, stacks[0], pixels)
@@ -192,10 +220,10 @@ def _check_complete(tiff, path):
 
 
 def _series_pixels(series, path):
-    """(pixels (..., rows, columns), whether 0 is white) of a series."""
+    """(pixels (..., rows, columns), whether 0 is white, notes) of a series."""
     from tifffile import PHOTOMETRIC
 
-    page, axes = series.keyframe, series.axes
+    page, axes, notes = series.keyframe, series.axes, []
     if page.photometric in (PHOTOMETRIC.YCBCR, PHOTOMETRIC.CIELAB):
         return _pillow_pixels(series, path)
     try:
@@ -207,16 +235,16 @@ def _series_pixels(series, path):
     if "S" in axes:
         pixels = np.moveaxis(pixels, axes.index("S"), -1)
     if page.photometric == PHOTOMETRIC.PALETTE:
-        pixels = grey_channel(np.moveaxis(page.colormap[:, pixels], 0, -1) >> 8, path).astype(np.uint8)
+        pixels, notes = grey_of((np.moveaxis(page.colormap[:, pixels], 0, -1) >> 8).astype(np.uint8), path)
     elif page.photometric == PHOTOMETRIC.SEPARATED and pixels.shape[-1] >= 4:
         white = np.iinfo(pixels.dtype).max
         ink = white - pixels[..., :4].astype(np.uint32)
-        pixels = grey_channel((ink[..., :3] * ink[..., 3:] // white).astype(pixels.dtype), path)
+        pixels, notes = grey_of((ink[..., :3] * ink[..., 3:] // white).astype(pixels.dtype), path)
     elif "S" in axes:
-        pixels = grey_channel(pixels, path)
+        pixels, notes = grey_of(pixels, path)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
-    return _upright(pixels, _series_orientation(series)), page.photometric == PHOTOMETRIC.MINISWHITE
+    return _upright(pixels, _series_orientation(series)), page.photometric == PHOTOMETRIC.MINISWHITE, notes
 
 
 def _series_orientation(series):
@@ -231,13 +259,15 @@ def _pillow_pixels(series, path):
     from PIL import Image
     from tifffile import PHOTOMETRIC
 
-    pages, compression = [], series.keyframe.compression.name
+    pages, notes, compression = [], [], series.keyframe.compression.name
     try:
         with Image.open(path) as image:
             for page in series.pages:
                 image.seek(page.index)
                 _check_turn(image, path)
-                pages.append(_grey_page(image, path))
+                grey, of_page = _grey_page(image, path)
+                pages.append(grey)
+                notes += of_page
         if len(pages) != np.prod(_stack_shape(series)):
             raise OSError("several B-scans on a page")
     except OSError as error:
@@ -245,7 +275,7 @@ def _pillow_pixels(series, path):
             f"{path}: cannot be read ({error}); for {compression} compression, pip install imagecodecs may help"
         ) from error
     inverted = series.keyframe.photometric == PHOTOMETRIC.MINISWHITE and pages[0].dtype != np.uint8
-    return np.stack(pages).reshape(*_stack_shape(series), *pages[0].shape), inverted
+    return np.stack(pages).reshape(*_stack_shape(series), *pages[0].shape), inverted, notes
 
 
 def _first_channel(pixels, series):

@@ -8,6 +8,7 @@ from utils.names import as_text, portable, same_name, suffix_of
 from utils.volumes.dicom import scans_in_dicom
 from utils.volumes.eyes import Told
 from utils.volumes.formats import DICOM, is_dicom, scans_in_file
+from utils.volumes.heidelberg_xml import listed_pictures
 from utils.volumes.mhd import VOLUMES
 from utils.volumes.not_scans import LeftOut, beside_scans, odd_pictures, pictures_of_others
 from utils.volumes.pictures import PICTURES, TIFF, count_pages
@@ -32,10 +33,11 @@ class ScanFiles:
         return self.paths[0] if len(self.paths) == 1 else os.path.dirname(self.paths[0])
 
 
-def scans_in(folder, names, kind, by_name):
+def scans_in(folder, names, kind, by_name, each=False):
     """(scans, left out) of the files called `names` in one folder. Data files of volumes are among those left out.
 
-    `kind` is what the folder's name says about its files. With `by_name`, names may rule out a scan.
+    `kind` is what the folder's name says about its files. With `by_name`, names may rule out a scan. With `each`, a
+    picture is a scan by itself; else all pictures of the folder are one.
     """
     left, paths = {}, []
     for path in (folder / name for name in names):
@@ -54,11 +56,11 @@ def scans_in(folder, names, kind, by_name):
         else:
             paths.append(path)
     exports = [path for path in paths if suffix_of(path) == ".xml" and _is_heidelbergs(path)]
-    scans = [scan_files([path], name=folder.name if len(exports) == 1 else None) for path in exports]
-    used = set(exports)
-    for path in exports:  # the pictures that an export names belong to it
-        text = path.read_bytes().lower()
-        used |= {other for other in paths if suffix_of(other) in PICTURES and os.fsencode(other.name).lower() in text}
+    scans, inside, used = [], [], set(exports)  # inside: parts of files that are no scans
+    for path in exports:
+        in_file, left_in_file = scans_of_file(path, name=folder.name if len(exports) == 1 else None)
+        scans, inside = scans + in_file, inside + left_in_file
+        used |= listed_pictures(path, [other for other in paths if suffix_of(other) in PICTURES])
     images = [path for path in paths if suffix_of(path) in (*VOLUMES, *PICTURES) and path not in used]
     left |= beside_scans(images, kind, by_name)
     left |= pictures_of_others([path for path in paths if path not in left and path not in used])
@@ -67,14 +69,15 @@ def scans_in(folder, names, kind, by_name):
     files += [path for path in paths if suffix_of(path) in VENDORS_OWN and suffix_of(path) != ".xml"]
     pictures = [path for path in images if suffix_of(path) in PICTURES]
     stacks = [path for path in pictures if suffix_of(path) in TIFF and count_pages(path) > 1]
-    inside = []  # parts of files that are no scans
     for path in [*files, *stacks]:
         in_file, left_in_file = scans_of_file(path)
         scans, inside = scans + in_file, inside + left_in_file
     pictures = [path for path in pictures if path not in stacks]
-    odd = odd_pictures(pictures)
+    odd = {} if each else odd_pictures(pictures)
     left, pictures = left | odd, [path for path in pictures if path not in odd]
-    if pictures:
+    if each:
+        scans += [scan_files([path]) for path in pictures]
+    elif pictures:
         scans.append(scan_files(pictures, name=folder.name if len(pictures) > 1 else None))
     known = {*used, *images, *files, *left}
     dicom = [path for path in paths if path not in known and suffix_of(path) != ".xml" and is_dicom(path)]
@@ -85,14 +88,15 @@ def scans_in(folder, names, kind, by_name):
         scans.append(scan_files(files_of_scan, name if is_folders else None, part))
     used |= {Path(path) for scan in scans for path in scan.paths}
     left |= {Path(path): why for path, why in left_of_dicom}
+    used |= {Path(one.path) for one in inside}
     left |= {path: "of no format that is read" for path in paths if path not in used and path not in left}
     return scans, [*inside, *(LeftOut(str(path), why) for path, why in left.items() if path not in used)]
 
 
-def scans_of_file(path):
-    """(scans, left out) of a single file. If it holds several scans, they are numbered."""
+def scans_of_file(path, name=None):
+    """(scans, left out) of a single file, called `name` (see `scan_files`). Several scans are numbered."""
     found, left = scans_in_file(path)
-    scans = [scan_files(paths, part=part) for paths, part in found]
+    scans = [scan_files(paths, name, part) for paths, part in found]
     if len(scans) > 1:
         scans = [replace(scan, name=f"{scan.name}_{number}") for number, scan in enumerate(scans, 1)]
     return scans, [LeftOut(str(path), why) for path, why in left]

@@ -11,6 +11,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import natural_order
 from utils.names import suffix_of
+from utils.volumes.content import Fundus
 from utils.volumes.eyes import Told, contradictions
 from utils.volumes.formats import is_dicom, read_content
 from utils.volumes.geometry import NOT_STATED, Placement
@@ -19,9 +20,9 @@ from utils.volumes.mhd import VOLUMES, volume_files
 from utils.volumes.not_scans import LeftOut, kind_of_folder, labels_of_others, with_scan_beside
 from utils.volumes.pictures import PICTURES
 from utils.volumes.scan_folder import scans_in, scans_of_file
-from utils.volumes.spacing import has_swapped_axes, spacing_to_use
+from utils.volumes.spacing import has_swapped_axes, scale_doubt, spacing_to_use
 from utils.volumes.vendor_files import VENDORS_OWN
-from utils.volumes.vendors import VENDORS, vendor_by_size, vendor_in
+from utils.volumes.vendors import KNOWN, VENDORS, vendor_by_size, vendor_in
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Scan:
 
     name: str
     path: str
-    vendor: str  # a key of `utils.volumes.mhd.VENDORS`
+    vendor: str  # of `utils.volumes.vendors.KNOWN`, or one that the user said
     voxels: np.ndarray  # uint8 or uint16 (slices, rows, columns); or a `utils.volumes.mhd.VoxelFile`
     spacing_mm: tuple  # (x, y, z)
     laterality: str | None  # "OD" (right) or "OS" (left)
@@ -41,6 +42,8 @@ class Scan:
     z_mm: np.ndarray | None = None  # place of each slice along the volume; None: at equal distances
     frames: tuple | None = None  # the `utils.volumes.dicom_frames.Frame` of each slice; None if it is not DICOM
     person: str | None = None  # as in `utils.volumes.content.Content`; None of a patient whom the user told
+    fundus: Fundus | None = None
+    scale_doubt: str | None = None  # a question to the user
 
 
 # ---- Finding -------------------------------------------------------------------------------------------------------
@@ -49,13 +52,14 @@ def find_scans(inputs, leave_out=None):
     return search_scans(inputs, leave_out)[0]
 
 
-def search_scans(inputs, leave_out=None):
+def search_scans(inputs, leave_out=None, each=False):
     """(scans, left out), lists of `ScanFiles` and `LeftOut`, of `inputs`: files, folders and patterns with ``*``.
 
     A folder and each folder below it hold these scans: every volume file, every DICOM series, and all pictures together
-    in the order of the numbers in their names. A scan called oct.mhd is named after its folder. Other files are left
-    out (see `utils.volumes.not_scans`). Files that only their names rule out are taken if there is nothing else. The
-    folder `leave_out` is not searched. Raises `InputError` with a line for each of `inputs` that holds no scan.
+    in the order of the numbers in their names; with `each`, every picture by itself. A scan called oct.mhd is named
+    after its folder. Other files are left out (see `utils.volumes.not_scans`). Files that only their names rule out are
+    taken if there is nothing else. The folder `leave_out` is not searched. Raises `InputError` with a line for each of
+    `inputs` that is none of these, and if there is no scan at all.
     """
     scans, left_out, files, complaints = [], [], [], []
     for given in map(str, inputs):
@@ -66,7 +70,7 @@ def search_scans(inputs, leave_out=None):
             if not os.path.isdir(path):
                 files.append(Path(path))
                 continue
-            in_folder, left = _scans_below(path, leave_out and os.path.abspath(leave_out))
+            in_folder, left = _scans_below(path, leave_out and os.path.abspath(leave_out), each)
             scans, left_out = scans + in_folder, left_out + left
             if not in_folder:
                 complaints.append(f"{path}: holds no scan: no volume file, no DICOM series, no pictures{_named(left)}")
@@ -81,10 +85,8 @@ def search_scans(inputs, leave_out=None):
     for path in singles:
         in_file, left_in_file = scans_of_file(path)
         scans, left = scans + in_file, left + left_in_file
-        if not in_file:
-            complaints += [f"{one.path}: {one.why}" for one in left_in_file]
-    if complaints:
-        raise InputError(*complaints)
+    if not scans:
+        raise InputError(*(f"{one.path}: {one.why}" for one in [*left_out, *left]))
     scans = list({(scan.paths, scan.part): scan for scan in scans}.values())
     taken = {path for scan in scans for path in scan.paths}
     left = {one.path: one for one in [*left_out, *left] if one.path not in taken}
@@ -104,7 +106,7 @@ def _without_masks(files):
     return [path for path in files if path not in masks], [LeftOut(str(path), why) for path, why in masks.items()]
 
 
-def _scans_below(top, leave_out):
+def _scans_below(top, leave_out, each):
     """(scans, left out) of a folder and those below."""
     for by_name in (True, False):
         scans, left_out, walked = [], [], set()
@@ -124,7 +126,7 @@ def _scans_below(top, leave_out):
             below[:] = sorted(set(below) - {*hidden, *written}, key=natural_order)
             parts = Path(folder).relative_to(top).parts
             kind = next(filter(None, map(kind_of_folder, parts)), None)
-            in_folder, left = scans_in(Path(folder), sorted(names, key=natural_order), kind, by_name)
+            in_folder, left = scans_in(Path(folder), sorted(names, key=natural_order), kind, by_name, each)
             scans, left_out = scans + in_folder, left_out + left
         left_out += [LeftOut(error.filename, error.strerror) for error in errors]
         if scans:
@@ -160,8 +162,9 @@ def read_scan(files, vendor=None, spacing_mm=None):
 
     The vendor is the first of these that is known: the user's, the file's, the one in the names of file and folders,
     the one whose exports have this size and spacing. A spacing that the file does not state, or that no OCT scan has,
-    is replaced by the vendor's usual one. Raises `InputError` if the vendor is unknown, if the scan cannot be read, or
-    if its axes are clearly not in the order columns, rows, slices and the user gives no spacing.
+    is replaced by the vendor's usual one. Raises `InputError` if the vendor is unknown, or has no usual spacing and the
+    file states none, if the scan cannot be read, or if its axes are clearly not in the order columns, rows, slices and
+    the user gives no spacing.
     """
     content = read_content(files.paths, files.part)
     in_volume = suffix_of(files.paths[0]) in VOLUMES
@@ -172,20 +175,25 @@ def read_scan(files, vendor=None, spacing_mm=None):
     known = content.vendor or vendor_in(files.folder_names)
     if known is None and in_volume:
         known = vendor_by_size(files.paths[0])
-    if vendor and known and vendor != known:
+    if vendor and known and vendor != known and (vendor in VENDORS or known in VENDORS):
         notes.append(f"taken for a {vendor} scan as said; by its file or folder it is from {known}")
     vendor = vendor or known
     if vendor is None:
         raise InputError(
             f"{files.path}: vendor unknown: neither file nor folders name it; say it with --vendor, one of "
-            f"{', '.join(VENDORS)}"
+            f"{', '.join(KNOWN)}"
         )
     told, z_mm = files.told or Told(), None
     notes += contradictions(told, content)
     if spacing_mm is None:
-        spacing_mm, assumed = spacing_to_use(content.spacing_mm, vendor, voxels.shape)
+        try:
+            spacing_mm, assumed = spacing_to_use(content.spacing_mm, vendor, voxels.shape)
+        except InputError as error:
+            raise InputError(f"{files.path}: {error}") from error
         notes += assumed
         z_mm = content.z_mm if spacing_mm[2] == content.spacing_mm[2] else None
+    if len(files.paths) > 1 and suffix_of(files.paths[0]) in PICTURES:
+        notes.append(f"{len(files.paths)} pictures taken as one scan; --each takes each by itself")
     return Scan(
         files.name,
         files.path,
@@ -200,6 +208,8 @@ def read_scan(files, vendor=None, spacing_mm=None):
         z_mm,
         content.frames,
         None if told.patient else content.person,
+        content.fundus,
+        scale_doubt(spacing_mm, vendor, voxels.shape) if suffix_of(files.paths[0]) in PICTURES else None,
     )
 
 

@@ -14,6 +14,8 @@ from utils.volumes.vendors import VENDORS
 PLAUSIBLE_SPACING_MM = {"x": (0.0005, 0.045), "y": (0.0005, 0.01), "z": (0.0005, 2.0)}
 _USUAL_SIZE_MM = (6.0, 2.0, 6.0)  # of a scan: columns, depth, slices
 _ORDERS = tuple(itertools.permutations(range(3)))[1:]  # in which x, y and z may come by mistake
+_DEPTH_MM = {"Cirrus": 2.0, "Spectralis": 1.92, "Topcon": 2.3}  # of the devices' scans, as RETOUCH has them
+_DEPTH_TOLERANCE = 0.15  # share by which a picture's depth may differ from that
 _DEFAULT = 1.0  # mm; programs that know no spacing write this
 
 
@@ -52,10 +54,17 @@ def believed_spacing_mm(spacing_mm, shape):
 
 
 def spacing_to_use(stated_mm, vendor, shape):
-    """(spacing (x, y, z) in mm, notes): values of `stated_mm` that are believed, else the vendor's usual ones."""
+    """(spacing (x, y, z) in mm, notes): values of `stated_mm` that are believed, else the vendor's usual ones.
+
+    Raises `InputError` where the vendor is none of `VENDORS` and one of the values is not believed.
+    """
     believed = believed_spacing_mm(stated_mm, shape)
     if None not in believed:
         return believed, []
+    if vendor not in VENDORS:
+        missing = ", ".join(axis for axis, value in zip("xyz", believed, strict=True) if value is None)
+        stated = f"no spacing stated along {missing}, and none is usual for {vendor}"
+        raise InputError(f"{stated}; say it: --spacing-mm X Y Z")
     usual = usual_spacing_mm(vendor, shape)
     spacing_mm = tuple(other if value is None else value for value, other in zip(believed, usual, strict=True))
     assumed = ", ".join(
@@ -75,6 +84,21 @@ def usual_spacing_mm(vendor, shape):
     if vendor == "Spectralis":
         return x, y, z
     return x * known.columns / columns, y * known.rows[0] / rows, z
+
+
+def scale_doubt(spacing_mm, vendor, shape):
+    """A question, where pictures of `shape` (slices, rows, columns) are not as deep as the device's scans; else None.
+
+    Pictures state no spacing, and many were resized: then the model sees another scale than it was taught.
+    """
+    x, y, z = spacing_mm
+    depth_mm, usual_mm = shape[1] * y, _DEPTH_MM.get(vendor)
+    if usual_mm is None or abs(depth_mm / usual_mm - 1) <= _DEPTH_TOLERANCE:
+        return None
+    return (
+        f"{shape[1]} rows of {y:.4g} mm are {depth_mm:.2g} mm, and a {vendor} scan is {usual_mm:.2g} mm deep: is it "
+        f"shown whole? Then say --spacing-mm {x:.4g} {usual_mm / shape[1]:.4g} {z:.4g}; a wrong scale misses fluid"
+    )
 
 
 def has_swapped_axes(shape, spacing_mm):

@@ -1,22 +1,44 @@
-"""Heidelberg's and Topcon's own files, through eyepy."""
+"""Heidelberg's and Topcon's own files. Heidelberg's .vol and .e2e are read by eyepy."""
 
 import logging
+import struct
 
 import numpy as np
 
 from utils.errors import InputError
 from utils.volumes.content import Content, iso_date
+from utils.volumes.heidelberg_xml import read_xml, scans_in_xml
+from utils.volumes.topcon import read_topcon, scans_in_topcon
 
-VENDORS_OWN = {".vol": "Spectralis", ".e2e": "Spectralis", ".xml": "Spectralis", ".fda": "Topcon"}
+VENDORS_OWN = {".vol": "Spectralis", ".e2e": "Spectralis", ".xml": "Spectralis", ".fda": "Topcon", ".fds": "Topcon"}
 _NO_VOLUMES = {2: "a circular B-scan", 5: "a radial scan"}  # scan patterns that are no volumes to eyepy
+_VOL_PATTERN = 96  # where a .vol states its scan pattern, as an int32
 
 
-def scans_in_e2e(path):
-    """(parts, left_out) of an .e2e file.
+def scans_in_vendors_own(path, suffix):
+    """(parts, left_out) of a vendor's file.
 
-    `parts` are the numbers, from 0, of the series that hold a volume. If the file cannot be searched it is [None]; the
-    reader then reports why. `left_out` lists (path and series, reason) for the other series with B-scans.
+    `parts` are the numbers, from 0, of the series that hold a volume; [None] where the file is one scan, and where it
+    cannot be searched: the reader then reports why. `left_out` lists (path and series, reason) for those whose B-scans
+    are no volume.
     """
+    if suffix == ".xml":
+        return scans_in_xml(path)
+    if suffix in (".fda", ".fds"):
+        return scans_in_topcon(path)
+    return _scans_in_vol(path) if suffix == ".vol" else _scans_in_e2e(path)
+
+
+def _scans_in_vol(path):
+    with open(path, "rb") as file:
+        head = file.read(_VOL_PATTERN + 4)
+    pattern = struct.unpack_from("<i", head, _VOL_PATTERN)[0] if len(head) == _VOL_PATTERN + 4 else None
+    if head[:3] == b"HSF" and pattern in _NO_VOLUMES:
+        return [], [(str(path), f"{_NO_VOLUMES[pattern]}, expected parallel B-scans")]
+    return [None], []
+
+
+def _scans_in_e2e(path):
     try:
         from eyepy.io import HeE2eReader
 
@@ -30,7 +52,7 @@ def scans_in_e2e(path):
         for number, pattern in enumerate(patterns)
         if pattern in _NO_VOLUMES
     ]
-    return parts or [None], left_out
+    return parts or ([] if left_out else [None]), left_out
 
 
 def _pattern(series):
@@ -40,30 +62,35 @@ def _pattern(series):
 
 
 def read_vendors_own(path, suffix, part=None):
-    """`Content` of a vendor's file. `part` is the number of an .e2e file's series; None takes the first volume.
+    """`Content` of a vendor's file. `part` is the number of a series in it; None takes the first volume.
 
-    Raises `InputError` if the file is damaged or eyepy is not installed.
+    Raises `InputError` if the file is damaged, or if it needs eyepy and that is not installed.
     """
+    if suffix == ".xml":
+        return read_xml(path, part)
+    return read_topcon(path) if suffix in (".fda", ".fds") else _read_by_eyepy(path, suffix, part)
+
+
+def _read_by_eyepy(path, suffix, part):
     try:
         import eyepy.io
     except ImportError as error:
         raise InputError(f"{path}: reading {suffix} files needs the package eyepy; pip install eyepy") from error
     logging.getLogger("eyepy").setLevel(logging.ERROR)  # it warns about layers, which are not used here
-    readers = {
-        ".vol": eyepy.io.import_heyex_vol,
-        ".e2e": eyepy.io.import_heyex_e2e,
-        ".xml": eyepy.io.import_heyex_xml,
-        ".fda": eyepy.io.import_topcon_fda,
-    }
     try:
-        if part is None:
-            volume = readers[suffix](path)
-        else:
+        if part is not None:
             with eyepy.io.HeE2eReader(path) as reader:
                 volume = reader.series[part].get_volume()
+        elif suffix == ".vol":
+            volume = eyepy.io.import_heyex_vol(path)
+        else:
+            with eyepy.io.HeE2eReader(path) as reader:
+                if all(_pattern(series) is None for series in reader.series):
+                    raise InputError(f"{path}: holds no series of B-scans that is whole; export it again, or as .vol")
+                volume = reader.volume
         voxels = np.asarray(volume.data)
-    except ImportError as error:
-        raise InputError(f"{path}: {str(error).strip().splitlines()[-1]}") from error
+    except InputError:
+        raise
     except Exception as error:  # eyepy's parsers raise exceptions of any kind for damaged files
         reason = str(error).strip().splitlines() or [type(error).__name__]
         of = "" if part is None else f", series {part + 1} of the file"

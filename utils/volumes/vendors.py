@@ -1,5 +1,6 @@
 """The vendors: how their scans are exported, and which vendor a scan is from."""
 
+import re
 from dataclasses import dataclass
 
 from utils.errors import InputError
@@ -28,12 +29,56 @@ VENDORS = {
 }
 
 
+# A device of none of them: its grey values are neither matched nor filtered, and it has no usual spacing.
+OTHER = "Other"
+KNOWN = (*VENDORS, OTHER)
+# What tells a device in the name of a file, a folder or a manufacturer. Names are in lower case, with a space for all
+# that is no letter.
+_DEVICES = {
+    "Cirrus": re.compile("cirrus"),
+    "Spectralis": re.compile("spectralis"),
+    "Topcon": re.compile(r"topcon|\bmaestro|\btriton"),
+    OTHER: re.compile(r"\b(?:plex ?elite|nidek|optovue|rtvue|bioptigen|envisu|optopol)|\b(?:canon|xephilio)\b"),
+}
+_MANUFACTURERS = {"heidelberg": "Spectralis", "zeiss": "Cirrus"}  # of whose devices the usual one is meant
+_RESERVED = ("all", "unknown", "na", "nan", "none", "null")  # several vendors together in tables, and none
+
+
 def vendor_in(names):
-    """The vendor in the first of `names` that contains exactly one vendor's name; None if no name does."""
+    """The vendor in the first of `names` that tells exactly one device; `OTHER` for one of none of `VENDORS`.
+
+    A whole name "Other" tells one as well. None if no name does.
+    """
     for name in names:
-        held = [vendor for vendor in VENDORS if vendor.lower() in name.lower()]
+        held = [OTHER] if name == OTHER else _devices_in(name)
         if len(held) == 1:
             return held[0]
+    return None
+
+
+def vendor_of_device(manufacturer, model):
+    """The vendor of a device by its manufacturer's and its own name, as files state them; None if neither is known."""
+    if len(held := _devices_in(f"{manufacturer} {model}")) == 1:
+        return held[0]
+    return next((vendor for name, vendor in _MANUFACTURERS.items() if name in str(manufacturer).lower()), None)
+
+
+def _devices_in(name):
+    words = " ".join(re.findall("[a-z]+", name.lower()))
+    return [vendor for vendor, told in _DEVICES.items() if told.search(words)]
+
+
+def why_no_vendor_name(name):
+    """What is wrong with `name` as a vendor's, in a few words; None if nothing is.
+
+    It stands before the first "_" of files' names. So it has letters and digits alone.
+    """
+    if name in KNOWN:
+        return None
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9]*", name):
+        return "expected letters and digits (a to z, 0 to 9) alone, a letter first"
+    if close := [known for known in (*KNOWN, *_RESERVED) if known.lower() == name.lower()]:
+        return f"too close to {close[0]}"
     return None
 
 
