@@ -44,7 +44,7 @@ def write_stack(folder, case, near):
     (reference,), _ = read_volume(case.reference_path)
     other_path = case.reference_path.with_name("other.mhd")
     other = read_volume(other_path)[0][0] if other_path.exists() else np.zeros_like(reference)
-    around = [moved(read_volume(one.oct_path)[0][0], grey, spacing_mm[1]) for one in near]
+    around = [moved(read_volume(one.oct_path)[0][0], grey, spacing_mm[:2]) for one in near]
     unjudged = len(around) // 2 * [np.full_like(other, NOT_JUDGED[-1])]
     volumes = {
         "oct": [*around[:1], grey, *around[1:]],
@@ -55,9 +55,9 @@ def write_stack(folder, case, near):
         write_volume(folder / f"{name}.mhd", np.stack(slices), spacing_mm)
 
 
-def moved(grey, middle, axial_spacing_mm):
+def moved(grey, middle, spacing_mm):
     """`grey` (rows, columns) on the grid of `middle`, its retina as high as there; 0 where nothing is."""
-    down = outer_row(middle, axial_spacing_mm) - outer_row(grey, axial_spacing_mm)
+    down = outer_row(middle, spacing_mm) - outer_row(grey, spacing_mm)
     rows = np.arange(len(middle)) - down
     there = (rows >= 0) & (rows < len(grey))
     columns = min(grey.shape[1], middle.shape[1])
@@ -66,9 +66,9 @@ def moved(grey, middle, axial_spacing_mm):
     return onto
 
 
-def outer_row(grey, axial_spacing_mm):
+def outer_row(grey, spacing_mm):
     """Median row of the retina's outer surface in an exported B-scan."""
-    return round(np.median(retinal_surfaces(to_8_bit(grey), axial_spacing_mm).outer))
+    return round(np.median(retinal_surfaces(to_8_bit(grey), spacing_mm).outer))
 
 
 if __name__ == "__main__":

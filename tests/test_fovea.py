@@ -47,16 +47,16 @@ def test_a_pit_at_the_border_is_none():
 
 
 def test_b_scans_at_uneven_distances_are_where_they_are():
-    """The same eye, scanned with half of the distance in its first half: B-scan 30 is at (30 - 24) x 0.06 mm + ..."""
+    """An eye that is scanned twice as densely in the first half, and the same one from the other end."""
     z_mm = np.r_[np.arange(25) * 0.06, 24 * 0.06 + np.arange(1, 30) * 0.12]
-    x_mm, places_mm = np.meshgrid((np.arange(500) - 230) * X_MM, z_mm - z_mm[20])
+    x_mm, places_mm = np.meshgrid((np.arange(500) - 230) * X_MM, z_mm - z_mm[28])
     pit = 0.09 * np.exp(-((np.hypot(x_mm, places_mm) / 0.35) ** 2))
-    flat = 0.31 + np.random.default_rng(0).normal(0, 0.005, pit.shape)
-    found = find_fovea(flat - pit, X_MM, z_mm)
+    thickness_mm = 0.31 - pit + np.random.default_rng(0).normal(0, 0.005, pit.shape)
+    found = find_fovea(thickness_mm, X_MM, z_mm)
     assert abs(found.column - 230) * X_MM < 0.1
-    assert abs(found.b_scan - 20) * 0.06 < 0.1
-    turned = find_fovea((flat - pit)[::-1], X_MM, z_mm[::-1])
-    assert abs(turned.b_scan - 33) * 0.06 < 0.1  # 54 B-scans
+    assert abs(found.b_scan - 28) * 0.12 < 0.1
+    turned = find_fovea(thickness_mm[::-1], X_MM, z_mm[::-1])
+    assert abs(turned.b_scan - 25) * 0.12 < 0.1  # of 54 B-scans
 
 
 def test_a_swollen_pit_is_no_fovea():

@@ -184,7 +184,7 @@ def test_a_b_scan_is_put_between_others_of_its_patient(tmp_path, monkeypatch):
     write_case(data, "DME-5-1", irf=3)
     write_case(data, "DME-5-2", rows=120)
     write_case(data, "DME-6-1")  # another patient, who has no other B-scan
-    monkeypatch.setattr(real_stacks, "outer_row", lambda grey, axial_spacing_mm: {130: 80, 120: 73}[len(grey)])
+    monkeypatch.setattr(real_stacks, "outer_row", lambda grey, spacing_mm: {130: 80, 120: 73}[len(grey)])
     real_stacks.main([str(data), "--output", str(stacks)])
     cases = {case.name: case for case in find_real_cases([stacks])}
     assert sorted(cases) == ["DME-5-1", "DME-5-2"]

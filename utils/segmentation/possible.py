@@ -11,7 +11,7 @@ from utils.labels import FLUIDS
 # How far, in mm, each fluid may lie above the inner limiting membrane (traction lifts cysts with it) and below Bruch's
 # membrane (which is found too high under detachments as wide as the scan).
 ABOVE_MM = {"IRF": 0.5, "SRF": 0.1, "PED": 0.15}
-BELOW_MM = {"IRF": 0.15, "SRF": 0.1, "PED": 0.5}
+BELOW_MM = {"IRF": 0.2, "SRF": 0.3, "PED": 0.5}
 
 
 def possible_places(surfaces, rows, row_mm):
