@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from browser import needs_browser, open_page
 
-from utils.segmentation.page import label_runs, save_b_scan, write_index, write_scan_page
+from utils.segmentation.page import label_runs, save_b_scan, surface_lines, write_index, write_scan_page
+from utils.segmentation.surfaces import Surfaces
 
 HOSTILE = '<script>alert("x")</script><!--data-->'
 ROWS, COLUMNS, SLICES = 60, 80, 5
@@ -22,12 +23,14 @@ def page(tmp_path_factory):
     images = [folder / f"{index}.jpg" for index in range(SLICES)]
     for index, path in enumerate(images):
         save_b_scan(path, np.full((ROWS, COLUMNS), 40 * index + 20, np.uint8))
+    surfaces = Surfaces(*(np.full(COLUMNS, row) for row in (5, 45, 50)), is_retina=True)
     thickness_um = np.stack([(labels == label).sum(axis=1) * 4.0 for label in (1, 2, 3)])
     write_scan_page(
         folder / "report.html",
         title=HOSTILE,
         images=images,
         runs=[label_runs(slice_) for slice_ in labels],
+        lines=[None, None, surface_lines(surfaces, 1), None, None],
         thickness_um=thickness_um,
         spacing_mm=(0.05, 0.004, 1.0),
         rows=ROWS,
@@ -43,6 +46,13 @@ def test_runs_hold_the_labels():
     labels = np.array([[0, 1, 1, 2], [2, 2, 0, 1]], np.uint8)
     assert label_runs(labels) == [[1, 2, 4, 1], [3, 3], []]
     assert label_runs(np.full((2, 2), 3, np.uint8)) == [[], [], [0, 4]]
+
+
+def test_surfaces_are_lines_on_the_scans_rows():
+    """A scan whose rows are half as high: row 10 ends where its rows 20 and 21 are."""
+    inner, outer, bruch = np.arange(9), np.full(9, 10), np.full(9, 20)
+    assert surface_lines(Surfaces(inner, outer, bruch, True), 2) == [[0, 8, 16], [20, 20, 20], [40, 40, 40]]
+    assert surface_lines(Surfaces(inner, outer, bruch, False), 2) is None
 
 
 def test_text_stays_text_and_nothing_is_loaded_from_elsewhere(page):
@@ -66,6 +76,10 @@ DRIVE = """async inner => {
   seen.fill = pixel("overlay", 40, 15);
   seen.edges = [[30, 15], [49, 15], [40, 10], [40, 19]].map(([x, y]) => pixel("overlay", x, y));
   seen.outside = pixel("overlay", 29, 10);
+  press("s");
+  seen.surfaces = [5, 45].map(row => pixel("overlay", 2, row)[3] > 0);
+  press("s");
+  seen.no_surfaces = pixel("overlay", 2, 5);
   change("opacity", "value", 80);
   seen.denser = pixel("overlay", 40, 15);
   press("f");
@@ -120,6 +134,8 @@ def test_the_page_is_driven_in_a_browser(page, tmp_path):
         assert seen["fill"][3] == pytest.approx(0.45 * 255, abs=1)
         assert seen["edges"] == [[230, 159, 0, 255]] * 4  # left, right, top, bottom
         assert seen["outside"][3] == seen["outlined"][3] == seen["without_irf"][3] == seen["hidden"][3] == 0
+        assert seen["surfaces"] == [True, True]
+        assert seen["no_surfaces"][3] == 0
         assert seen["denser"][3] == pytest.approx(0.8 * 255, abs=1)
         assert seen["next"].startswith("B-scan 4 of 5: IRF 0.000 mm², SRF 0.012 mm²")
         assert abs(seen["next_grey"] - 140) <= 2

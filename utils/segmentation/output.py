@@ -29,7 +29,14 @@ from utils.segmentation.decisions import Decisions
 from utils.segmentation.etdrs import sides_of
 from utils.segmentation.findings import Findings
 from utils.segmentation.label_files import check_formats, write_label_files
-from utils.segmentation.page import label_runs, measurement_table, save_b_scan, subfield_table, write_scan_page
+from utils.segmentation.page import (
+    label_runs,
+    measurement_table,
+    save_b_scan,
+    subfield_table,
+    surface_lines,
+    write_scan_page,
+)
 from utils.segmentation.predict import MEMORY_GB, NotFinite, head_presence, load_network, segmented_slices
 from utils.segmentation.results import check_uncorrected, finished_record, put_in_place, working_folder
 from utils.volumes.mhd import open_volume, volume_files, volume_writer, voxel_digest
@@ -237,6 +244,7 @@ def _write_scan(scan, job, folder, on_slice):
     write_csv(folder / "measurements.csv", pd.DataFrame(rows_of_csv))
     shown_facts = {name: value for name, value in facts.items() if name != "patient"}  # pages are shown to others
     thickness_um = found.measurements.thickness_um()
+    rows_per_row = network.settings.axial_spacing_mm / scan.spacing_mm[1]
     save_thickness(folder / "thickness.png", thickness_um, scan.spacing_mm)
     for fluid, of_fluid in zip(FLUIDS, thickness_um, strict=True):
         with written_whole(folder / f"thickness_{fluid}_um.tif") as path:
@@ -248,6 +256,7 @@ def _write_scan(scan, job, folder, on_slice):
         title=f"{scan.vendor} {scan.name}",
         images=[_b_scan_path(folder, index) for index in range(slices)],
         runs=found.runs,
+        lines=[surface_lines(of, rows_per_row) for of in found.surfaces],
         thickness_um=thickness_um,
         spacing_mm=scan.spacing_mm,
         rows=rows,

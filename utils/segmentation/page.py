@@ -18,6 +18,7 @@ from utils.segmentation.etdrs import CIRCLES_MM
 _TEMPLATE = Path(__file__).with_name("page.html")
 _LONG_NAMES = {"IRF": "intraretinal fluid", "SRF": "subretinal fluid", "PED": "pigment epithelial detachment"}
 _JPEG_QUALITY = 80
+_LINE_STEP = 4  # columns between the points of a surface's line
 _SHOWN_ROW_MM = 0.003872  # this depth is drawn as high as a column is wide, for all vendors
 
 
@@ -39,8 +40,19 @@ def label_runs(labels):
     return runs
 
 
+def surface_lines(surfaces, rows_per_row):
+    """A list for each of a B-scan's `Surfaces`, from the inner one to Bruch's membrane: its row in every fourth column.
+
+    `rows_per_row` are the scan's rows in one of the surfaces'. None where no retina is seen.
+    """
+    if not surfaces.is_retina:
+        return None
+    paths = (surfaces.inner, surfaces.outer, surfaces.bruch)
+    return [np.rint((path[::_LINE_STEP] + 0.5) * rows_per_row - 0.5).astype(int).tolist() for path in paths]
+
+
 def write_scan_page(
-    path, *, title, images, runs, thickness_um, spacing_mm, rows, centre, centre_name, warnings, tables
+    path, *, title, images, runs, lines, thickness_um, spacing_mm, rows, centre, centre_name, warnings, tables
 ):
     """Write the page of one scan.
 
@@ -48,6 +60,7 @@ def write_scan_page(
     |---|---|
     | `images` | the file by `save_b_scan` of each B-scan |
     | `runs` | the `label_runs` of each B-scan |
+    | `lines` | the `surface_lines` of each B-scan |
     | `thickness_um` | float (3, slices, columns) |
     | `spacing_mm` | (x, y, z) |
     | `rows` | rows of a B-scan |
@@ -64,6 +77,7 @@ def write_scan_page(
         "slices": slices,
         "first": int(np.argmax(fluid_pixels)) if any(fluid_pixels) else slices // 2,
         "aspect": columns / (rows * y_mm / _SHOWN_ROW_MM),
+        "line_step": _LINE_STEP,
         "pixel_mm2": x_mm * y_mm,
         "width_mm": columns * x_mm,
         "depth_mm": slices * z_mm,
@@ -90,7 +104,11 @@ def write_scan_page(
     with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(before + json.dumps(data).replace("<", "\\u003c").removesuffix("}"))
         uris = ("data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode("ascii") for path in images)
-        for name, of_slices in (("images", uris), ("runs", runs)):  # written one by one: together they are large
+        for name, of_slices in (
+            ("images", uris),
+            ("runs", runs),
+            ("lines", lines),
+        ):  # written one by one: together they are large
             file.write(f', "{name}": [')
             for index, of_slice in enumerate(of_slices):
                 file.write("," * (index > 0) + json.dumps(of_slice, separators=(",", ":")))
