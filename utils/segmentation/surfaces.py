@@ -2,8 +2,9 @@
 
 The inner and the outer one are the best pair of paths from the first to the last column (dynamic programming; a path of
 edges for each layer boundary is the idea of Chiu et al., Optics Express 2010). What makes a pair good was weighted by
-logistic regression on varied phantoms, in which the true pair competes with all others of its column. Bruch's membrane
-is the smooth curve under the outer surface that does not follow its bulges (asymmetric least squares, Eilers 2003).
+logistic regression on phantoms, in which the true pair competes with all others of its column; terms that changed no
+result were left out. Bruch's membrane is the smooth curve under the outer surface that does not follow its bulges
+(asymmetric least squares, Eilers 2003).
 """
 
 import itertools
@@ -16,12 +17,10 @@ from scipy import linalg, ndimage
 from utils.compiled import compiled
 
 # Grey values are scaled to 0-1 before. Weights are relative to an outer edge's.
-_EDGE, _SHARP_EDGE, _INSIDE = 0.95, 1.65, 0.63  # of the inner surface: its edge, the edge near by, the tissue below it
-_NEAR_ABOVE, _FAR_ABOVE = 1.3, -1.5  # it may have haze above, but nothing bright far up
+_EDGE, _SHARP_EDGE = 0.95, 1.65  # of the inner surface: its edge, the edge near by
 _SHARPEST = 0.4  # a sharper edge counts no more: the outer surface is often the sharpest
-_BRIGHTEST, _EDGES_BELOW = 0.5, 0.6  # of the outer surface: how bright it is beside its column's brightest, edges below
-_THICKNESS_COST = 0.05  # for each mm between both
-_ROUGHNESS_COST = 15.0  # for each mm that a surface rises or falls, where a column's strength is about 1
+_BRIGHTEST = 0.5  # of the outer surface: how bright it is beside its column's brightest
+_ROUGHNESS_COST = 8.0  # for each mm that a surface rises or falls, where a column's strength is about 1
 _STEEPEST_INNER, _STEEPEST_OUTER = 1.5, 1.0  # mm in a mm, at most
 _THINNEST_MM, _THICKEST_MM = 0.1, 1.5  # between both surfaces
 _SMOOTHING_MM = 0.047  # along a B-scan, before edges are looked for
@@ -69,17 +68,16 @@ def retinal_surfaces(slice_, spacing_mm):
     image = _Columns(grey[:, looked_at], valid, row_mm)
     inner_strength, outer_strength = _strengths(image)
 
-    height_mm = np.arange(rows)[:, None] * row_mm
     nearest, farthest = (max(1, round(mm / row_mm)) for mm in (_THINNEST_MM, _THICKEST_MM))
-    best_inner = image.highest(inner_strength + _THICKNESS_COST * height_mm, -farthest, -nearest)
-    pair = np.where(valid, outer_strength + best_inner - _THICKNESS_COST * height_mm, _NOWHERE)
+    best_inner = image.highest(inner_strength, -farthest, -nearest)
+    pair = np.where(valid, outer_strength + best_inner, _NOWHERE)
     step_mm = max(_COLUMN_MM, column_mm)
     cost = _ROUGHNESS_COST * row_mm
     outer = strongest_path(pair, max(1, round(_STEEPEST_OUTER * step_mm / row_mm)), cost)
     rows_above = outer - np.arange(rows)[:, None]
     possible = (rows_above >= nearest) & (rows_above <= farthest)
-    strength = np.where(possible, inner_strength - _THICKNESS_COST * rows_above * row_mm, _NOWHERE)
-    inner = strongest_path(strength, max(1, round(_STEEPEST_INNER * step_mm / row_mm)), cost)
+    inner_strength = np.where(possible, inner_strength, _NOWHERE)
+    inner = strongest_path(inner_strength, max(1, round(_STEEPEST_INNER * step_mm / row_mm)), cost)
 
     is_retina = _explained_by_depth(image, inner, outer) >= _LAYERED
     inner, outer = (np.rint(np.interp(np.arange(columns), looked_at, path)).astype(int) for path in (inner, outer))
@@ -139,20 +137,13 @@ def strongest_path(strength, most_rows, cost=0.0):
 
 def _strengths(image):
     """(strength as the inner surface, strength as the outer one) of each pixel of the `_Columns`, (rows, columns)."""
-    below, above = image.mean(0, 0.04, least=0.5), image.mean(-0.085, 0)
-    edge = np.nan_to_num(below - above)
+    below = image.mean(0, 0.04, least=0.5)
+    edge = np.nan_to_num(below - image.mean(-0.085, 0))
     sharp = np.nan_to_num(image.mean(0, 0.02) - image.mean(-0.03, 0)) * image.valid
-    dark = np.percentile(image.grey[image.valid], 20)  # for what nothing is known of
-    near = image.mean(-0.23, -2 * image.row_mm, least=0.1)
-    near = np.where(np.isnan(near), np.nan_to_num(above, nan=dark), near)
-    far = image.mean(-0.6, -2 * image.row_mm, least=0.1)
-    far = np.where(np.isnan(far), near, far)
-    inner = _EDGE * edge + _SHARP_EDGE * np.minimum(sharp, _SHARPEST) + _NEAR_ABOVE * near + _FAR_ABOVE * far
-    inner += _INSIDE * np.nan_to_num(image.mean(0.01, 0.15, least=0.1))
-    reach, start, end = (max(1, round(mm / image.row_mm)) for mm in (1.2, 0.08, 0.7))
-    bright = np.nan_to_num(below)
+    inner = _EDGE * edge + _SHARP_EDGE * np.minimum(sharp, _SHARPEST)
+    bright, reach = np.nan_to_num(below), round(1.2 / image.row_mm)
     brightest = image.highest(bright * image.valid, -reach, reach)
-    outer = edge + _BRIGHTEST * bright / np.maximum(brightest, 0.05) + _EDGES_BELOW * image.highest(sharp, start, end)
+    outer = edge + _BRIGHTEST * bright / np.maximum(brightest, 0.05)
     return np.where(image.valid, inner, -1), outer
 
 
