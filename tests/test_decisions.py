@@ -93,6 +93,17 @@ def test_files_of_before_hold_the_presence_score_instead_of_its_probability():
     assert Decisions.from_details(details).present_from == pytest.approx((0.9, 0.2, 0.0))
 
 
+def test_fluid_counts_only_where_it_can_be_if_all_models_say_so():
+    only, anywhere = Decisions(0.5, only_possible=True), Decisions(0.5)
+    assert Decisions.mean([only, only]).only_possible is True
+    assert Decisions.mean([only, anywhere]).only_possible is False
+    details = {"threshold": 0.5, "decisions": only.as_details()}
+    assert Decisions.from_details(details) == only
+    assert not Decisions.from_details({"threshold": 0.5, "decisions": {}}).only_possible
+    assert not decisions_of_run([details], 0.5, None, given=True).only_possible
+    assert only.in_words() == "0.5, only where fluid can be"
+
+
 def test_they_are_told_in_words():
     assert Decisions(0.5).in_words() == "0.5"
     assert Decisions(0.5, (0.3, 0.4, 0.55), None, 0.001, 1.5).in_words() == (
@@ -143,6 +154,20 @@ def b_scan(bodies, shape=(60, 80)):
         reference[window] = fluid * true
         left += size + 4
     return Predicted(probabilities, reference, PIXEL_MM2)
+
+
+@pytest.mark.parametrize(("outside", "counts_there"), [(1, False), (2, True)])
+def test_fluid_counts_only_where_it_can_be_if_nearly_all_outlines_lie_there(outside, counts_there):
+    """Of 400 outlined pixels 1 or 2 may not be there: 0.25 or 0.5 %, and 3 would be 0.75 %."""
+    one = b_scan([(1, 0.9, True, 20), (1, 0.9, False, 12)])
+    possible = np.ones((*one.reference.shape, 3), bool)
+    possible[:, 24:] = False  # from between both bodies on
+    places = np.argwhere(one.reference == 1)
+    for row, column in places[: 1 + outside]:
+        possible[row, column, 0] = False
+    chosen = choose_decisions([replace(one, possible=possible)] * 2, Decisions(0.5))
+    assert chosen.only_possible is not counts_there
+    assert not choose_decisions([one] * 2, Decisions(0.5)).only_possible
 
 
 def test_each_fluid_gets_the_threshold_that_parts_true_from_false():

@@ -79,6 +79,32 @@ def test_one_volume_in_every_format_gets_the_same_labels_in_two_processes(model,
     assert len(pd.read_csv(output / "summary.csv")) == 5
 
 
+def test_fluid_where_none_can_be_is_removed_and_counted(tmp_path):
+    """The model calls bright pixels IRF: some of the retina's, and a block 0.5 mm below it."""
+    model = export_brightness_model(tmp_path / "model", decisions={"only_possible": True})
+    row, rng = np.arange(400)[:, None], np.random.default_rng(0)
+    retina = np.select([row < 150, row < 220, row < 234], [15, 90, 170], 60) * np.ones(300)
+    voxels = np.clip(retina * rng.normal(1, 0.05, (2, 400, 300)), 1, 255).astype(np.uint8)
+    voxels[:, 180:190, 100:110] = 230
+    voxels[1, 360:380, 100:120] = rng.integers(205, 250, (20, 20))
+    write_volume(tmp_path / "scan.mhd", voxels, SPACING_MM)
+    command = (tmp_path / "scan.mhd", "--vendor", "Spectralis", "--model", model, "--output")
+    run(*command, tmp_path / "out")
+    run(*command, tmp_path / "lifted", "--set", "THRESHOLD=0.5")
+    labels, lifted = (read_volume(tmp_path / name / "Spectralis_scan.mhd")[0] for name in ("out", "lifted"))
+    below = np.zeros(voxels.shape, bool)
+    below[1, 355:385, 95:125] = True
+    assert (lifted[below] == 1).sum() == 400
+    np.testing.assert_array_equal(labels, np.where(below, 0, lifted))
+    assert (labels[:, 180:190, 100:110] == 1).all()
+    record, of_lifted = (
+        json.loads((tmp_path / name / "Spectralis_scan" / "scan.json").read_text()) for name in ("out", "lifted")
+    )
+    assert [fluid["removed_voxels"] for fluid in record["fluids"]] == [400, 0, 0]
+    assert "removed_voxels" not in of_lifted["fluids"][0]
+    assert record["facts"]["threshold"] == "0.5, only where fluid can be"
+
+
 def test_everything_that_is_written_about_a_scan(model, tmp_path):
     voxels = bright_scan()
     write_volume(tmp_path / "right eye.mhd", voxels, SPACING_MM)

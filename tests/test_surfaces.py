@@ -8,6 +8,7 @@ import pytest
 import skimage.data
 
 from utils.phantom.retouch_like import generate_phantom
+from utils.phantom.varied import draw_varied
 from utils.preparation.preprocessing import preprocessed_slices
 from utils.segmentation.surfaces import bruchs_membrane, retinal_surfaces, strongest_path
 
@@ -118,6 +119,22 @@ def test_phantoms_of_every_vendor_show_a_retina(vendor, rows):
     settings = {"axial_spacing_mm": AXIAL_MM, "reference_histogram": None}
     for slice_ in preprocessed_slices(voxels, spacing_mm, vendor, **settings):
         assert retinal_surfaces(slice_, (spacing_mm[0], AXIAL_MM)).is_retina
+
+
+@pytest.mark.parametrize("seed", [20, 23, 25, 35])
+def test_surfaces_of_ill_eyes(seed):
+    """Varied phantoms in which no edge alone finds them."""
+    voxels, _, spacing_mm, eye = draw_varied(1, (77, seed))
+    settings = {"axial_spacing_mm": AXIAL_MM, "reference_histogram": None}
+    (slice_,) = preprocessed_slices(voxels, spacing_mm, "Spectralis", **settings)
+    found = retinal_surfaces(slice_, (spacing_mm[0], AXIAL_MM))
+    inner, outer, epithelium = (
+        eye.boundary(layer)[0] / AXIAL_MM
+        for layer in ("nerve fibre layer", "ellipsoid zone", "retinal pigment epithelium")
+    )
+    assert np.abs(found.inner - inner).mean() * AXIAL_MM < 0.025
+    assert np.minimum(np.abs(found.outer - outer), np.abs(found.outer - epithelium)).mean() * AXIAL_MM < 0.025
+    assert found.is_retina
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from utils.compiled import compiled
 
 # Grey values are scaled to 0-1 before. Weights are relative to an outer edge's.
 _EDGE, _SHARP_EDGE = 0.95, 1.65  # of the inner surface: its edge, the edge near by
+_INSIDE, _FAR_ABOVE = 0.4, -0.4  # the tissue below it is bright, what lies up to 0.6 mm above it is dark
 _SHARPEST = 0.4  # a sharper edge counts no more: the outer surface is often the sharpest
 _BRIGHTEST = 0.5  # of the outer surface: how bright it is beside its column's brightest
 _ROUGHNESS_COST = 8.0  # for each mm that a surface rises or falls, where a column's strength is about 1
@@ -141,6 +142,9 @@ def _strengths(image):
     edge = np.nan_to_num(below - image.mean(-0.085, 0))
     sharp = np.nan_to_num(image.mean(0, 0.02) - image.mean(-0.03, 0)) * image.valid
     inner = _EDGE * edge + _SHARP_EDGE * np.minimum(sharp, _SHARPEST)
+    inner += _INSIDE * np.nan_to_num(image.mean(0.01, 0.15, least=0.1))
+    dark = np.percentile(image.grey[image.valid], 20)  # where nothing is known
+    inner += _FAR_ABOVE * np.nan_to_num(image.mean(-0.6, -2 * image.row_mm, least=0.1), nan=dark)
     bright, reach = np.nan_to_num(below), round(1.2 / image.row_mm)
     brightest = image.highest(bright * image.valid, -reach, reach)
     outer = edge + _BRIGHTEST * bright / np.maximum(brightest, 0.05)
