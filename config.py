@@ -100,9 +100,9 @@ PREDICTION_GB = 0.8
 THRESHOLD = 0.5
 # Instead, one for each fluid's own probability: [IRF, SRF, PED], such as [0.4, 0.3, 0.5]. None: THRESHOLD.
 FLUID_THRESHOLDS = None
-# Choose at the end of training, on validation cases: FLUID_THRESHOLDS, from which presence a fluid counts, the smallest
-# lesion, and a temperature of the probabilities. They go into best.json and win over THRESHOLD. Where --set gives
-# that one, the temperature and the probability of presence stay.
+# Choose at the end of training, on validation cases: FLUID_THRESHOLDS, from which presence a fluid counts, whether only
+# where the retina's surfaces let it be, the smallest lesion, and a temperature of the probabilities. They go into
+# best.json and win over THRESHOLD. Where --set gives that one, the temperature and the probability of presence stay.
 CHOOSE_DECISIONS = False
 
 # ---- Training ------------------------------------------------------------------------------------------------------
