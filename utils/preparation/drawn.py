@@ -1,166 +1,217 @@
-"""Pixels of an exported scan that its software drew into it: lines, arrows, scale bars, letters, dates."""
+"""Pixels that an export drew into a B-scan: lines, arrows, scale bars, letters and dates in white or light grey.
+
+Tissue is as bright as a drawing, and as thin. It is not as straight, as even and as sharp over so many pixels. What was
+drawn over tissue of nearly its own grey value cannot be told from that and is not found, unless as the rest of a line.
+"""
 
 import cv2
 import numpy as np
 
 from utils.compiled import compiled
 
-# A stroke is bright, thin and sharp. Blur of JPEG compression and smoothed edges are allowed for.
+# A stroke is bright, thin and sharp on both sides. Smoothed edges and the blur of JPEG take a pixel on each side.
 _STROKE_GREY = 150  # grey value that a stroke has at least
-_STROKE_WIDTH = 5  # pixels across a stroke, at most
-_STROKE_EVENNESS = 40  # grey values by which a stroke's pixels may be darker than the one looked at
-_STROKE_CONTRAST = 80  # grey values by which the picture is darker two pixels beside a stroke, on both sides
+_STROKE_WIDTH = 5  # pixels, at most; measured along a row or a column, an oblique stroke is wider
+_WIDEST = 8  # pixels of an oblique stroke along a row or a column
+_SAME_GREY = 40  # a pixel darker than its neighbour by less than this may belong to the same stroke
+_CONTRAST = 80  # grey values by which the picture is darker than the stroke, two pixels beside it
 
-# A line is a straight run of strokes of one width, of at least this length plus the difference between its brightest
-# and its darkest pixel. Measured on real Spectralis B-scans: the longest run of tissue that differs by at most 15 grey
-# values has 24 pixels along rows and 6 along columns, by at most 25 it has 44 and 9.
-_LINE_ALONG_ROWS = 32  # pixels
-_LINE_ALONG_COLUMNS = 20  # pixels
-_LINE_EVENNESS = 40  # grey values
+# A line is a straight run of strokes of one width and one grey value. The longest runs of tissue, in pixels along the
+# rows and along the columns of 277 real Spectralis B-scans: 24 and 6 where grey values differ by 15 at most, 44 and 9
+# where they differ by 25.
+_LINE_IN_ROWS = 32  # pixels that a line extends along the rows, at least, if all its grey values are equal
+_LINE_IN_COLUMNS = 20  # the same along the columns
+_UNEVEN = 32  # a difference of so many grey values doubles what a line extends at least
+_MOST_UNEVEN = 40  # grey values by which a line's pixels differ at most
+_WIDTHS_DIFFER = 2  # pixels by which a line's width differs at most
+_DARKER = 10  # grey values by which a line that goes on across tissue may be darker than where it was found
 _SLOPES = np.arange(-32, 33) / 32  # pixels across for each pixel along
+_START_STEP = 4  # pixels; lines are sought from every fourth column
 
-# A letter is a small body of strokes that stands alone. A row of them on one base line is text.
-_LETTER_GREY = 200  # its brightest pixel at least
-_LETTER_EDGE = 120  # grey value from which pixels belong to it
-_LETTER_SIZE = 5, 48  # pixels of its height
-_LETTER_STROKES = 0.6  # share of it that strokes cover
-_LETTERS = 4  # in a row, at least
+# A letter stands alone and is made of strokes. Letters of about one height on one base line are text.
+_LETTER_GREY = 200  # grey value that a letter's brightest pixel has at least
+_LETTER_EDGE = 160  # grey value from which a pixel belongs to a letter
+_LETTER_HEIGHT = 5, 48  # pixels, least and most
+_LETTER_STROKES = 0.4  # share of a letter's pixels that are strokes, at least
+_TEXT_LETTERS = 4  # letters in a row, at least
+_HEIGHTS_DIFFER = 1.6  # quotient of the heights of two letters of a row, at most
 
-_REACH = 12  # pixels from a line that an arrow's head or a tick may reach
-_BESIDE = 24  # pixels from what is drawn to a letter that belongs to it
-_FRINGE = 2  # pixels by which blur surrounds what is drawn
+_HEAD = 12  # pixels that an arrow's head or a tick reaches beside its line
+_BESIDE = 24  # pixels from a line to the letters that belong to it
+_FRINGE = 2  # pixels around a drawing that are blurred by it
+_PADDING_EDGE = 4  # pixels beside padding where nothing is sought
 
 
-def drawn_pixels(slice_, left_out):
-    """Mask (rows, columns; bool) of what was drawn into `slice_` (rows, columns; uint8). None where nothing was.
+def drawn_pixels(slice_, padding):
+    """Mask (rows, columns; bool) of what was drawn into `slice_` (rows, columns; uint8), with the blur around it.
 
-    `left_out` (rows, columns; bool) is padding, where nothing is sought.
+    `padding` (rows, columns; bool) and its edge hold no drawing. What a drawn rectangle encloses is not drawn.
     """
-    along_rows = _stroke_widths(slice_)
-    along_columns = _stroke_widths(np.ascontiguousarray(slice_.T))
-    along_rows[left_out] = 0
-    along_columns[left_out.T] = 0
-    drawn = _lines(slice_, along_rows, _SLOPES, _LINE_ALONG_ROWS)
-    drawn |= _lines(np.ascontiguousarray(slice_.T), along_columns, _SLOPES, _LINE_ALONG_COLUMNS).T
-    strokes = (along_rows > 0) | (along_columns.T > 0)
-    letters, in_text, labels = _letters(slice_, strokes)
-    drawn |= in_text[labels]
+    turned = np.ascontiguousarray(slice_.T)
+    in_rows, in_columns = _stroke_widths(slice_), _stroke_widths(turned)
+    if padding.any():
+        padding = _within(padding, _PADDING_EDGE)
+        in_rows[padding] = 0
+        in_columns[padding.T] = 0
+    strokes = (in_rows | in_columns.T) > 0
+    drawn = _lines(slice_, in_rows, _LINE_IN_ROWS, _SLOPES) | _lines(turned, in_columns, _LINE_IN_COLUMNS, _SLOPES).T
+    letters = _Letters(slice_, strokes)
+    drawn |= letters.in_text()
     if not drawn.any():
-        return None
-    darkest = int(slice_[drawn].min()) - _STROKE_EVENNESS
-    grown = drawn.astype(np.uint8)
-    allowed = (drawn | (strokes & (slice_ >= darkest))).astype(np.uint8)
-    for _ in range(_REACH):
+        return drawn
+    as_bright = strokes & (slice_ > int(slice_[drawn].min()) - _SAME_GREY)
+    drawn = _within(letters.beside(_grown(drawn, as_bright)), _FRINGE)
+    return drawn
+
+
+class _Letters:
+    """The bodies in a B-scan that may be letters. `strokes` (rows, columns; bool) is where its strokes are."""
+
+    def __init__(self, slice_, strokes):
+        bodies = (slice_ >= _LETTER_EDGE).astype(np.uint8)
+        count, self._labels, boxes, _ = cv2.connectedComponentsWithStats(bodies, connectivity=8)
+        self._left, top, self._width, self._height, area = boxes.T
+        self._base = top + self._height
+        least, most = _LETTER_HEIGHT
+        is_letter = (self._height >= least) & (self._height <= most) & (self._width <= 2 * most)
+        is_letter &= np.bincount(self._labels[strokes], minlength=count) >= _LETTER_STROKES * area
+        is_bright = np.zeros(count, bool)
+        is_bright[self._labels[slice_ >= _LETTER_GREY]] = True
+        self._is_letter = is_letter & is_bright
+        self._is_letter[0] = False  # what is no body
+
+    def in_text(self):
+        """Mask of the letters that stand in rows of at least four."""
+        letters = np.flatnonzero(self._is_letter)
+        letters = letters[np.argsort(self._left[letters], kind="stable")]
+        rows = []  # for each letter, the longest row that ends there
+        chosen = np.zeros(len(self._is_letter), bool)
+        for place, letter in enumerate(letters):
+            before = [row for row in rows if self._follows(row[-1], letter)]
+            rows.append([*max(before, key=len, default=[]), letter])
+            if len(rows[place]) >= _TEXT_LETTERS:
+                chosen[rows[place]] = True
+        return chosen[self._labels]
+
+    def _follows(self, first, second):
+        low, high = sorted((self._height[first], self._height[second]))
+        gap = self._left[second] - self._left[first] - self._width[first]
+        return -1 <= gap <= high <= _HEIGHTS_DIFFER * low and abs(self._base[first] - self._base[second]) <= 1
+
+    def beside(self, drawn):
+        """`drawn` (rows, columns; bool) and the letters beside it, and those beside these."""
+        taken = np.zeros(len(self._is_letter), bool)
+        while True:
+            near = np.zeros(len(taken), bool)
+            near[self._labels[_within(drawn, _BESIDE)]] = True
+            if not (near & self._is_letter & ~taken).any():
+                return drawn
+            taken |= near & self._is_letter
+            drawn = drawn | taken[self._labels]
+
+
+def _within(mask, distance):
+    """Where `mask` (rows, columns; bool) is true within `distance` rows and columns."""
+    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * distance + 1,) * 2, np.uint8)).astype(bool)
+
+
+def _grown(drawn, strokes):
+    """`drawn`, and the `strokes` (both rows, columns; bool) that start from it, as far as an arrow's head reaches."""
+    grown, allowed = drawn.astype(np.uint8), (drawn | strokes).astype(np.uint8)
+    for _ in range(_HEAD):
         grown = cv2.dilate(grown, np.ones((3, 3), np.uint8)) & allowed
-    while True:
-        near = cv2.dilate(grown, np.ones((2 * _BESIDE + 1, 2 * _BESIDE + 1), np.uint8)).astype(bool)
-        touched = np.zeros(len(letters), bool)
-        touched[labels[near]] = True
-        touched &= letters
-        if not touched.any():
-            break
-        grown |= touched[labels]
-        letters &= ~touched
-    return cv2.dilate(grown, np.ones((2 * _FRINGE + 1, 2 * _FRINGE + 1), np.uint8)).astype(bool)
-
-
-def _letters(slice_, strokes):
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((slice_ >= _LETTER_EDGE).astype(np.uint8), connectivity=8)
-    left, top, width, height, area = stats.T
-    small = (height >= _LETTER_SIZE[0]) & (height <= _LETTER_SIZE[1]) & (width <= 2 * _LETTER_SIZE[1])
-    small[0] = False
-    covered = np.bincount(labels[strokes], minlength=count)
-    letters = small & (covered >= _LETTER_STROKES * area)
-    bright = np.zeros(count, bool)
-    bright[labels[slice_ >= _LETTER_GREY]] = True
-    letters &= bright
-    in_text = np.zeros(count, bool)
-    found = np.flatnonzero(letters)
-    found = found[np.argsort(left[found])]
-    chain = {}
-    for place, this in enumerate(found):
-        chain[this] = [this]
-        for other in found[:place]:
-            gap = left[this] - left[other] - width[other]
-            level = abs(top[this] + height[this] - top[other] - height[other])
-            big, small_ = max(height[this], height[other]), min(height[this], height[other])
-            if -1 <= gap <= big and level <= 1 and big <= 1.6 * small_ and len(chain[other]) >= len(chain[this]):
-                chain[this] = [*chain[other], this]
-    for members in chain.values():
-        if len(members) >= _LETTERS:
-            in_text[members] = True
-    return letters, in_text, labels
-
-
-def _stroke_widths(slice_):
-    return _widths(slice_, _STROKE_GREY, _STROKE_CONTRAST, _STROKE_EVENNESS, _STROKE_WIDTH + 2)
-
-
-def _lines(slice_, widths, slopes, length):
-    return _runs(slice_, widths, slopes, length, _LINE_EVENNESS, _STROKE_WIDTH)
+    return grown.astype(bool)
 
 
 @compiled
-def _widths(slice_, least, drop, core, widest):
-    """Width along the column of the stroke at each pixel, 0 where none is."""
+def _stroke_widths(slice_):
+    """How many pixels of its column each pixel's stroke takes; 0 where is none. Both are uint8 (rows, columns)."""
     rows, columns = slice_.shape
     widths = np.zeros((rows, columns), np.uint8)
     for row in range(2, rows - 2):
         for column in range(columns):
             grey = np.int64(slice_[row, column])
-            if grey < least:
+            if grey < _STROKE_GREY:
                 continue
-            top = row
-            while top > 1 and row - top <= widest and slice_[top - 1, column] > grey - core:
-                top -= 1
-            if row - top >= widest or top < 2 or slice_[top - 2, column] > grey - drop:
+            same, beside = grey - _SAME_GREY, grey - _CONTRAST
+            first = row
+            while first > 1 and row - first < _WIDEST and slice_[first - 1, column] > same:
+                first -= 1
+            if row - first >= _WIDEST or first < 2 or slice_[first - 2, column] > beside:
                 continue
-            bottom = row
-            while bottom < rows - 2 and bottom - top <= widest and slice_[bottom + 1, column] > grey - core:
-                bottom += 1
-            if bottom - top >= widest or bottom >= rows - 2 or slice_[bottom + 2, column] > grey - drop:
+            last = row
+            while last < rows - 2 and last - first < _WIDEST and slice_[last + 1, column] > same:
+                last += 1
+            if last - first >= _WIDEST or last > rows - 3 or slice_[last + 2, column] > beside:
                 continue
-            widths[row, column] = bottom - top + 1
+            widths[row, column] = last - first + 1
     return widths
 
 
 @compiled
-def _runs(slice_, widths, slopes, length, evenness, widest):
+def _lines(slice_, widths, least, slopes):
+    """Mask (rows, columns; bool) of the lines that extend farther along the rows than along the columns.
+
+    `widths` are the `_stroke_widths` of `slice_`, `least` is the length in columns of an even line.
+    """
     rows, columns = slice_.shape
-    drawn = np.zeros((rows, columns), np.uint8)
+    lines = np.zeros((rows, columns), np.bool_)
     for row in range(rows):
-        for column in range(0, columns, 4):
-            if not widths[row, column]:
+        for column in range(0, columns, _START_STEP):
+            if widths[row, column] == 0:
                 continue
             for slope in slopes:
-                allowed = (widest - 0.5) * np.sqrt(1 + slope * slope) + 0.5
-                lowest, highest, narrowest, broadest, step, last = 255, 0, 255, 0, 0, 0
-                while column + step < columns:
-                    place = row + slope * step
-                    above = int(np.floor(place))
-                    if above < 0 or above + 1 >= rows:
-                        break
-                    best = above
-                    if place > above and (
-                        widths[above, column + step] == 0
-                        or (widths[above + 1, column + step] and slice_[above + 1, column + step] > slice_[above, column + step])
-                    ):
-                        best = above + 1
-                    width = widths[best, column + step]
-                    if width == 0 or width > allowed:
-                        break
-                    grey = slice_[best, column + step]
-                    lowest, highest = min(lowest, grey), max(highest, grey)
-                    narrowest, broadest = min(narrowest, width), max(broadest, width)
-                    if highest - lowest > evenness or broadest - narrowest > 2:
-                        break
-                    step += 1
-                    if step >= length + highest - lowest:
-                        last = step
-                for step in range(last):
-                    place = row + slope * step
-                    above = int(np.floor(place))
-                    drawn[above, column + step] = 1
-                    if place > above:
-                        drawn[above + 1, column + step] = 1
-    return drawn.view(np.bool_)
+                length, darkest = _line(slice_, widths, least, row, column, slope)
+                if length:
+                    _mark(slice_, lines, row, column, slope, length, darkest - _DARKER)
+    return lines
+
+
+@compiled
+def _line(slice_, widths, least, row, column, slope):
+    """Length in columns of the line that starts there, and its darkest grey value; zeros where none does.
+
+    A line of pixels lies within one pixel of the ideal one, so that the brighter of two pixels counts.
+    """
+    rows, columns = slice_.shape
+    widest = _STROKE_WIDTH * np.sqrt(1 + slope * slope) + 0.5
+    lowest, highest, narrowest, broadest = 255, 0, 255, 0
+    length, darkest = 0, 0
+    for step in range(columns - column):
+        place = row + slope * step
+        above, below = int(np.floor(place)), int(np.ceil(place))
+        if above < 0 or below >= rows:
+            break
+        here = column + step
+        best = above
+        if widths[above, here] == 0 or (widths[below, here] and slice_[below, here] > slice_[above, here]):
+            best = below
+        width, grey = np.int64(widths[best, here]), np.int64(slice_[best, here])
+        if width == 0 or width > widest:
+            break
+        lowest, highest = min(lowest, grey), max(highest, grey)
+        narrowest, broadest = min(narrowest, width), max(broadest, width)
+        if highest - lowest > _MOST_UNEVEN or broadest - narrowest > _WIDTHS_DIFFER:
+            break
+        if step + 1 >= least * (1 + (highest - lowest) / _UNEVEN):
+            length, darkest = step + 1, lowest
+    return length, darkest
+
+
+@compiled
+def _mark(slice_, lines, row, column, slope, length, darkest):
+    """Mark in `lines` the line of `length` columns that starts there, and on both sides what goes on as bright."""
+    rows, columns = slice_.shape
+    for direction in (-1, 1):
+        step = 0
+        while 0 <= column + step < columns:
+            place = row + slope * step
+            above, below = int(np.floor(place)), int(np.ceil(place))
+            if above < 0 or below >= rows:
+                break
+            here = column + step
+            best = below if slice_[below, here] > slice_[above, here] else above
+            if not 0 <= step < length and slice_[best, here] < darkest:
+                break
+            lines[best, here] = True
+            step += direction
