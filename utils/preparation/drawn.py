@@ -23,8 +23,9 @@ _LINE_IN_ROWS = 32  # pixels that a line extends along the rows, at least, if al
 _LINE_IN_COLUMNS = 20  # the same along the columns
 _UNEVEN = 32  # a difference of so many grey values doubles what a line extends at least
 _MOST_UNEVEN = 40  # grey values by which a line's pixels differ at most
-_WIDTHS_DIFFER = 2  # pixels by which a line's width differs at most
+_WIDTHS_DIFFER = 1  # pixels by which a line's width differs at most
 _DARKER = 10  # grey values by which a line that goes on across tissue may be darker than where it was found
+_STANDS_OUT = 25  # grey values by which it is brighter there than some pixel at most `_WIDEST` pixels beside it
 _SLOPES = np.arange(-32, 33) / 32  # pixels across for each pixel along
 _START_STEP = 4  # pixels; lines are sought from every fourth column
 
@@ -32,13 +33,17 @@ _START_STEP = 4  # pixels; lines are sought from every fourth column
 _LETTER_GREY = 200  # grey value that a letter's brightest pixel has at least
 _LETTER_EDGE = 160  # grey value from which a pixel belongs to a letter
 _LETTER_HEIGHT = 5, 48  # pixels, least and most
-_LETTER_STROKES = 0.4  # share of a letter's pixels that are strokes, at least
+_LETTER_WIDTH = 1.6  # quotient of its width and height, at most
+_LETTER_STROKES = 0.6  # share of a letter's pixels that are strokes, at least
+_LETTER_CONTRAST = 80  # grey values by which a letter is brighter than what surrounds it, on average
+_AROUND = 2  # pixels around a letter's box that surround it
 _TEXT_LETTERS = 4  # letters in a row, at least
 _HEIGHTS_DIFFER = 1.6  # quotient of the heights of two letters of a row, at most
 
 _HEAD = 12  # pixels that an arrow's head or a tick reaches beside its line
 _BESIDE = 24  # pixels from a line to the letters that belong to it
 _FRINGE = 2  # pixels around a drawing that are blurred by it
+_MOST_OF_PICTURE = 0.1  # share; more is overexposed tissue
 _PADDING_EDGE = 4  # pixels beside padding where nothing is sought
 
 
@@ -56,46 +61,56 @@ def drawn_pixels(slice_, padding):
     strokes = (in_rows | in_columns.T) > 0
     drawn = _lines(slice_, in_rows, _LINE_IN_ROWS, _SLOPES) | _lines(turned, in_columns, _LINE_IN_COLUMNS, _SLOPES).T
     letters = _Letters(slice_, strokes)
-    drawn |= letters.in_text()
+    in_text = letters.in_text()
+    if in_text.any():
+        drawn |= letters.mask(in_text)
     if not drawn.any():
         return drawn
     as_bright = strokes & (slice_ > int(slice_[drawn].min()) - _SAME_GREY)
     drawn = _within(letters.beside(_grown(drawn, as_bright)), _FRINGE)
-    return drawn
+    return drawn if drawn.mean() <= _MOST_OF_PICTURE else np.zeros_like(drawn)
 
 
 class _Letters:
     """The bodies in a B-scan that may be letters. `strokes` (rows, columns; bool) is where its strokes are."""
 
     def __init__(self, slice_, strokes):
-        bodies = (slice_ >= _LETTER_EDGE).astype(np.uint8)
-        count, self._labels, boxes, _ = cv2.connectedComponentsWithStats(bodies, connectivity=8)
-        self._left, top, self._width, self._height, area = boxes.T
-        self._base = top + self._height
+        self._labels, boxes = _bodies(slice_, strokes)
+        top, self._base, self._left, self._right, area, of_strokes, brightest = boxes.T
+        self._height = self._base - top
         least, most = _LETTER_HEIGHT
-        is_letter = (self._height >= least) & (self._height <= most) & (self._width <= 2 * most)
-        is_letter &= np.bincount(self._labels[strokes], minlength=count) >= _LETTER_STROKES * area
-        is_bright = np.zeros(count, bool)
-        is_bright[self._labels[slice_ >= _LETTER_GREY]] = True
-        self._is_letter = is_letter & is_bright
-        self._is_letter[0] = False  # what is no body
+        is_letter = (self._height >= least) & (self._height <= most)
+        is_letter &= self._right - self._left <= _LETTER_WIDTH * self._height
+        is_letter &= (of_strokes >= _LETTER_STROKES * area) & (brightest >= _LETTER_GREY)
+        for letter in np.flatnonzero(is_letter):
+            around = (
+                slice(max(0, top[letter] - _AROUND), self._base[letter] + _AROUND),
+                slice(max(0, self._left[letter] - _AROUND), self._right[letter] + _AROUND),
+            )
+            is_body, grey = self._labels[around] == letter, slice_[around]
+            is_letter[letter] = grey[is_body].mean() - grey[~is_body].mean() >= _LETTER_CONTRAST
+        self._is_letter = is_letter
 
     def in_text(self):
-        """Mask of the letters that stand in rows of at least four."""
+        """Whether each body (bool) is a letter in a row of at least four."""
         letters = np.flatnonzero(self._is_letter)
         letters = letters[np.argsort(self._left[letters], kind="stable")]
-        rows = []  # for each letter, the longest row that ends there
         chosen = np.zeros(len(self._is_letter), bool)
+        rows = []  # for each letter, the longest row that ends there
         for place, letter in enumerate(letters):
             before = [row for row in rows if self._follows(row[-1], letter)]
             rows.append([*max(before, key=len, default=[]), letter])
             if len(rows[place]) >= _TEXT_LETTERS:
                 chosen[rows[place]] = True
+        return chosen
+
+    def mask(self, chosen):
+        """Mask (rows, columns; bool) of the bodies that are `chosen` (bool for each)."""
         return chosen[self._labels]
 
     def _follows(self, first, second):
         low, high = sorted((self._height[first], self._height[second]))
-        gap = self._left[second] - self._left[first] - self._width[first]
+        gap = self._left[second] - self._right[first]
         return -1 <= gap <= high <= _HEIGHTS_DIFFER * low and abs(self._base[first] - self._base[second]) <= 1
 
     def beside(self, drawn):
@@ -107,7 +122,7 @@ class _Letters:
             if not (near & self._is_letter & ~taken).any():
                 return drawn
             taken |= near & self._is_letter
-            drawn = drawn | taken[self._labels]
+            drawn = drawn | self.mask(taken)
 
 
 def _within(mask, distance):
@@ -146,6 +161,46 @@ def _stroke_widths(slice_):
                 continue
             widths[row, column] = last - first + 1
     return widths
+
+
+@compiled
+def _bodies(slice_, strokes):
+    """Connected pixels of at least a letter's grey value, of which some are `strokes` (rows, columns; bool).
+
+    Returns labels (rows, columns; int32), 0 for what is no such body, and for each label (int64, 7) the first row and
+    that after the last, the first column and that after the last, how many pixels it has and how many are strokes, and
+    its largest grey value.
+    """
+    rows, columns = slice_.shape
+    labels = np.zeros((rows, columns), np.int32)
+    boxes = np.zeros((strokes.sum() + 1, 7), np.int64)
+    waiting = np.empty((rows * columns, 2), np.int32)
+    count = 1
+    for row in range(rows):
+        for column in range(columns):
+            if not strokes[row, column] or labels[row, column] or slice_[row, column] < _LETTER_EDGE:
+                continue
+            box = boxes[count]
+            box[:] = row, row + 1, column, column + 1, 0, 0, 0
+            waiting[0] = row, column
+            labels[row, column] = count
+            left = 1
+            while left:
+                left -= 1
+                y, x = waiting[left]
+                box[0], box[1] = min(box[0], y), max(box[1], y + 1)
+                box[2], box[3] = min(box[2], x), max(box[3], x + 1)
+                box[4] += 1
+                box[5] += strokes[y, x]
+                box[6] = max(box[6], slice_[y, x])
+                for below in range(max(0, y - 1), min(rows, y + 2)):
+                    for beside in range(max(0, x - 1), min(columns, x + 2)):
+                        if labels[below, beside] == 0 and slice_[below, beside] >= _LETTER_EDGE:
+                            labels[below, beside] = count
+                            waiting[left] = below, beside
+                            left += 1
+            count += 1
+    return labels, boxes[:count]
 
 
 @compiled
@@ -207,11 +262,14 @@ def _mark(slice_, lines, row, column, slope, length, darkest):
         while 0 <= column + step < columns:
             place = row + slope * step
             above, below = int(np.floor(place)), int(np.ceil(place))
-            if above < 0 or below >= rows:
+            if above < 1 or below > rows - 2:
                 break
             here = column + step
             best = below if slice_[below, here] > slice_[above, here] else above
-            if not 0 <= step < length and slice_[best, here] < darkest:
-                break
+            if not 0 <= step < length:
+                dark = slice_[best, here] - _STANDS_OUT
+                sides = slice_[max(0, best - _WIDEST) : best, here], slice_[best + 1 : best + 1 + _WIDEST, here]
+                if slice_[best, here] < darkest or sides[0].min() > dark or sides[1].min() > dark:
+                    break
             lines[best, here] = True
             step += direction

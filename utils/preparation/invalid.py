@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from utils.preparation.disk_morphology import dilate_with_disk, erode_with_disk
+from utils.preparation.drawn import drawn_pixels
 
 _WHITE_TOLERANCE = 10  # grey values below the maximum that still count as white: JPEG blurs padding
 
@@ -55,7 +56,7 @@ class InvalidPixels:
         for slice_ in slices:
             padding = _padding_regions(slice_ == 0, _BLACK) | _white_padding(slice_, maximum)
             self._shape = padding.shape
-            self._packed.append(np.packbits(padding))
+            self._packed.append(np.packbits(padding | drawn_pixels(slice_, padding)))
             in_all = padding if in_all is None else in_all & padding
         radius = find_circular_crop_radius(in_all)
         self._outside = None if radius is None else _distance_to_centre(self._shape) >= radius
