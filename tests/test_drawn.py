@@ -6,12 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.files import code_digest
-from utils.preparation import preprocessing
 from utils.preparation.cases import find_cases
 from utils.preparation.drawn import drawn_pixels
 from utils.preparation.invalid import find_invalid
-from utils.preparation.preprocessing import grey_value_histogram, preprocess_volume, to_8_bit
+from utils.preparation.preprocessing import PREPROCESSING_CODE, grey_value_histogram, preprocess_volume, to_8_bit
 from utils.volumes.mhd import read_volume
 
 REAL_SCANS = [Path(__file__).resolve().parents[2] / "shared" / "data" / name for name in ("real_oct", "real_oct_whole")]
@@ -19,13 +17,13 @@ ROWS, COLUMNS = 300, 400
 
 
 def b_scan(seed=0):
-    """Dark vitreous, a grey retina whose lower border is bright, saturated, thin and nearly flat, dark choroid."""
+    """Dark vitreous, a grey retina whose lower border is bright, partly saturated and thin, dark choroid."""
     rng = np.random.default_rng(seed)
     row, column = np.ogrid[:ROWS, :COLUMNS]
     top = 110 + 10 * np.sin(column / 60)
-    bright = 170 + 6 * np.sin(column / 45)
+    bright = 170 + 8 * np.sin(column / 25)
     grey = np.where(row < top, 20.0, np.where(row < bright, 90.0, 50.0))
-    grey = np.where((row >= bright) & (row < bright + 5), 270.0, grey)
+    grey = np.where((row >= bright) & (row < bright + 5), 220.0, grey)
     speckle = cv2.GaussianBlur(rng.gamma(4, 1 / 4, (ROWS, COLUMNS)), (0, 0), 0.8)
     return np.clip(grey * speckle, 0, 255).astype(np.uint8)
 
@@ -61,11 +59,18 @@ def scale_bar(canvas, thickness):
     cv2.line(canvas, (40, 280), (120, 280), 255, thickness)
     for end in (40, 120):
         cv2.line(canvas, (end, 274), (end, 286), 255, thickness)
-    cv2.putText(canvas, "200", (60, 265), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255, 1)
+    text(canvas, "200", (60, 265))
 
 
 def date(canvas, thickness):
-    cv2.putText(canvas, "24.03.2019", (20, 60), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, min(thickness, 2))
+    text(canvas, "24-03-2019", (20, 60), 0.5 + 0.2 * thickness)
+
+
+def text(canvas, letters, place, scale=0.6):
+    """Letter by letter, so that none touches the next, on the base line that starts at `place`."""
+    for letter in letters:
+        cv2.putText(canvas, letter, place, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, 1)
+        place = place[0] + cv2.getTextSize(letter, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0] + 3, place[1]
 
 
 DRAWINGS = [rectangle, horizontal, vertical, oblique, arrow, scale_bar, date]
@@ -135,7 +140,7 @@ def test_bright_foci_curved_strands_and_wide_columns_are_valid():
     for row, column in zip(rng.integers(120, 165, 20), rng.integers(20, 380, 20), strict=True):
         cv2.circle(image, (int(column), int(row)), 2, 255, -1)
     column = np.arange(COLUMNS)
-    image[(60 + 20 * np.sin(column / 40)).astype(int), column] = 255
+    image[(60 + 12 * np.sin(column / 12)).astype(int), column] = 255
     image[20:105, 200:210] = 255
     assert not found(image).any()
 
@@ -173,9 +178,8 @@ def test_drawings_are_invalid_and_leave_histogram_and_volume():
     assert (twice_as_many[1][440:540, 50:120] > 0).all()
 
 
-def test_changed_rules_prepare_scans_again(monkeypatch):
-    assert "utils.preparation.drawn" in preprocessing.PREPROCESSING_CODE
-    assert code_digest("utils.preparation.drawn") != code_digest("utils.preparation.invalid")
+def test_scans_are_prepared_again_where_these_rules_change():
+    assert "utils.preparation.drawn" in PREPROCESSING_CODE
 
 
 @pytest.mark.skipif(not all(map(Path.is_dir, REAL_SCANS)), reason="real scans are not beside the project")
@@ -183,5 +187,4 @@ def test_nothing_is_drawn_into_real_scans():
     for root in REAL_SCANS:
         for case in find_cases(root):
             for slice_ in to_8_bit(read_volume(case.oct_path)[0]):
-                without = np.ascontiguousarray(slice_)
-                assert not found(without).any(), case.name
+                assert not found(np.ascontiguousarray(slice_)).any(), case.name

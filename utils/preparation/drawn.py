@@ -41,6 +41,7 @@ _TEXT_LETTERS = 4  # letters in a row, at least
 _HEIGHTS_DIFFER = 1.6  # quotient of the heights of two letters of a row, at most
 
 _HEAD = 12  # pixels that an arrow's head or a tick reaches beside its line
+_CORNER = 3  # pixels that a corner or a crossing reaches beside the strokes that meet there
 _BESIDE = 24  # pixels from a line to the letters that belong to it
 _FRINGE = 2  # pixels around a drawing that are blurred by it
 _MOST_OF_PICTURE = 0.1  # share; more is overexposed tissue
@@ -66,8 +67,9 @@ def drawn_pixels(slice_, padding):
         drawn |= letters.mask(in_text)
     if not drawn.any():
         return drawn
-    as_bright = strokes & (slice_ > int(slice_[drawn].min()) - _SAME_GREY)
-    drawn = _within(letters.beside(_grown(drawn, as_bright)), _FRINGE)
+    as_bright = slice_ > int(slice_[drawn].min()) - _SAME_GREY
+    drawn = _grown(_grown(drawn, strokes & as_bright, _HEAD), as_bright, _CORNER)
+    drawn = _within(letters.beside(drawn), _FRINGE)
     return drawn if drawn.mean() <= _MOST_OF_PICTURE else np.zeros_like(drawn)
 
 
@@ -130,10 +132,10 @@ def _within(mask, distance):
     return cv2.dilate(mask.astype(np.uint8), np.ones((2 * distance + 1,) * 2, np.uint8)).astype(bool)
 
 
-def _grown(drawn, strokes):
-    """`drawn`, and the `strokes` (both rows, columns; bool) that start from it, as far as an arrow's head reaches."""
-    grown, allowed = drawn.astype(np.uint8), (drawn | strokes).astype(np.uint8)
-    for _ in range(_HEAD):
+def _grown(drawn, allowed, steps):
+    """`drawn`, grown within `allowed` (both rows, columns; bool) by `steps` steps to one of 8 neighbours."""
+    grown, allowed = drawn.astype(np.uint8), (drawn | allowed).astype(np.uint8)
+    for _ in range(steps):
         grown = cv2.dilate(grown, np.ones((3, 3), np.uint8)) & allowed
     return grown.astype(bool)
 
