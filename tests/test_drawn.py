@@ -98,6 +98,11 @@ def test_drawings_are_found_and_nothing_far_from_them(draw, thickness, quality):
     assert not mask[~near].any()
 
 
+def test_ticks_of_a_scale_bar_are_found():
+    image, _ = drawn_into(b_scan(), scale_bar, 1)
+    assert found(image)[274:287, [40, 120]].all()
+
+
 @pytest.mark.parametrize("grey", [200, 230])
 @pytest.mark.parametrize("draw", [rectangle, horizontal, oblique])
 def test_light_grey_drawings_are_found(draw, grey):
