@@ -1,4 +1,4 @@
-"""Pixels of an exported scan that are padding, not image: black or white regions at the border, circular crops."""
+"""Pixels of an exported scan that are not image: black or white padding, circular crops, what was drawn into it."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from utils.preparation.disk_morphology import dilate_with_disk, erode_with_disk
+from utils.preparation.drawn import drawn_pixels
 
 _WHITE_TOLERANCE = 10  # grey values below the maximum that still count as white: JPEG blurs padding
 
@@ -33,10 +34,11 @@ _CIRCLE_TOLERANCE = 0.04  # share of the padding that may disagree with a circle
 
 
 def find_invalid(voxels):
-    """Mask (slices, rows, columns; bool) of the padding in `voxels` (slices, rows, columns; uint8).
+    """Mask (slices, rows, columns; bool) of padding and drawings in `voxels` (slices, rows, columns; uint8).
 
     Padding touches the image border. It is black (exactly 0) or white (within 10 of the volume's maximum), in regions
     too large and too even to be tissue or noise. Outside a circular crop that all slices share, everything is padding.
+    Drawings are `drawn_pixels`.
     """
     if voxels.dtype != np.uint8 or voxels.ndim != 3:
         raise ValueError(f"expected a uint8 array (slices, rows, columns), got {voxels.dtype} {voxels.shape}")
@@ -55,15 +57,15 @@ class InvalidPixels:
         for slice_ in slices:
             padding = _padding_regions(slice_ == 0, _BLACK) | _white_padding(slice_, maximum)
             self._shape = padding.shape
-            self._packed.append(np.packbits(padding))
+            self._packed.append(np.packbits(padding | drawn_pixels(slice_, padding)))
             in_all = padding if in_all is None else in_all & padding
         radius = find_circular_crop_radius(in_all)
         self._outside = None if radius is None else _distance_to_centre(self._shape) >= radius
 
     def __iter__(self):
         for packed in self._packed:
-            padding = np.unpackbits(packed, count=self._shape[0] * self._shape[1]).view(bool).reshape(self._shape)
-            yield padding if self._outside is None else padding | self._outside
+            invalid = np.unpackbits(packed, count=self._shape[0] * self._shape[1]).view(bool).reshape(self._shape)
+            yield invalid if self._outside is None else invalid | self._outside
 
 
 def find_circular_crop_radius(padding):

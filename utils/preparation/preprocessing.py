@@ -38,7 +38,12 @@ def vendor_rule(vendor):
 
 
 # Modules that decide what preprocessed voxels are and where they lie, for `utils.files.code_digest`.
-PREPROCESSING_CODE = ("utils.volumes.geometry", "utils.preparation.invalid", "utils.preparation.preprocessing")
+PREPROCESSING_CODE = (
+    "utils.volumes.geometry",
+    "utils.preparation.drawn",
+    "utils.preparation.invalid",
+    "utils.preparation.preprocessing",
+)
 
 
 def preprocess_volume(voxels, spacing_mm, vendor, *, axial_spacing_mm, reference_histogram=None):
@@ -79,7 +84,7 @@ def preprocessed_slices(voxels, spacing_mm, vendor, *, axial_spacing_mm, referen
 
 
 def invalid_pixels(voxels):
-    """The `InvalidPixels` (padding) of an exported scan (slices, rows, columns; uint8 or uint16)."""
+    """The `InvalidPixels` (padding and drawings) of an exported scan (slices, rows, columns; uint8 or uint16)."""
     return InvalidPixels(_slices_of_8_bit(voxels), int(to_8_bit(np.array(voxels.max()))))
 
 
