@@ -25,6 +25,7 @@ EPOCH = 8  # 2 400 steps in all
 GRADIENT_CLIP = 1.0  # no single batch throws the weights far
 EMA_MOMENTUM = 0.97  # the average of about the last 30 steps
 BATCH_NORM_MOMENTUM = 0.97  # batches differ much
+NEIGHBOURS = False  # in a stack as alone
 MATCH_INTENSITIES = False  # the network learns to cope with any grey values
 GREY_AUGMENTATION = 0.3  # two of the seven changes a patch
 SCALE_AUGMENTATION = 0.5  # every other patch keeps its scale

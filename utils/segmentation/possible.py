@@ -8,9 +8,8 @@ import numpy as np
 
 from utils.labels import FLUIDS
 
-# How far, in mm, each fluid may lie above the inner limiting membrane (traction lifts cysts with it) and below Bruch's
-# membrane (which is found too high under detachments as wide as the scan).
-ABOVE_MM = {"IRF": 0.5, "SRF": 0.1, "PED": 0.15}
+ABOVE_MM = 0.5  # how far any fluid may lie above the inner limiting membrane: traction lifts cysts with it
+# How far each may lie below Bruch's membrane, which is found too high under detachments as wide as the scan.
 BELOW_MM = {"IRF": 0.2, "SRF": 0.3, "PED": 0.5}
 
 
@@ -23,8 +22,8 @@ def possible_places(surfaces, rows, row_mm):
     if not surfaces.is_retina:
         return np.ones((rows, columns, len(FLUIDS)), bool)
     row = np.arange(rows)[:, None, None]
-    above, below = (np.array([mm[fluid] for fluid in FLUIDS]) / row_mm for mm in (ABOVE_MM, BELOW_MM))
-    return (row >= surfaces.inner[:, None] - above) & (row <= surfaces.bruch[:, None] + below)
+    below = np.array([BELOW_MM[fluid] for fluid in FLUIDS]) / row_mm
+    return (row >= surfaces.inner[:, None] - ABOVE_MM / row_mm) & (row <= surfaces.bruch[:, None] + below)
 
 
 def only_possible(probabilities, possible):
