@@ -72,7 +72,8 @@ QUICK = {
         ".venv/bin/python -m pip install -r requirements.txt --dry-run --no-index"
     ),
     "source .venv/bin/activate": shortened('source .venv/bin/activate && test "$VIRTUAL_ENV"'),
-    "python -m utils.phantom --output DIR --cases N --slices N --seed S [--padded-wedges] [--circular-crop] [--haze GREY]": shortened(
+    "python -m utils.phantom --output DIR --cases N --slices N --seed S [--padded-wedges] [--circular-crop] "
+    "[--haze GREY]": shortened(
         "python -m utils.phantom --output more --cases 3 --slices 2 --seed 4 --padded-wedges --circular-crop"
     ),
     "python prepare_data.py": executed(),

@@ -85,7 +85,7 @@ def _cells(thickness_mm, x_mm, z_mm):
 
 
 def _median(thickness_mm):
-    """The map after a median over 3 slices and 9 columns; NaN stays, and counts as what is around it."""
+    """The map after a median over 3 slices and 9 columns; NaN stays, and counts as the median of all."""
     known = ~np.isnan(thickness_mm)
     middle = np.nanmedian(thickness_mm)
     filled = np.where(known, thickness_mm, middle)
