@@ -115,6 +115,7 @@ def test_the_warning_says_what_the_model_has_seen():
     assert unlike_training(None, "Cirrus", SPACING_MM, appearance) == []
 
 
+@pytest.mark.slow
 def test_segmenting_with_a_vendor_that_the_model_may_not_have_seen(tmp_path):
     model = export_brightness_model(tmp_path)
     write_volume(tmp_path / "scan.mhd", bright_scan(), SPACING_MM)
@@ -211,6 +212,7 @@ def test_pictures_are_asked_about_and_volumes_not(tmp_path):
     assert read(tmp_path / "picture.png", vendor="Cirrus").scale_doubt is None  # taken for the whole depth
 
 
+@pytest.mark.slow
 def test_the_question_is_a_warning_or_a_note_where_the_scale_was_said(tmp_path):
     model = export_brightness_model(tmp_path)
     Image.fromarray(bright_scan()[0]).save(tmp_path / "picture.png")

@@ -94,6 +94,7 @@ def test_where_everything_fails_the_index_says_so(model, tmp_path):
     assert "<td>torn.png: cannot be read" in (tmp_path / "out" / "index.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_names_and_birth_dates_are_on_no_page(model, tmp_path):
     source, output, voxels = tmp_path / "scans", tmp_path / "out", bright_scan()
     write_xml(source / "xml", voxels)
