@@ -102,6 +102,9 @@ def test_fluid_counts_only_where_it_can_be_if_all_models_say_so():
     assert not Decisions.from_details({"threshold": 0.5, "decisions": {}}).only_possible
     assert not decisions_of_run([details], 0.5, None, given=True).only_possible
     assert only.in_words() == "0.5, only where fluid can be"
+    ped_over_srf = np.concatenate([pixels((0, 0, 0.9)), pixels((0, 0.9, 0)), pixels((0, 0, 0.9))])
+    assert only.labels(ped_over_srf, NOTHING, PIXEL_MM2)[:, 0].tolist() == [0, 2, 3]
+    assert anywhere.labels(ped_over_srf, NOTHING, PIXEL_MM2)[:, 0].tolist() == [3, 2, 3]
 
 
 def test_they_are_told_in_words():

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import special
 
 from utils.labels import FLUIDS
+from utils.segmentation.possible import remove_ped_above_srf
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ class Decisions:
         if self.present_from is not None:
             absent = self.presence_probability(presence) < self.present_from
             labels[np.r_[False, absent][labels]] = 0
+        if self.only_possible:
+            remove_ped_above_srf(labels)
         if self.smallest_lesion_mm2:
             remove_small_lesions(labels, self.smallest_lesion_mm2 / pixel_mm2)
         return labels

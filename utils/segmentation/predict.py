@@ -26,7 +26,7 @@ from utils.preparation.preprocessing import (
 )
 from utils.preparation.roi import ROI_CODE, prediction_region
 from utils.segmentation.decisions import Decisions, of_taught_fluids
-from utils.segmentation.possible import only_possible, possible_places, remove_ped_above_srf
+from utils.segmentation.possible import only_possible, possible_places
 from utils.segmentation.surfaces import retinal_surfaces
 from utils.segmentation.tiling import TILE_PIXELS, predict_stacks, presence_scores
 from utils.volumes.spacing import check_spacing
@@ -322,9 +322,10 @@ def segmented_slices(
             region = prediction_region(slice_)
             if on_preprocessed or decisions.only_possible:
                 surfaces = retinal_surfaces(slice_, (spacing_mm[0], settings.axial_spacing_mm))
+            if decisions.only_possible:
                 possible.append(possible_places(surfaces, len(slice_), settings.axial_spacing_mm))
-                if on_preprocessed:
-                    on_preprocessed(slice_, region, surfaces)
+            if on_preprocessed:
+                on_preprocessed(slice_, region, surfaces)
             seen = (before, slice_, after) if settings.neighbours else 3 * (slice_,)
             yield np.stack([slice_ if near is None else near for near in seen]), region
 
@@ -339,23 +340,19 @@ def segmented_slices(
         channels=network.channels,
     )
     of_taught = (of_taught_fluids(probabilities, settings.taught) for probabilities in predicted)
+
+    def labelled(probabilities, padding, decisions):
+        calibrated = decisions.calibrated(probabilities)
+        on_scan_rows = np.tensordot(to_scan_rows, calibrated, axes=1)
+        on_scan_rows[padding] = np.eye(network.channels)[0]  # once more: interpolation reached into it
+        presence = presence_scores(calibrated)
+        return decisions.labels(on_scan_rows[..., :4], presence, pixel_mm2), on_scan_rows, presence
+
     for index, (probabilities, padding) in enumerate(zip(of_taught, invalid, strict=True)):
         if not np.isfinite(probabilities).all():
             raise NotFinite(f"{_NOT_FINITE} in B-scan {index}; {_FINITE}")
-
-        def labelled(probabilities, padding=padding):
-            calibrated = decisions.calibrated(probabilities)
-            on_scan_rows = np.tensordot(to_scan_rows, calibrated, axes=1)
-            on_scan_rows[padding] = np.eye(network.channels)[0]  # once more: interpolation reached into it
-            presence = presence_scores(calibrated)
-            return decisions.labels(on_scan_rows[..., :4], presence, pixel_mm2), on_scan_rows, presence
-
-        places = possible.popleft() if possible else None
-        if not decisions.only_possible:
-            yield labelled(probabilities)
-            continue
-        if on_impossible:
-            on_impossible(labelled(probabilities)[0])
-        labels, on_scan_rows, presence = labelled(only_possible(probabilities, places))
-        remove_ped_above_srf(labels)
-        yield labels, on_scan_rows, presence
+        if decisions.only_possible:
+            if on_impossible:
+                on_impossible(labelled(probabilities, padding, replace(decisions, only_possible=False))[0])
+            probabilities = only_possible(probabilities, possible.popleft())
+        yield labelled(probabilities, padding, decisions)
