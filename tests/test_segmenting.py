@@ -24,7 +24,7 @@ from utils.labels import FLUIDS
 from utils.phantom.varied import generate_varied
 from utils.segmentation import output as output_module
 from utils.segmentation import predict
-from utils.segmentation.decisions import Decisions
+from utils.segmentation.decisions import Decisions, decisions_of_run
 from utils.segmentation.output import Job, segment_to_files
 from utils.segmentation.predict import load_network, prediction_digest
 from utils.volumes.mhd import read_volume, write_volume
@@ -88,18 +88,16 @@ def test_fluid_where_none_can_be_is_removed_and_counted(tmp_path):
     voxels[:, 180:190, 100:110] = 230
     voxels[1, 360:380, 100:120] = rng.integers(205, 250, (20, 20))
     write_volume(tmp_path / "scan.mhd", voxels, SPACING_MM)
-    command = (tmp_path / "scan.mhd", "--vendor", "Spectralis", "--model", model, "--output")
-    run(*command, tmp_path / "out")
-    run(*command, tmp_path / "lifted", "--set", "THRESHOLD=0.5")
+    (files,) = find_scans([tmp_path / "scan.mhd"])
+    record, _ = segment_to_files(files, job_of(model, tmp_path / "out", vendor="Spectralis"))
+    lifting = decisions_of_run([read_best(model)], 0.5, None, given=True)  # --set THRESHOLD=0.5
+    of_lifted, _ = segment_to_files(files, job_of(model, tmp_path / "lifted", vendor="Spectralis", decisions=lifting))
     labels, lifted = (read_volume(tmp_path / name / "Spectralis_scan.mhd")[0] for name in ("out", "lifted"))
     below = np.zeros(voxels.shape, bool)
     below[1, 355:385, 95:125] = True
     assert (lifted[below] == 1).sum() == 400
     np.testing.assert_array_equal(labels, np.where(below, 0, lifted))
     assert (labels[:, 180:190, 100:110] == 1).all()
-    record, of_lifted = (
-        json.loads((tmp_path / name / "Spectralis_scan" / "scan.json").read_text()) for name in ("out", "lifted")
-    )
     assert [fluid["removed_voxels"] for fluid in record["fluids"]] == [400, 0, 0]
     assert "removed_voxels" not in of_lifted["fluids"][0]
     assert record["facts"]["threshold"] == "0.5, only where fluid can be"
