@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from utils.phantom.retouch_like import generate_phantom
+from utils.phantom.retouch_like import draw_phantom, generate_phantom
 from utils.phantom.varied import draw_varied
 from utils.preparation.preprocessing import preprocessed_slices
 from utils.segmentation.surfaces import bruchs_membrane, retinal_surfaces, strongest_path
@@ -119,6 +119,15 @@ def test_phantoms_of_every_vendor_show_a_retina(vendor, rows):
     settings = {"axial_spacing_mm": AXIAL_MM, "reference_histogram": None}
     for slice_ in preprocessed_slices(voxels, spacing_mm, vendor, **settings):
         assert retinal_surfaces(slice_, (spacing_mm[0], AXIAL_MM)).is_retina
+
+
+def test_bright_haze_above_a_retina_is_told_from_it_by_what_lies_below_and_far_above():
+    voxels, _, spacing_mm, eye, first = draw_phantom("Spectralis", 496, 1, (5, 3), {1: 0, 2: 0.4, 3: 0}, haze=90)
+    settings = {"axial_spacing_mm": AXIAL_MM, "reference_histogram": None}
+    (slice_,) = preprocessed_slices(voxels, spacing_mm, "Spectralis", **settings)
+    found = retinal_surfaces(slice_, (spacing_mm[0], AXIAL_MM))
+    inner = eye.boundary_mm("nerve fibre layer")[first] / AXIAL_MM
+    assert np.abs(found.inner - inner).mean() * AXIAL_MM < 0.01
 
 
 @pytest.mark.parametrize("seed", [20, 23, 25, 35])
