@@ -25,10 +25,19 @@ def test_expected_dice_and_the_b_scan_to_look_at():
     assert certainty.expected_dice(0) == pytest.approx(2 * 1.6 / (2 + 2.5))
     assert certainty.expected_dice(1) is None
     assert certainty.most_doubtful_b_scan() == 1  # 0.8 wrong pixels against 0.4 + 0.1
-    row = fluid_confidence(certainty, 0, 0.9)
-    assert row["confidence"] == pytest.approx(0.9 * 3.2 / 4.5)
+    row = fluid_confidence(certainty, 0, 0.9, Decisions(0.5))
+    assert row["confidence"] == row["expected_dice"] == pytest.approx(0.9 * 3.2 / 4.5)
     assert row["in_words"] == "likely"
-    assert fluid_confidence(certainty, 1, 0.1)["confidence"] == pytest.approx(0.9)
+    assert fluid_confidence(certainty, 1, 0.1, Decisions(0.5))["confidence"] == pytest.approx(0.9)
+
+
+def test_the_expected_dice_goes_by_the_line_of_the_fluid():
+    certainty = certainty_of([(1, 0.8), (1, 0.8), (0, 0)])
+    line = Decisions(0.5, dice_offsets=(-1.0, 0.0, 0.0), dice_slopes=(2.0, 1.0, 1.0))
+    row = fluid_confidence(certainty, 0, 0.8, line)
+    assert certainty.expected_dice(0) == pytest.approx(2 * 1.6 / (2 + 1.6))
+    logit = np.log(0.8 * 3.2 / 3.6 / (1 - 0.8 * 3.2 / 3.6))
+    assert row["confidence"] == row["expected_dice"] == pytest.approx(1 / (1 + np.exp(1 - 2 * logit)))
 
 
 def test_the_least_sure_fluid_counts_and_warnings_halve_it():

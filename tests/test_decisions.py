@@ -216,6 +216,26 @@ def test_the_presence_line_is_where_likelihood_and_priors_balance():
     assert surplus @ logits == pytest.approx((1 - chosen.presence_slopes[0]) / 0.3**2, abs=1e-3)
 
 
+def test_the_expected_dice_counts_what_is_called_fluid_and_is_none():
+    """Three of five bodies that look alike are outlined: the line says about 0.6 of each.
+
+    The regression's equations hold: the surplus is what the priors take.
+    """
+    scans = [b_scan([(1, probability, true, 12)]) for probability in (0.75, 0.9) for true in (1, 1, 1, 0, 0)]
+    chosen = choose_decisions(scans, Decisions(0.5))
+    said = []
+    for scan in scans:
+        probabilities = chosen.calibrated(scan.probabilities)
+        fluid = probabilities[..., 1].max()
+        presence = chosen.presence_probability(presence_scores(probabilities))[0]
+        said.append(presence * fluid / (0.5 + 0.5 * fluid))  # 2 p n / (n + p n) of n labelled pixels
+    logits = np.log(said) - np.log1p(-np.array(said))
+    surplus = [chosen.expected_dice(0, value) for value in said] - np.tile([1.0, 1, 1, 0, 0], 2)
+    assert surplus.sum() == pytest.approx(-chosen.dice_offsets[0], abs=1e-3)
+    assert surplus @ logits == pytest.approx((1 - chosen.dice_slopes[0]) / 0.3**2, abs=1e-3)
+    assert (chosen.dice_offsets[1:], chosen.dice_slopes[1:]) == ((0, 0), (1, 1))
+
+
 @pytest.mark.parametrize(("true_ones", "smallest_mm2"), [(7, 0.002), (8, 0.0), (10, 0.0)])
 def test_a_smallest_lesion_never_loses_dice(true_ones, smallest_mm2):
     """Without bodies of 4 x 4 pixels, three B-scans lose false ones, and one loses true ones.

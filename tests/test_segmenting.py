@@ -151,7 +151,8 @@ def test_a_threshold_that_is_asked_for_of_several_models_leaves_their_mean_calib
     assert row.threshold == "0.6, temperature 1.50"
     assert (row.lesions, row.presence) == (1, pytest.approx(1, abs=1e-3))
     probability = 1 / (1 + np.exp(4 - 0.5 * np.log(999)))  # scores above 0.999 count as 0.999
-    assert row.confidence == pytest.approx(probability * row.expected_dice)
+    assert row.highest_presence_probability == pytest.approx(probability)
+    assert 0.8 * probability < row.expected_dice == row.confidence <= probability
 
 
 def test_what_is_done_is_kept_until_something_changes(model, tmp_path):

@@ -29,7 +29,8 @@ class Certainty:
             self._wrong[index] += (pixels - right) + (expected - right)
 
     def expected_dice(self, fluid):
-        """The Dice that the probabilities let expect of the labels of a fluid, 0 to 1; None without labels."""
+        """The Dice that the probabilities let expect of the labels of a fluid, if it is there, 0 to 1; None without
+        labels."""
         if not self.pixels[fluid]:
             return None
         return float(2 * self.right[fluid] / (self.pixels[fluid] + self.expected[fluid]))
@@ -39,21 +40,23 @@ class Certainty:
         return int(self._wrong.argmax())
 
 
-def fluid_confidence(certainty, fluid, highest_presence):
+def fluid_confidence(certainty, fluid, highest_presence, decisions):
     """How sure the network is of what it says of a `fluid` (0: IRF, 1: SRF, 2: PED), as a dictionary.
 
     | key | value |
     |---|---|
     | ``highest_presence_probability`` | `highest_presence`: of the scan's B-scans, that one holds the fluid |
-    | ``expected_dice`` | `Certainty.expected_dice` |
-    | ``confidence`` | of the labels: the product of both; where nothing is labelled, that this B-scan lacks the fluid |
+    | ``expected_dice`` | of the labels, by `Decisions.expected_dice` of `decisions`; None without labels |
+    | ``confidence`` | the expected Dice; where nothing is labelled, that this B-scan lacks the fluid |
     | ``in_words`` | that as one of `WORDS` |
 
     A scan of several B-scans holds the fluid at least as probably as any of them. How much more so depends on how alike
-    they are, and the few, balanced B-scans that calibrate the probability cannot say that.
+    they are, and the B-scans that calibrate the probability, each by itself, cannot say that.
     """
     dice = certainty.expected_dice(fluid)
-    confidence = 1 - highest_presence if dice is None else highest_presence * dice
+    if dice is not None:
+        dice = decisions.expected_dice(fluid, highest_presence * dice)
+    confidence = 1 - highest_presence if dice is None else dice
     return {
         "highest_presence_probability": highest_presence,
         "expected_dice": dice,

@@ -24,6 +24,8 @@ class Decisions:
     temperature: float = 1.0  # divides the logarithms of the probabilities, before all else
     presence_offsets: tuple | None = None  # with the slopes, what makes a probability of a presence score
     presence_slopes: tuple | None = None
+    dice_offsets: tuple | None = None  # with the slopes, what makes an expected Dice of what the probabilities say
+    dice_slopes: tuple | None = None
     only_possible: bool = False  # whether fluid counts only where it can be, see `utils.segmentation.possible`
 
     @classmethod
@@ -80,7 +82,18 @@ class Decisions:
         """
         if self.presence_offsets is None:
             return np.asarray(presence, float)
-        return self._probability_of_logits(presence_logits(presence))
+        return self._probability_of_logits(logits_of(presence))
+
+    def expected_dice(self, fluid, said):
+        """The Dice to expect of the labels of a `fluid` (0: IRF, 1: SRF, 2: PED), 0 to 1, where a false one counts 0.
+
+        `said` is what the probabilities say: the probability of presence times the expected Dice of labels that are
+        rightly there. The result is the logistic function of offset + slope x logit of it; without offsets and slopes,
+        itself.
+        """
+        if self.dice_offsets is None:
+            return float(said)
+        return float(special.expit(self.dice_offsets[fluid] + self.dice_slopes[fluid] * logits_of(said)))
 
     def _probability_of_logits(self, logits):
         offsets, slopes = self.presence_offsets or 3 * (0.0,), self.presence_slopes or 3 * (1.0,)
@@ -121,9 +134,9 @@ class Decisions:
         return ", ".join(parts)
 
 
-def presence_logits(presence):
-    """Logits of presence scores, float of any shape; of 0.001 below it, and of 0.999 above it."""
-    return special.logit(np.clip(presence, 0.001, 0.999))
+def logits_of(probabilities):
+    """Logits of probabilities, float of any shape; of 0.001 below it, and of 0.999 above it."""
+    return special.logit(np.clip(probabilities, 0.001, 0.999))
 
 
 def decisions_of_run(models, threshold, fluid_thresholds, given):
@@ -138,7 +151,7 @@ def decisions_of_run(models, threshold, fluid_thresholds, given):
     chosen = Decisions.mean([Decisions.from_details(details) for details in models])
     if not given:
         return chosen
-    of_probabilities = ("temperature", "presence_offsets", "presence_slopes")
+    of_probabilities = ("temperature", "presence_offsets", "presence_slopes", "dice_offsets", "dice_slopes")
     return replace(asked, **{name: getattr(chosen, name) for name in of_probabilities})
 
 

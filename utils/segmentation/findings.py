@@ -83,7 +83,7 @@ class Findings:
                 row["presence_head"] = float(self.head_presence[index])
             if self._removed is not None:
                 row["removed_voxels"] = int(self._removed[index])
-            row |= fluid_confidence(self.certainty, index, float(highest_presence[index]))
+            row |= fluid_confidence(self.certainty, index, float(highest_presence[index]), decisions)
             if self._disagreement is not None:
                 pixels = int(self.measurements.pixels[index].sum())
                 row["uncertainty"] = float(self._disagreement[index] / pixels) if pixels else None

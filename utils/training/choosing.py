@@ -12,7 +12,8 @@ from utils.keras_setup import set_up_keras
 from utils.labels import FLUIDS, NOT_JUDGED, allowed_tables, unlabelled_value
 from utils.networks import tile_step
 from utils.prepared import outlined_in
-from utils.segmentation.decisions import Decisions, presence_logits
+from utils.segmentation.confidence import Certainty
+from utils.segmentation.decisions import Decisions, logits_of
 from utils.segmentation.possible import only_possible, possible_places
 from utils.segmentation.surfaces import retinal_surfaces
 from utils.segmentation.tiling import presence_scores
@@ -48,6 +49,15 @@ class Predicted:
         probabilities[unjudged] = np.eye(probabilities.shape[-1])[0]
         return replace(self, probabilities=probabilities, reference=reference)
 
+    def cropped(self, least):
+        """The same without the rows and columns in which nothing is outlined and no fluid is as probable as `least`."""
+        matters = (self.reference > 0) | (self.probabilities[..., 1:].max(axis=-1) >= least)
+        window = tuple(
+            slice(*(np.flatnonzero(along)[[0, -1]] + (0, 1))) if along.any() else slice(0)
+            for along in (matters.any(axis=1), matters.any(axis=0))
+        )
+        return replace(self, probabilities=self.probabilities[window], reference=self.reference[window], possible=None)
+
 
 def choose_decisions(b_scans, start, earlier=None):
     """The `Decisions` that suit `b_scans`, a list of `Predicted`; `start` are those to begin with.
@@ -56,7 +66,7 @@ def choose_decisions(b_scans, start, earlier=None):
     temperature by cross-entropy; each fluid's threshold by Dice over all B-scans together; what makes a probability of
     a presence score, by logistic regression: a fluid counts where it is more likely there than not; the smallest
     lesion, by the mean Dice of the B-scans, which is 1 where rightly nothing is found, as far as the Dice of all
-    together does not fall. Of equal values that is taken which changes least. A fluid counts in the
+    together does not fall; what makes an expected Dice, by the same regression on the B-scans' Dice. Of equal values that is taken which changes least. A fluid counts in the
     B-scans in which it was outlined. One that none of these holds keeps what it has in `earlier`, the `Decisions` of
     the model that training started from, else its start.
     """
@@ -65,8 +75,11 @@ def choose_decisions(b_scans, start, earlier=None):
     if chosen.only_possible:
         b_scans = [replace(one, probabilities=only_possible(one.probabilities, one.possible)) for one in b_scans]
     chosen = replace(chosen, temperature=_temperature(b_scans))
-    b_scans = [replace(one, probabilities=chosen.calibrated(one.probabilities)) for one in b_scans]
-    presences = [presence_scores(one.probabilities) for one in b_scans]
+    thresholds = chosen.fluid_thresholds or 3 * (chosen.threshold,)
+    presences, cropped = [], []
+    for calibrated in (replace(one, probabilities=chosen.calibrated(one.probabilities)) for one in b_scans):
+        presences.append(presence_scores(calibrated.probabilities))
+        cropped.append(calibrated.cropped(min(*thresholds, *THRESHOLDS)))
     outlined = np.array([[fluid in one.outlined for fluid in FLUIDS] for one in b_scans])
     holds = np.array([[(one.reference == label).any() for label in FLUIDS.values()] for one in b_scans])
     held = np.flatnonzero(holds.any(axis=0))
@@ -75,13 +88,13 @@ def choose_decisions(b_scans, start, earlier=None):
 
     def dice_of(decisions):
         """Dice of each fluid over all B-scans together, and the mean of the B-scans' Dice: float (2, fluids)."""
-        counts = np.array([_counts(one, decisions, presence) for one, presence in zip(b_scans, presences, strict=True)])
+        counts = np.array([_counts(one, decisions, presence) for one, presence in zip(cropped, presences, strict=True)])
         overlap, sizes = counts[..., 0] * outlined, counts[..., 1] * outlined
         of_b_scans = np.where(sizes > 0, 2 * overlap / np.maximum(sizes, 1), 1.0)
         mean = (of_b_scans * outlined).sum(axis=0) / np.maximum(outlined.sum(axis=0), 1)
         return np.stack([2 * overlap.sum(axis=0) / np.maximum(sizes.sum(axis=0), 1), mean])
 
-    chosen = replace(chosen, fluid_thresholds=chosen.fluid_thresholds or 3 * (chosen.threshold,))
+    chosen = replace(chosen, fluid_thresholds=thresholds)
     for index in held:
         own = chosen.fluid_thresholds[index]
         nearest_first = sorted({own, *THRESHOLDS}, key=lambda value, own=own: abs(value - own))
@@ -93,7 +106,7 @@ def choose_decisions(b_scans, start, earlier=None):
     )
     for index in held:
         known = outlined[:, index]
-        offset, slope = _presence_line(np.array(presences)[known, index], holds[known, index])
+        offset, slope = _line(np.array(presences)[known, index], holds[known, index])
         chosen = _with(chosen, "presence_offsets", index, offset)
         chosen = _with(chosen, "presence_slopes", index, slope)
         chosen = _with(chosen, "present_from", index, AS_LIKELY_AS_NOT)
@@ -102,7 +115,36 @@ def choose_decisions(b_scans, start, earlier=None):
             if earlier and getattr(earlier, name):
                 chosen = _with(chosen, name, index, getattr(earlier, name)[index])
     candidates = [replace(chosen, smallest_lesion_mm2=value) for value in SMALLEST_LESIONS_MM2]
-    return _best_that_loses_nothing(candidates, [dice_of(one)[:, held].mean(axis=1) for one in candidates])
+    chosen = _best_that_loses_nothing(candidates, [dice_of(one)[:, held].mean(axis=1) for one in candidates])
+    return _with_dice_lines(chosen, b_scans, presences, held, earlier)
+
+
+def _with_dice_lines(chosen, b_scans, presences, held, earlier):
+    """`chosen` with what makes an expected Dice of the labels of the fluids `held`; the others' are those of `earlier`.
+
+    The arguments are as in `choose_decisions`; `presences` are the B-scans' `presence_scores`.
+    """
+    said, true = [[], [], []], [[], [], []]
+    for one, presence in zip(b_scans, presences, strict=True):
+        probabilities = chosen.calibrated(one.probabilities)
+        labels = chosen.labels(probabilities, presence, one.pixel_mm2)
+        certainty = Certainty(1)
+        certainty.add(0, labels, probabilities)
+        present = chosen.presence_probability(presence)
+        for index, (fluid, label) in enumerate(FLUIDS.items()):
+            dice = certainty.expected_dice(index)
+            if dice is not None and fluid in one.outlined:
+                found, is_fluid = labels == label, one.reference == label
+                said[index].append(present[index] * dice)
+                true[index].append(2 * np.count_nonzero(found & is_fluid) / (found.sum() + is_fluid.sum()))
+    chosen = replace(chosen, dice_offsets=(0.0, 0.0, 0.0), dice_slopes=(1.0, 1.0, 1.0))
+    for index in range(len(FLUIDS)):
+        line = _line(np.array(said[index]), np.array(true[index])) if index in held else None
+        if line is None and earlier and earlier.dice_offsets:
+            line = earlier.dice_offsets[index], earlier.dice_slopes[index]
+        if line is not None:
+            chosen = _with(_with(chosen, "dice_offsets", index, line[0]), "dice_slopes", index, line[1])
+    return chosen
 
 
 def _lie_where_they_can(b_scans):
@@ -125,19 +167,19 @@ def _with(decisions, name, index, value):
     return replace(decisions, **{name: tuple(triple)})
 
 
-def _presence_line(scores, present):
-    """(offset, slope): by which the logits of the `scores` of B-scans tell best where the fluid is `present` (bool).
+def _line(values, truth):
+    """(offset, slope): by which the logits of `values` tell best the `truth`, 0 to 1 each.
 
-    That is logistic regression with normal priors, whose spreads are `PRIOR_SPREAD`, around the score as it is.
+    That is logistic regression with normal priors, whose spreads are `PRIOR_SPREAD`, around the value as it is.
     """
-    logits, spread = presence_logits(scores), np.array(PRIOR_SPREAD)
+    logits, spread = logits_of(values), np.array(PRIOR_SPREAD)
 
     def loss(line):
-        values = line[0] + line[1] * logits
+        fitted = line[0] + line[1] * logits
         of_prior = 0.5 * np.sum(((line - (0, 1)) / spread) ** 2)
-        return np.logaddexp(0, values).sum() - values[present].sum() + of_prior
+        return np.logaddexp(0, fitted).sum() - fitted @ truth + of_prior
 
-    bounds = [(None, None), (0.1, None)]  # a higher score never means a lower probability
+    bounds = [(None, None), (0.1, None)]  # a higher value never means less
     return optimize.minimize(loss, (0.0, 1.0), bounds=bounds).x.tolist()
 
 
