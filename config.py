@@ -240,9 +240,9 @@ def preprocessed_folder():
     return Path(OUTPUT_ROOT) / "pre_processed"
 
 
-def reference_histogram_csv():
+def reference_histogram_csv(preprocessed=None):
     """The intensity distribution that Cirrus and Topcon volumes were matched to; absent where nothing was matched."""
-    return preprocessed_folder() / "reference_histogram.csv"
+    return (preprocessed or preprocessed_folder()) / "reference_histogram.csv"
 
 
 def split_csv(part):
@@ -273,17 +273,20 @@ def fold_root(fold):
     return Path(OUTPUT_ROOT) / f"fold_{fold}"
 
 
-def matched_histogram_csv():
+def matched_histogram_csv(preprocessed=None):
     """The file of `reference_histogram_csv`; None where grey values are not to be matched."""
-    return reference_histogram_csv() if MATCH_INTENSITIES else None
+    return reference_histogram_csv(preprocessed) if MATCH_INTENSITIES else None
 
 
-def preparation_settings():
-    """Arguments of `utils.prepared.describe_data`: where step 1 has put its files, and how it should have made them."""
+def preparation_settings(preprocessed=None):
+    """Arguments of `utils.prepared.describe_data`: where step 1 has put its files, and how it should have made them.
+
+    `preprocessed` is a fold's folder in place of `preprocessed_folder`.
+    """
     return {
-        "preprocessed_folder": preprocessed_folder(),
+        "preprocessed_folder": preprocessed or preprocessed_folder(),
         "axial_spacing_mm": AXIAL_SPACING_MM,
-        "reference_histogram_csv": matched_histogram_csv(),
+        "reference_histogram_csv": matched_histogram_csv(preprocessed),
         "patient_pattern": PATIENT_PATTERN,
     }
 

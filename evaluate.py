@@ -11,6 +11,7 @@ Writes  OUTPUT_ROOT/runs/RUN_NAME/evaluation/
 
     python evaluate.py [--set NAME=VALUE ...]
     python evaluate.py --all-folds                                        the held-out cases of all FOLDS together
+    python evaluate.py --choose-decisions [FILE ...]                      decisions of FOLDS, by held-out cases
     python evaluate.py --predictions DIR --reference DIR --output DIR     label volumes of any origin
     python evaluate.py --compare A B [--output DIR]                       paired differences A - B of two evaluations
     python evaluate.py --rank A B C ... [--output DIR]                    the challenge's ranking
@@ -58,7 +59,9 @@ from utils.prepared import all_seen, check_unseen, fluids_outlined, read_csv_dat
 from utils.segmentation.decisions import decisions_of_run
 from utils.segmentation.predict import load_network
 from utils.training import run_folder
+from utils.training.choosing import choose_decisions, predict_for_decisions, write_decisions
 from utils.training.epoch import compile_for_scoring, epoch_batches, keras_batches, scores, segmentation_losses
+from utils.training.validation import choose_b_scans
 
 COMPARED_CASES = 12  # at most, spread over the vendors, in comparison.png
 SHOWN_MEASURES = ("dice_present", "dice_all", "avd_mm3", "hd95_mm")  # of a comparison, on the console
@@ -67,6 +70,14 @@ SHOWN_MEASURES = ("dice_present", "dice_all", "avd_mm3", "hd95_mm")  # of a comp
 def main(argv):
     parser = argparse.ArgumentParser(description="Score label volumes against a reader's.")
     parser.add_argument("--all-folds", action="store_true", help="pool the evaluations of all folds")
+    parser.add_argument(
+        "--choose-decisions",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="choose the decisions of each fold's model on the other folds' held-out B-scans; those of models trained "
+        "on all cases, FILE, on all",
+    )
     parser.add_argument("--predictions", type=Path, metavar="DIR", help="label volumes to score, with --reference")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="the reader's label volumes")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), type=Path, help="two evaluations on the same cases")
@@ -74,7 +85,8 @@ def main(argv):
     parser.add_argument("--output", type=Path, metavar="DIR", help="where tables and report go")
     arguments = config.load(argv, parser)
     config.validate()
-    chosen = [name for name in ("all_folds", "predictions", "compare", "rank") if getattr(arguments, name)]
+    modes = ("all_folds", "choose_decisions", "predictions", "compare", "rank")
+    chosen = [name for name in modes if getattr(arguments, name) not in (None, False)]
     if len(chosen) > 1:
         raise InputError(f"--{' and --'.join(chosen).replace('_', '-')}: choose one")
     if (arguments.predictions is None) != (arguments.reference is None):
@@ -87,6 +99,8 @@ def main(argv):
         rank(arguments.rank, arguments.output)
     elif arguments.all_folds:
         pool_folds()
+    elif arguments.choose_decisions is not None:
+        choose_decisions_by_folds(arguments.choose_decisions)
     else:
         evaluate_model()
 
@@ -233,6 +247,37 @@ def pool_folds():
     facts = {"folds": f"{config.FOLDS}, each case scored by the model that has not seen it", "run": config.RUN_NAME}
     title = f"Evaluation of {config.RUN_NAME}"
     report(config.run_folder("evaluation"), title, facts, pooled, pairs, failed, score, notes)
+
+
+def choose_decisions_by_folds(further):
+    """Choose decisions on what the folds' models say of their held-out B-scans, and write them into best.json.
+
+    Those of a fold's model are chosen on the other folds' B-scans, so that its own still judge it. Those of the models
+    `further`, which were trained on all cases in the same way, are chosen on all. Up to VALIDATION_B_SCANS count of
+    each fold.
+    """
+    if config.FOLDS is None:
+        raise InputError("--choose-decisions: config.FOLDS is None; set it to the number of folds")
+    set_up_keras(config.SEED, deterministic=True)
+    models, predicted = [], []
+    for fold in range(config.FOLDS):
+        root = config.fold_root(fold)
+        run, csv_path, prepared = root / "runs" / config.RUN_NAME, root / "test_data.csv", root / "pre_processed"
+        model_path, _ = best_model(run / "adversarial", run / "segmentation")
+        rows = read_outlined_rows(csv_path)
+        seen = all_seen(read_best(model_path).get("data", {}))
+        check_unseen(csv_path, rows, seen, **config.preparation_settings(prepared))
+        rows = choose_b_scans(rows, config.VALIDATION_B_SCANS, config.SEED)
+        settings = replace(config.batch_settings(), preprocessed_folder=prepared)
+        models.append(model_path)
+        predicted.append(predict_for_decisions(model_path, rows, settings, config.MODEL))
+    start = decisions_of_run([], **config.decision_settings())
+    for fold, model_path in [*enumerate(models), *((None, path) for path in further)]:
+        b_scans = [one for other, of_fold in enumerate(predicted) if other != fold for one in of_fold]
+        chosen = choose_decisions(b_scans, start)
+        write_decisions(model_path, chosen)
+        print(f"{model_path}: decisions on {len(b_scans)} held-out B-scans: {chosen.in_words()}")
+    print("next: python evaluate.py for each fold, then --all-folds")
 
 
 def not_scored(path, volumes, pairs):

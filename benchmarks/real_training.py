@@ -4,8 +4,8 @@ Below the output folder, data/ links to the folds' cases, and fold_K/ is the OUT
 
     python -m benchmarks.real_training DIR [DIR ...] --output OUT
 
-prepares OUT/fold_untouched for the model in the box. The patients of all folds train it, except a fifth, on whom its
-epoch and its decisions are chosen. The untouched patients are held out.
+prepares OUT/fold_untouched for the model in the box. The patients of all folds train it, except a tenth, on whom its
+epoch is chosen. The untouched patients are held out.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import pandas as pd
 import psutil
 
 from benchmarks.real_folds import (
+    NOT_JUDGED,
     PATIENTS,
     UNTOUCHED,
     cases_of_folds,
@@ -56,7 +57,8 @@ def main(argv):
     parser.add_argument("--output", type=Path, required=True, metavar="OUT")
     arguments = parser.parse_args(argv)
     of_fold = cases_of_folds(find_real_cases(arguments.data), read_folds())
-    prepare_folds(of_fold, [UNTOUCHED], arguments.output, {"MATCH_INTENSITIES": False})
+    settings = {"MATCH_INTENSITIES": False, "NOT_JUDGED_OTHER": NOT_JUDGED}
+    prepare_folds(of_fold, [UNTOUCHED], arguments.output, settings)
 
 
 def prepare_folds(of_fold, held_out, output, settings):
@@ -87,10 +89,15 @@ def link_to(path, link):
 
 
 def split_of(fold, of_fold, held):
-    """{part: cases} in which `fold` is held out, and a fifth of the other folds' patients chooses the epoch."""
+    """{part: cases} in which `fold` is held out, and a fifth of the other folds' patients chooses the epoch.
+
+    Where the untouched are held out it is a tenth: the more patients train, the better.
+    """
     others = [case for other, cases in of_fold.items() if other != fold for case in cases]
     patients = [patient_of(case.name, PATIENTS) for case in others]
-    validating = set(some_patients(sorted(set(patients)), held, 0.2))  # on whom the epochs are chosen
+    validating = set(
+        some_patients(sorted(set(patients)), held, 0.1 if fold == UNTOUCHED else 0.2)
+    )  # on whom the epochs are chosen
     parts = {"train": [], "val": [], "test": of_fold[fold]}
     for case, patient in zip(others, patients, strict=True):
         parts["val" if patient in validating else "train"].append(case)

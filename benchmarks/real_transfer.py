@@ -5,12 +5,13 @@
         [--untouched]
 
 Each DIR holds single B-scans in RETOUCH layout with outlines of the three fluids. Small drusen and hyperreflective
-material in other.mhd are not judged. `real_folds.csv` deals their patients into
-five folds, and a fifth of them into none. A recipe is model_training.py with the settings of recipes/RECIPE.py, if
-named, and those given. It is trained five times for the same CPU seconds, each time without one fold, which then judges
-it (`benchmarks.real_training`). A model is judged by all folds, which it must not have seen. --only trains and judges
-some folds alone, to choose what all are worth. With DATA_ROOT=DIR2 a recipe learns from the cases there, which have the
-same names and other references. The same command goes on where it was interrupted.
+material in other.mhd are not judged. `real_folds.csv` deals their patients into five folds, and a fifth of them into
+none. A recipe is model_training.py with the settings of recipes/RECIPE.py, if named, and those given. It is trained
+five times for the same CPU seconds, each time without one fold, which then judges it (`benchmarks.real_training`). With
+CHOOSE_DECISIONS a fold's decisions are then chosen on the other folds. A model is judged by all folds, which it must
+not have seen. --only trains and judges some folds alone, to choose what all are worth. With DATA_ROOT=DIR2 a recipe
+learns from the cases there, which have the same names and other references. The same command goes on where it was
+interrupted.
 
 Prints the table: the columns of `benchmarks.real_measures` over the B-scans of all folds together, by how much pooled
 Dice exceeds the first line's, and pooled Dice of the same B-scans made unlike (`benchmarks.real_unlike`). Writes
@@ -25,11 +26,12 @@ import numpy as np
 import pandas as pd
 
 import config
-from benchmarks.real_folds import UNTOUCHED, cases_of_folds, find_real_cases, read_folds
+from benchmarks.real_folds import PATIENTS, UNTOUCHED, cases_of_folds, find_real_cases, read_folds
 from benchmarks.real_measures import COLUMNS, cells, counts_text, gain_text, pooled_dice
 from benchmarks.real_scoring import Judged, save_worst
 from benchmarks.real_training import prepare_folds, train_fold
 from benchmarks.real_unlike import WAYS
+from benchmarks.scripts import run
 from utils.errors import InputError, run_script
 from utils.files import write_csv
 from utils.labels import FLUIDS
@@ -100,9 +102,18 @@ def contenders(arguments, of_fold, held_out):
     for name, settings in arguments.recipe:
         of_folds = prepare_folds(of_fold, held_out, output_of(name, settings, arguments.output), settings)
         trained = {fold: train_fold(name, of_this, arguments.cpu_seconds) for fold, of_this in of_folds.items()}
+        if settings.get("CHOOSE_DECISIONS") in (True, "True") and len(held_out) > 1 and set(held_out) == set(of_fold):
+            choose_decisions(name, settings, output_of(name, settings, arguments.output), of_fold)
         seconds, steps = (np.mean([getattr(of, what) for of in trained.values()]) for what in ("cpu_seconds", "steps"))
         models = [(of.model, of_fold[fold]) for fold, of in trained.items()]
         yield name, f"{seconds:.0f}, {steps:.0f} steps", models
+
+
+def choose_decisions(name, settings, output, of_fold, *models):
+    """Choose each fold's decisions on the B-scans of the other folds, and those of the files `models` on all."""
+    of_all = {"OUTPUT_ROOT": output, "DATA_ROOT": output / "data", "PATIENT_PATTERN": PATIENTS, "RUN_NAME": name}
+    of_all |= {"FOLDS": len(of_fold), "VALIDATION_B_SCANS": max(map(len, of_fold.values()))}
+    print(run("evaluate.py", "--choose-decisions", *models, **settings | of_all))
 
 
 def output_of(name, settings, output):

@@ -5,20 +5,23 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import write_record, write_slice_csv
+from helpers import batch_settings, write_prepared_case, write_record, write_slice_csv
 from stand_in import bright_scan, export_brightness_model
 
+import config
 import evaluate
 from utils.errors import InputError
 from utils.evaluation import held_out
 from utils.evaluation.held_out import segment_case
 from utils.evaluation.pairs import Pair, pairs_of_split
 from utils.evaluation.statistics import COLUMNS
+from utils.exported_model import read_best
 from utils.files import write_json
 from utils.prepared import SliceRow, patient_digest
 from utils.segmentation import predict
 from utils.segmentation.decisions import Decisions
 from utils.segmentation.predict import load_network
+from utils.training.choosing import choose_decisions, predict_for_decisions
 from utils.volumes.mhd import write_volume
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
@@ -211,6 +214,41 @@ def test_folds_that_chose_several_scores_are_pooled_without_mixing_them(settings
     pd.read_csv(path).drop(columns="threshold_score").to_csv(path, index=False)
     with pytest.raises(InputError, match=r"fold_1.*volumes\.csv: lacks the columns threshold_score"):
         evaluate.main(["--all-folds"])
+
+
+def test_decisions_of_a_fold_are_chosen_on_the_other_folds(settings, tmp_path, capsys):
+    """A model trained on all cases gets those of all. What a fold holds out differs in how much of it is fluid."""
+    settings(OUTPUT_ROOT=str(tmp_path), PATIENT_PATTERN=r"^(\w)", FOLDS=3, MODEL="Unet/resnet18", DETERMINISTIC=True)
+    predicted, models = [], []
+    for fold, name in enumerate("abc"):
+        root = tmp_path / f"fold_{fold}"
+        volume = np.random.default_rng(fold).integers(140, 190, (2, 120, 136)).astype(np.uint8)
+        masks = np.zeros_like(volume)
+        masks[:, 50:70, 40:80] = 1
+        volume[masks > 0] = 250
+        masks[:, :, : 45 + 10 * fold] = 0  # some of what the model calls fluid is none
+        write_prepared_case(root / "pre_processed", "Spectralis", name, volume, masks)
+        write_record(root, "Spectralis", name)
+        rows = [SliceRow(name, "Spectralis", "r", index, 1, 0, 0) for index in range(2)]
+        write_slice_csv(root / "test_data.csv", rows)
+        data = {"test": {"cases": [], "patients": [patient_digest("another")]}}
+        models.append(export_brightness_model(root / "runs" / "unet" / "segmentation", bias=-110 - fold, data=data))
+        predicted.append(predict_for_decisions(models[-1], rows, batch_settings(root / "pre_processed"), config.MODEL))
+    of_all = export_brightness_model(tmp_path / "of_all")
+    evaluate.main(["--choose-decisions", str(of_all)])
+    decisions = [Decisions.from_details(read_best(path)) for path in (*models, of_all)]
+    first, second, third = predicted
+    kept = [second + third, first + third, first + second, first + second + third]
+    assert decisions == [choose_decisions(b_scans, Decisions(0.5)) for b_scans in kept]
+    assert len({repr(one) for one in decisions}) == 4
+    assert "of_all/best.keras: decisions on 6 held-out B-scans: IRF 0." in capsys.readouterr().out
+    details = read_best(models[1])
+    write_json(models[1].with_suffix(".json"), {**details, "data": {"train": {"cases": ["b"], "patients": []}}})
+    with pytest.raises(InputError, match=r"fold_1.*Spectralis b was used to train this network"):
+        evaluate.main(["--choose-decisions"])
+    settings(FOLDS=None)
+    with pytest.raises(InputError, match=r"--choose-decisions: config\.FOLDS is None"):
+        evaluate.main(["--choose-decisions"])
 
 
 def test_names_that_do_not_tell_the_patient_are_listed(settings, tmp_path):

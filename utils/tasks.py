@@ -166,19 +166,25 @@ def reproduce(python, settings):
     """
     settings = ["--set", "FOLDS=5", "--set", "KEEP_EPOCHS=None", *settings]
     show = (
-        "import json, sys, config; config.load(sys.argv[1:]); print(json.dumps([config.FOLDS, config.DATA_ROOT, "
-        "[str(config.fold_root(fold)) for fold in range(config.FOLDS)], config.RUN_NAME]))"
+        "import json, sys, config; config.load(sys.argv[1:]); print(json.dumps([config.DATA_ROOT, [str("
+        "config.fold_root(fold)) for fold in range(config.FOLDS)], config.RUN_NAME, config.CHOOSE_DECISIONS]))"
     )
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     shown = subprocess.run([python, "-c", show, *settings], env=environment, stdout=subprocess.PIPE, text=True)
     if shown.returncode:
         sys.exit(shown.returncode)
-    folds, data_root, roots, run_name = json.loads(shown.stdout)
-    for fold in range(folds):
-        root = Path(roots[fold])
-        of_fold = [*settings, "--set", f"FOLD={fold}", "--set", f"OUTPUT_ROOT={root}"]
-        for script in ("prepare_data.py", "model_training.py", "adversarial_training.py", "evaluate.py"):
+    data_root, roots, run_name, choose_decisions = json.loads(shown.stdout)
+    of_folds = [
+        (Path(root), [*settings, "--set", f"FOLD={fold}", "--set", f"OUTPUT_ROOT={root}"])
+        for fold, root in enumerate(roots)
+    ]
+    for _, of_fold in of_folds:
+        for script in ("prepare_data.py", "model_training.py", "adversarial_training.py"):
             run(python, PROJECT / script, *of_fold)
+    if choose_decisions:
+        run(python, PROJECT / "evaluate.py", "--choose-decisions", *settings)
+    for root, of_fold in of_folds:
+        run(python, PROJECT / "evaluate.py", *of_fold)
         output = root / "runs" / run_name / "segmented"
         run(python, PROJECT / "test.py", *held_out_scans(root, data_root), "--output", output, *of_fold)
     run(python, PROJECT / "evaluate.py", "--all-folds", *settings)

@@ -66,9 +66,9 @@ def choose_decisions(b_scans, start, earlier=None):
     temperature by cross-entropy; each fluid's threshold by Dice over all B-scans together; what makes a probability of
     a presence score, by logistic regression: a fluid counts where it is more likely there than not; the smallest
     lesion, by the mean Dice of the B-scans, which is 1 where rightly nothing is found, as far as the Dice of all
-    together does not fall; what makes an expected Dice, by the same regression on the B-scans' Dice. Of equal values that is taken which changes least. A fluid counts in the
-    B-scans in which it was outlined. One that none of these holds keeps what it has in `earlier`, the `Decisions` of
-    the model that training started from, else its start.
+    together does not fall; what makes an expected Dice, by the same regression on the B-scans' Dice. Of equal values
+    that is taken which changes least. A fluid counts in the B-scans in which it was outlined. One that none of these
+    holds keeps what it has in `earlier`, the `Decisions` of the model that training started from, else its start.
     """
     b_scans = [one.of_judged() for one in b_scans]
     chosen = replace(start, only_possible=_lie_where_they_can(b_scans))
@@ -231,27 +231,21 @@ def _temperature(b_scans):
     return TEMPERATURES[np.argmin(losses)]
 
 
-def add_decisions(model_path, rows, settings, network, start, starting_details=None):
-    """Choose the decisions of an exported model on validation B-scans, and add them to its ``best.json``.
+def predict_for_decisions(model_path, rows, settings, network):
+    """A list of `Predicted`: what the exported model at `model_path`, a ``.keras`` file, says of the B-scans `rows`.
 
-    `model_path` is the ``.keras`` file, `rows` (`SliceRow`s) are the B-scans, `settings` the run's `BatchSettings`,
-    `network` is `config.MODEL`, `start` the `Decisions` to begin with, `starting_details` the ``best.json`` of the
-    model that training started from, if any. Nothing happens where ``best.json`` has decisions already. Prints them.
+    `rows` are `SliceRow`s, `settings` the run's `BatchSettings`, `network` is `config.MODEL`.
     """
-    details = read_best(model_path)
-    if "decisions" in details:
-        return
-    set_up_keras(settings.seed, deterministic=True)
     import keras
 
     predicted = predicted_b_scans(
         keras.models.load_model(model_path, compile=False),
         rows,
         settings,
-        taught=taught_fluids(details),
+        taught=taught_fluids(read_best(model_path)),
         step=tile_step(network),
     )
-    b_scans = [
+    return [
         Predicted(
             probabilities.astype(np.float16),
             reference,
@@ -261,11 +255,30 @@ def add_decisions(model_path, rows, settings, network, start, starting_details=N
         )
         for row, grey, reference, probabilities, spacing_mm in predicted
     ]
+
+
+def write_decisions(model_path, decisions):
+    """Put `decisions` in place of those in the ``best.json`` of the exported model at `model_path`."""
+    details = {**read_best(model_path), "decisions": decisions.as_details()}
+    write_json(Path(model_path).with_suffix(".json"), details)
+
+
+def add_decisions(model_path, rows, settings, network, start, starting_details=None):
+    """Choose the decisions of an exported model on validation B-scans, and add them to its ``best.json``.
+
+    The first arguments are those of `predict_for_decisions`; `start` are the `Decisions` to begin with,
+    `starting_details` the ``best.json`` of the model that training started from, if any. Nothing happens where
+    ``best.json`` has decisions already. Prints them.
+    """
+    if "decisions" in read_best(model_path):
+        return
+    set_up_keras(settings.seed, deterministic=True)
+    b_scans = predict_for_decisions(model_path, rows, settings, network)
     earlier = None
     if starting_details and "decisions" in starting_details:
         earlier = Decisions.from_details(starting_details)
     chosen = choose_decisions(b_scans, start, earlier)
-    write_json(Path(model_path).with_suffix(".json"), {**details, "decisions": chosen.as_details()})
+    write_decisions(model_path, chosen)
     print(f"decisions on {len(b_scans)} validation B-scans: {chosen.in_words()}")
     if unknown := [fluid for fluid in FLUIDS if not any(fluid in one.outlined for one in b_scans)]:
         kept = "those of the starting model" if earlier else "the defaults"
