@@ -1,8 +1,9 @@
 """What the protocol of real scans states, from counts of pixels of each B-scan and fluid.
 
 A table here has a row for each B-scan of one fluid: patient, eye ("healthy", "drusen" or "other"), score (how sure the
-network is that the fluid is anywhere), and the numbers of pixels: true (outlined), predicted and overlap (both).
-Every statement comes with its 95 % interval over patients, drawn with replacement with all their B-scans.
+network is that the fluid is anywhere), expected_dice (of the labels, nan without any), and the numbers of pixels: true
+(outlined), predicted and overlap (both). Every statement comes with its 95 % interval over patients, drawn with
+replacement with all their B-scans.
 """
 
 import functools
@@ -55,6 +56,16 @@ def mean_precision(rows, drawn):
 
 def mean_recall(rows, drawn):
     return _mean(rows["overlap"] / rows["true"].where(rows["true"] > 0, 1), rows["true"] > 0, drawn)
+
+
+# ---- How sure ----------------------------------------------------------------------------------------------------
+def reliability_text(rows):
+    """Mean expected and true Dice of each third of the B-scans in which the fluid is predicted, least sure first."""
+    called = rows[rows["predicted"] > 0].sort_values("expected_dice", kind="stable")
+    called = called.assign(dice=2 * called["overlap"] / (called["predicted"] + called["true"]))
+    thirds = [called.iloc[part] for part in np.array_split(np.arange(len(called)), 3)]
+    pairs = [f"{third['expected_dice'].mean():.2f} / {third['dice'].mean():.2f}" for third in thirds if len(third)]
+    return f"expected / true Dice of {len(called)} B-scans, by thirds: {', '.join(pairs)}"
 
 
 # ---- False fluid -------------------------------------------------------------------------------------------------

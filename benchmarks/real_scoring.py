@@ -22,6 +22,7 @@ from utils.preparation.prepare_case import source_files
 from utils.preparation.preprocessing import to_8_bit
 from utils.preparation.splits import patient_of
 from utils.prepared import all_seen, patient_digest
+from utils.segmentation.confidence import Certainty, fluid_confidence
 from utils.segmentation.predict import load_network, prediction_digest, segmented_slices
 from utils.volumes.mhd import read_volume
 
@@ -53,10 +54,10 @@ class Judged:
             bar = tqdm(self.cases, desc=f"{self.model.parent}, {way or 'as exported'}", leave=False)
             rows = [row for case in bar for row in count_pixels(case, *self._labelled(case, way))]
             write_csv(path, pd.DataFrame(rows))
-        return pd.read_csv(path, keep_default_na=False)
+        return pd.read_csv(path, keep_default_na=False, na_values={"expected_dice": ""})
 
     def _labelled(self, case, way=None):
-        """The `BScan` of a case, the network's labels (rows, columns) and its `presence_scores`."""
+        """The `BScan` of a case, the network's labels (rows, columns), its `presence_scores` and `expected_dice`."""
         b_scan, stack, index = read_b_scan(case)
         if way is not None:
             b_scan = make_unlike(b_scan, case.name, way)
@@ -65,13 +66,14 @@ class Judged:
         segmented = segmented_slices(self._network, stack, b_scan.spacing_mm, b_scan.vendor)
         labels, probabilities, presence = next(itertools.islice(segmented, index, None))
         labels, _, presence, reference = where_judged(labels, probabilities, presence, b_scan.reference)
-        return replace(b_scan, reference=reference), labels, presence
+        expected = expected_dice(labels, probabilities, presence, self._network.decisions)
+        return replace(b_scan, reference=reference), labels, presence, expected
 
     def pictures(self, names):
         """What `save_comparison` draws of the cases that have one of these `names`, as {name: a tuple}."""
         pictures = {}
         for case in (case for case in self.cases if case.name in names):
-            b_scan, labels, _ = self._labelled(case)
+            b_scan, labels, _, _ = self._labelled(case)
             pictures[case.name] = case.name, b_scan.grey, b_scan.reference, labels
         return pictures
 
@@ -93,13 +95,21 @@ def read_b_scan(case):
     return BScan(stack[index], reference[index], spacing_mm, case.vendor), stack, index
 
 
-def count_pixels(case, b_scan, labels, presence):
+def expected_dice(labels, probabilities, presence, decisions):
+    """The Dice to expect of the labels of each fluid in a B-scan, as test.py says it; None without labels."""
+    certainty, present = Certainty(1), decisions.presence_probability(presence)
+    certainty.add(0, labels, probabilities)
+    of_fluids = [fluid_confidence(certainty, index, present[index], decisions) for index in range(len(FLUIDS))]
+    return [of_fluid["expected_dice"] for of_fluid in of_fluids]
+
+
+def count_pixels(case, b_scan, labels, presence, expected):
     """Yield a row for each fluid, as `benchmarks.real_measures` takes them."""
     names = {"b_scan": case.name, "patient": patient_of(case.name, PATIENTS), "eye": kind_of_eye(case.name)}
-    for (fluid, label), score in zip(FLUIDS.items(), presence, strict=True):
+    for (fluid, label), score, dice in zip(FLUIDS.items(), presence, expected, strict=True):
         predicted, true = labels == label, b_scan.reference == label
         counts = {"true": true.sum(), "predicted": predicted.sum(), "overlap": (predicted & true).sum()}
-        yield {**names, "fluid": fluid, "score": score, **counts}
+        yield {**names, "fluid": fluid, "score": score, "expected_dice": dice, **counts}
 
 
 def save_worst(path, rows, judged):

@@ -14,7 +14,8 @@ learns from the cases there, which have the same names and other references. The
 interrupted.
 
 Prints the table: the columns of `benchmarks.real_measures` over the B-scans of all folds together, by how much pooled
-Dice exceeds the first line's, and pooled Dice of the same B-scans made unlike (`benchmarks.real_unlike`). Writes
+Dice exceeds the first line's, and pooled Dice of the same B-scans made unlike (`benchmarks.real_unlike`); then how far
+the expected Dice is true. Writes
 OUT/NAME.csv, the pixels of every B-scan, and OUT/NAME.worst.png, the worst twelve. --untouched judges by the patients
 in no fold instead, a recipe's five networks each by all of them: once a model is final.
 """
@@ -27,7 +28,7 @@ import pandas as pd
 
 import config
 from benchmarks.real_folds import PATIENTS, UNTOUCHED, cases_of_folds, find_real_cases, read_folds
-from benchmarks.real_measures import COLUMNS, cells, counts_text, gain_text, pooled_dice
+from benchmarks.real_measures import COLUMNS, cells, counts_text, gain_text, pooled_dice, reliability_text
 from benchmarks.real_scoring import Judged, save_worst
 from benchmarks.real_training import prepare_folds, train_fold
 from benchmarks.real_unlike import WAYS
@@ -62,6 +63,7 @@ def main(argv):
                 counts.append(f"{fluid}, {name}: {counts_text(rows[rows['fluid'] == fluid])}")
                 del by_fluid[fluid]
         else:
+            counts += [f"{fluid}, {name}: {reliability_text(rows[rows['fluid'] == fluid])}" for fluid in FLUIDS]
             write_csv(arguments.output / f"{name}.csv", rows)
             save_worst(arguments.output / f"{name}.worst.png", rows, judged)
         lines += [f"| {name} | {cost} | {line} |" for line in by_fluid.values()]

@@ -18,11 +18,12 @@ from benchmarks.real_folds import (
     kind_of_eye,
     patients_with,
 )
-from benchmarks.real_measures import COLUMNS, counts_text, gain_text
+from benchmarks.real_measures import COLUMNS, counts_text, gain_text, reliability_text
 from benchmarks.real_scoring import Judged, count_pixels, read_b_scan, save_worst
 from benchmarks.real_training import split_of, train_until, write_split
 from benchmarks.real_unlike import WAYS, BScan, make_unlike
 from utils.errors import InputError
+from utils.labels import FLUIDS
 from utils.preparation.cases import find_cases
 from utils.preparation.preprocessing import to_8_bit
 from utils.prepared import patient_digest
@@ -164,6 +165,13 @@ def test_counts_of_few_patients():
     )
 
 
+def test_expected_and_true_dice_by_thirds_of_how_sure():
+    rows = pd.DataFrame({"expected_dice": [0.9, np.nan, 0.2, 0.7], "true": [10, 5, 0, 30], "predicted": [10, 0, 5, 10]})
+    rows["overlap"] = [9, 0, 0, 10]
+    text = "expected / true Dice of 3 B-scans, by thirds: 0.20 / 0.00, 0.70 / 0.50, 0.90 / 0.90"
+    assert reliability_text(rows) == text
+
+
 def test_ped_over_irf_is_a_miss(tmp_path):
     write_case(tmp_path, "DME-5-1", irf=3)  # 3 columns of 20 rows
     (case,) = find_cases(tmp_path)
@@ -171,9 +179,9 @@ def test_ped_over_irf_is_a_miss(tmp_path):
     assert (stack.shape, index) == ((1, 130, 200), 0)
     labels = np.zeros(b_scan.grey.shape, np.uint8)
     labels[40:60, 20:22], labels[40:60, 22], labels[0, :7] = 1, 3, 1
-    irf, srf, ped = count_pixels(case, b_scan, labels, np.array([0.9, 0.1, 0.3]))
+    irf, srf, ped = count_pixels(case, b_scan, labels, np.array([0.9, 0.1, 0.3]), [0.7, None, 0.2])
     assert irf == {
-        **{"b_scan": "DME-5-1", "patient": "5", "eye": "other", "fluid": "IRF", "score": 0.9},
+        **{"b_scan": "DME-5-1", "patient": "5", "eye": "other", "fluid": "IRF", "score": 0.9, "expected_dice": 0.7},
         **{"true": 60, "predicted": 47, "overlap": 40},
     }
     assert (srf["predicted"], ped["true"], ped["predicted"]) == (0, 0, 20)
@@ -275,8 +283,8 @@ def test_the_box_learns_from_all_folds_and_never_from_the_untouched(tmp_path, mo
         for part in ("train", "val", "test")
     }
     assert parts["test"] == {"DME-0-1", "DME-1-1", "DME-2-1"}
-    assert len(parts["val"]) == 2  # a fifth of eleven
-    assert len(parts["train"]) == 9
+    assert len(parts["val"]) == 1  # a tenth of eleven
+    assert len(parts["train"]) == 10
 
 
 # ---- All of it ------------------------------------------------------------------------------------------------------
@@ -294,11 +302,15 @@ def test_a_recipe_is_trained_judged_and_not_trained_again(tmp_path, monkeypatch,
     command = ["--folds", str(data), "--output", str(output), "--recipe", *RECIPE]
     real_transfer.main(command)
     printed = capsys.readouterr().out
-    header, _, irf, srf = printed.strip().splitlines()
+    header, _, *lines = printed.strip().splitlines()
     assert header.endswith("first line's | noise | blur | gamma | resampled | cropped | as Topcon | mean of these |")
-    assert [line.split(" | ")[:1] + line.split(" | ")[2:4] for line in (irf, srf)] == [
+    assert [line.split(" | ")[:1] + line.split(" | ")[2:4] for line in lines[:3]] == [
         ["| tiny", "IRF", "6"],
         ["| tiny", "SRF", "6"],
+        ["| tiny", "PED", "0"],
+    ]
+    assert [line.partition("expected / true Dice of ")[0] for line in lines[3:]] == [
+        f"{fluid}, tiny: " for fluid in FLUIDS
     ]
     rows = pd.read_csv(output / "tiny.csv")
     assert len(rows) == 9 * 3
@@ -316,12 +328,15 @@ def test_a_recipe_is_trained_judged_and_not_trained_again(tmp_path, monkeypatch,
     real_transfer.main(command)
     assert capsys.readouterr().out == printed
     real_transfer.main([*command, "--no-unlike", "--only", "0"])
-    irf, _ = capsys.readouterr().out.strip().splitlines()[2:]
+    irf = capsys.readouterr().out.strip().splitlines()[2]
     assert irf.split(" | ")[3] == "4"  # of cases 0 to 2 and 6 to 8, a third are healthy
     with pytest.raises(InputError, match="--only 9: expected some of the folds 0, 1"):
         real_transfer.main([*command, "--only", "9"])
     real_transfer.main([*command, "--untouched", "--no-unlike"])
-    assert capsys.readouterr().out.rstrip().rpartition("\n")[2].startswith("SRF, tiny: found in ")
+    assert [line[:20] for line in capsys.readouterr().out.strip().splitlines()[-2:]] == [
+        "SRF, tiny: found in ",
+        "PED, tiny: found in ",
+    ]
 
     # A model is judged only by patients whom it has not seen.
     model = output / "fold_0" / "runs" / "tiny" / "segmentation" / "best.keras"
