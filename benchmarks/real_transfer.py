@@ -2,22 +2,22 @@
 
     python -m benchmarks.real_transfer --folds DIR [DIR ...] --output OUT [--model NAME FILE]...
         [--recipe NAME [RECIPE] [SETTING=VALUE ...]]... [--cpu-seconds 400] [--only FOLD ...] [--no-unlike] [--mirrored]
-        [--untouched]
+        [--decide FILE ...] [--untouched]
 
 Each DIR holds single B-scans in RETOUCH layout with outlines of the three fluids. Small drusen and hyperreflective
 material in other.mhd are not judged. `real_folds.csv` deals their patients into five folds, and a fifth of them into
 none. A recipe is model_training.py with the settings of recipes/RECIPE.py, if named, and those given. It is trained
 five times for the same CPU seconds, each time without one fold, which then judges it (`benchmarks.real_training`). With
-CHOOSE_DECISIONS a fold's decisions are then chosen on the other folds. A model is judged by all folds, which it must
-not have seen. --only trains and judges some folds alone, to choose what all are worth. With DATA_ROOT=DIR2 a recipe
-learns from the cases there, which have the same names and other references. The same command goes on where it was
-interrupted.
+CHOOSE_DECISIONS a fold's decisions are then chosen on the other folds, those of the models --decide on all. A model is
+judged by all folds, which it must not have seen. --only trains and judges some folds alone, to choose what all are
+worth. With DATA_ROOT=DIR2 a recipe learns from the cases there, which have the same names and other references. The
+same command goes on where it was interrupted.
 
 Prints the table: the columns of `benchmarks.real_measures` over the B-scans of all folds together, by how much pooled
 Dice exceeds the first line's, and pooled Dice of the same B-scans made unlike (`benchmarks.real_unlike`); then how far
-the expected Dice is true. Writes
-OUT/NAME.csv, the pixels of every B-scan, and OUT/NAME.worst.png, the worst twelve. --untouched judges by the patients
-in no fold instead, a recipe's five networks each by all of them: once a model is final.
+the expected Dice is true. Writes OUT/NAME.csv, the pixels of every B-scan, and OUT/NAME.worst.png, the worst twelve.
+--untouched judges by the patients in no fold instead, a recipe's five networks each by all of them: once a model is
+final.
 """
 
 import argparse
@@ -80,6 +80,7 @@ def parse(argv):
     parser.add_argument("--recipe", nargs="+", action="append", default=[], metavar=("NAME", "SETTING=VALUE"))
     parser.add_argument("--cpu-seconds", type=float, default=400.0, help="of each fold's training")
     parser.add_argument("--only", nargs="+", metavar="FOLD", help="these folds alone")
+    parser.add_argument("--decide", type=Path, nargs="+", default=[], metavar="FILE", help="choose these models', too")
     parser.add_argument("--no-unlike", action="store_true", help="leave the scans made unlike out")
     parser.add_argument("--mirrored", action="store_true", help="average with the mirrored B-scans")
     parser.add_argument("--untouched", action="store_true", help="judge by the patients in no fold instead")
@@ -105,13 +106,13 @@ def contenders(arguments, of_fold, held_out):
         of_folds = prepare_folds(of_fold, held_out, output_of(name, settings, arguments.output), settings)
         trained = {fold: train_fold(name, of_this, arguments.cpu_seconds) for fold, of_this in of_folds.items()}
         if settings.get("CHOOSE_DECISIONS") in (True, "True") and len(held_out) > 1 and set(held_out) == set(of_fold):
-            choose_decisions(name, settings, output_of(name, settings, arguments.output), of_fold)
+            choose_decisions(name, settings, output_of(name, settings, arguments.output), of_fold, arguments.decide)
         seconds, steps = (np.mean([getattr(of, what) for of in trained.values()]) for what in ("cpu_seconds", "steps"))
         models = [(of.model, of_fold[fold]) for fold, of in trained.items()]
         yield name, f"{seconds:.0f}, {steps:.0f} steps", models
 
 
-def choose_decisions(name, settings, output, of_fold, *models):
+def choose_decisions(name, settings, output, of_fold, models):
     """Choose each fold's decisions on the B-scans of the other folds, and those of the files `models` on all."""
     of_all = {"OUTPUT_ROOT": output, "DATA_ROOT": output / "data", "PATIENT_PATTERN": PATIENTS, "RUN_NAME": name}
     of_all |= {"FOLDS": len(of_fold), "VALIDATION_B_SCANS": max(map(len, of_fold.values()))}

@@ -12,7 +12,7 @@ from stand_in import DETAILS, bright_scan, export_brightness_model
 from model import create_unet_model
 from utils.errors import InputError
 from utils.exported_model import export_best, read_best
-from utils.files import read_json, sha256
+from utils.files import read_json, sha256, write_json
 from utils.networks import as_list, create_inference_network, tile_step
 from utils.onnx_model import OnnxNetwork
 from utils.segmentation.predict import load_network
@@ -115,6 +115,17 @@ def exported(tmp_path):
     model = export_brightness_model(tmp_path)
     export_onnx(model, tmp_path / "best.onnx")
     return model.with_suffix(".onnx")
+
+
+@pytest.mark.parametrize("change", [{"sha256": "another"}, {"decisions": {"temperature": 2.0}}])
+def test_an_onnx_file_that_is_older_than_its_model_is_noticed(exported, change):
+    read_best(exported)
+    details = exported.with_suffix(".json")
+    write_json(details, {**read_json(details), **change})
+    with pytest.raises(InputError, match=r"best\.onnx: is older than best\.json beside it; export it anew"):
+        read_best(exported)
+    details.unlink()  # sent by itself
+    read_best(exported)
 
 
 @pytest.mark.parametrize(

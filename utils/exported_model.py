@@ -73,11 +73,16 @@ def read_best(path):
 
     `path` is the ``.keras`` file, whose details are in the ``.json`` beside it, or an ``.onnx`` file, which holds them.
     Raises `InputError` if a file is missing or damaged, or the two do not belong together, and where what they say of
-    the fluids that were taught or of the cases that were seen is not what training writes.
+    the fluids that were taught or of the cases that were seen is not what training writes. An ONNX file beside the
+    ``.json`` of another model or of later decisions is an old one.
     """
     path = Path(path)
     if is_onnx(path):
         details = read_onnx_details(path)
+        beside = path.with_suffix(".json")
+        now = read_json(beside) if beside.exists() else {**details, "sha256": details["made_from"]}
+        if (now.get("sha256"), now.get("decisions")) != (details["made_from"], details.get("decisions")):
+            raise InputError(f"{path}: is older than {beside.name} beside it; export it anew, or move it elsewhere")
         _check_stated(path, details)
         return details
     if not path.exists():

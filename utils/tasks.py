@@ -57,12 +57,17 @@ PHANTOM_SETTINGS = {
     "TEST_FRACTION": 0.02,
     "VALIDATION_FRACTION": 0.04,
 }
+BOX_LEARNS_FROM = {"MIXED_ROOTS": {(BOX_BUILD / "phantoms_output").as_posix(): 0.4}, "NOT_JUDGED_OTHER": (1, 2)}
 BOX_SETTINGS = {
+    **BOX_LEARNS_FROM,
     "OUTPUT_ROOT": BOX_BUILD / "real" / "fold_untouched",
     "PATIENT_PATTERN": r"^[A-Z]+-(\d+)",
-    "MIXED_ROOTS": {(BOX_BUILD / "phantoms_output").as_posix(): 0.4},
     "RUN_NAME": "box",
+    "EPOCH": 5,
+    "CHOOSE_DECISIONS": False,  # the folds' held-out B-scans choose them
 }
+FOLD_SETTINGS = {**BOX_LEARNS_FROM, "EPOCH": 4, "VALIDATION_B_SCANS": 40}
+FOLD_CPU_SECONDS = 6000  # more than their steps need
 
 
 def main():
@@ -191,13 +196,19 @@ def reproduce(python, settings):
 
 
 def box_model(python, real):
-    """Train the model in the box on the real scans in the folders `real` and on varied phantoms."""
-    phantoms = PHANTOM_SETTINGS["DATA_ROOT"]
+    """Train the model in the box on the real scans in the folders `real` and on varied phantoms.
+
+    Its decisions are those of the five folds of the protocol, which are trained likewise.
+    """
+    phantoms, folds = PHANTOM_SETTINGS["DATA_ROOT"], BOX_BUILD / "folds"
     run(python, "-m", "utils.phantom", "--varied", "--output", phantoms, "--cases", BOX_PHANTOMS, "--seed", BOX_SEED)
     run(python, "prepare_data.py", "--skip-bad", *overrides(PHANTOM_SETTINGS))
     run(python, "-m", "benchmarks.real_training", *real, "--output", BOX_BUILD / "real")
     run(python, "model_training.py", "--recipe", "strong", *overrides(BOX_SETTINGS))
     trained = BOX_SETTINGS["OUTPUT_ROOT"] / "runs" / BOX_SETTINGS["RUN_NAME"] / "segmentation" / "best.keras"
+    protocol = ("--folds", *real, "--output", folds, "--no-unlike", "--cpu-seconds", FOLD_CPU_SECONDS)
+    recipe = ("recipe", "strong", *(f"{name}={value}" for name, value in FOLD_SETTINGS.items()))
+    run(python, "-m", "benchmarks.real_transfer", *protocol, "--recipe", *recipe, "--decide", trained)
     copy_compressed(trained, BOX / "oct_fluid.keras")
     run(python, "-m", "utils.tools.export_onnx", BOX / "oct_fluid.keras")
     print(f"{BOX / 'oct_fluid.keras'} is written; {BOX_BUILD} may go")
