@@ -125,7 +125,8 @@ def fine_tune(folder, data, state):
     """Fine-tune the model that the `TrainingData` start from, from `state` (that of `newest_state`, or None) on."""
     set_up_keras(config.SEED, config.DETERMINISTIC)
     step, inference = create_step(data)
-    print(run_folder.settings_text(config.values()))
+    print(f"settings: {config.called_with()}; all of them: {folder / 'config.json'}")
+    print(f"starts from {'its own checkpoint' if state else data.start.path}")
     if discriminator_counts():
         n_parameters = step.discriminator.count_params()
         print(f"{folder}: discriminator of {n_parameters:,} parameters, weight {config.ADVERSARIAL_WEIGHT}")
@@ -161,7 +162,8 @@ def fine_tune(folder, data, state):
             warning = discriminator_state(run.progress["history"], config.D_WARM_UP_STEPS)
             if warning and discriminator_counts():
                 print(f"warning: {warning}", flush=True)
-    run.finish(reason, next_step="evaluate.py")
+    run.finish(reason)
+    print(f"next: {config.command('evaluate.py')}")
 
 
 def create_step(data):

@@ -5,12 +5,14 @@ Edit a value here, or override it for one run: ``python model_training.py --set 
 """
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
-from utils import setting_rules
+from utils import exported_model, setting_rules
 from utils.errors import InputError
 from utils.patch_settings import AugmentationSettings, BatchSettings, MixedRoot, PatchSettings
-from utils.settings import parse, read_overrides, read_recipe
+from utils.settings import add_options, options_of, read_overrides, read_recipe
 from utils.training.rules import AdversarialRules, OptimizerSettings, TrainingRules
 
 # ---- Where things are ----------------------------------------------------------------------------------------------
@@ -273,6 +275,11 @@ def fold_root(fold):
     return Path(OUTPUT_ROOT) / f"fold_{fold}"
 
 
+def starting_model():
+    """The path of the model that INIT_WEIGHTS names, or None."""
+    return exported_model.BOX_MODEL if INIT_WEIGHTS == "box" else INIT_WEIGHTS and Path(INIT_WEIGHTS)
+
+
 def matched_histogram_csv(preprocessed=None):
     """The file of `reference_histogram_csv`; None where grey values are not to be matched."""
     return reference_histogram_csv(preprocessed) if MATCH_INTENSITIES else None
@@ -445,29 +452,45 @@ def defaults():
 
 # ---- Overriding and checking ---------------------------------------------------------------------------------------
 _given = frozenset()  # names that --set has given
+_options, _changed_by = [], ()  # --recipe and --set as arguments, and their values
 _DEFAULTS = values()
-_RECIPES = Path(__file__).parent / "recipes"
 
 
 def load(argv, parser=None):
     """Apply every ``--recipe NAME``, then every ``--set NAME=VALUE`` in `argv`, and return the other arguments.
 
-    `parser` is the script's own `argparse.ArgumentParser`, to which both are added. A recipe is a file in recipes/
-    (`utils.settings.read_recipe`). Raises `InputError` for an unknown name (with the closest match) or a value of
-    another type than the one in this file.
+    `parser` is the script's own `argparse.ArgumentParser`, to which both are added. A recipe is a file, or one of those
+    in recipes/ (`utils.settings.read_recipe`). Raises `InputError` for an unknown name (with the closest match) or a
+    value of another type than the one in this file.
     """
-    arguments = parse(argv, parser or argparse.ArgumentParser())
+    parser = parser or argparse.ArgumentParser()
+    add_options(parser)
+    arguments = parser.parse_args(argv)
     changes = {}
     for name in arguments.recipes:
         changes |= recipe(name)
     overrides = read_overrides(arguments.overrides, values(), setting_rules.OPTIONAL)
     globals().update(changes | overrides, _given=frozenset(overrides))
+    globals().update(_options=options_of(arguments), _changed_by=(*arguments.recipes, *arguments.overrides))
     return arguments
 
 
 def recipe(name):
-    """The settings in recipes/NAME.py as a dictionary; `InputError` where one is unknown, or there is no such file."""
-    return read_recipe(_RECIPES, name, values(), setting_rules.OPTIONAL)
+    """The settings in recipes/NAME.py, or in the file NAME if that is a path, as a dictionary.
+
+    Raises `InputError` where one is unknown, or there is no such file.
+    """
+    return read_recipe(name, values(), setting_rules.OPTIONAL)
+
+
+def command(script, *arguments):
+    """The command that calls another `script` with the recipes and settings that this one was called with."""
+    return shlex.join(["python", str(Path(sys.argv[0]).with_name(script)), *map(str, arguments), *_options])
+
+
+def called_with():
+    """The settings of this call in a line: config.py's, and what changes them."""
+    return " + ".join(["config.py", *_changed_by])
 
 
 def validate():

@@ -2,14 +2,15 @@
 
 Reads   OUTPUT_ROOT/test_data.csv and val_data.csv, OUTPUT_ROOT/pre_processed/
         DATA_ROOT: the raw scans and references
-        the run's best model: the fine-tuned one if it was made from the current segmentation model, else the latter
-Writes  OUTPUT_ROOT/runs/RUN_NAME/evaluation/
+        the run's best model: the fine-tuned one if it was made from the current segmentation model, else the latter;
+        with --model another, which must not have seen the held-out cases ("box": the one in weights/)
+Writes  OUTPUT_ROOT/runs/RUN_NAME/evaluation/, of another model evaluation_<its file's name>/ or --output
           volumes.csv           a row for each case and fluid
           summary.csv, detection.csv, reliability.csv, summary.json, report.html, report.md, comparison.png
           predictions/          label volumes of the held-out cases
           validation/           label volumes of the validation cases, which detection's thresholds are chosen on
 
-    python evaluate.py [--set NAME=VALUE ...]
+    python evaluate.py [--model FILE] [--set NAME=VALUE ...]
     python evaluate.py --all-folds                                        the held-out cases of all FOLDS together
     python evaluate.py --choose-decisions [FILE ...]                      decisions of FOLDS, by held-out cases
     python evaluate.py --predictions DIR --reference DIR --output DIR     label volumes of any origin
@@ -49,8 +50,9 @@ from utils.evaluation.statistics import (
     summarise_volumes,
     with_patients,
 )
-from utils.exported_model import best_model, check_input, read_best
+from utils.exported_model import BOX_MODEL, best_model, check_input, read_best
 from utils.files import write_csv, write_json
+from utils.html import number
 from utils.keras_setup import set_up_keras
 from utils.labels import FLUIDS
 from utils.plots import save_comparison
@@ -69,6 +71,7 @@ SHOWN_MEASURES = ("dice_present", "dice_all", "avd_mm3", "hd95_mm")  # of a comp
 
 def main(argv):
     parser = argparse.ArgumentParser(description="Score label volumes against a reader's.")
+    parser.add_argument("--model", metavar="FILE", help="score this one instead of the run's; box: the one in weights/")
     parser.add_argument("--all-folds", action="store_true", help="pool the evaluations of all folds")
     parser.add_argument(
         "--choose-decisions",
@@ -85,7 +88,7 @@ def main(argv):
     parser.add_argument("--output", type=Path, metavar="DIR", help="where tables and report go")
     arguments = config.load(argv, parser)
     config.validate()
-    modes = ("all_folds", "choose_decisions", "predictions", "compare", "rank")
+    modes = ("model", "all_folds", "choose_decisions", "predictions", "compare", "rank")
     chosen = [name for name in modes if getattr(arguments, name) not in (None, False)]
     if len(chosen) > 1:
         raise InputError(f"--{' and --'.join(chosen).replace('_', '-')}: choose one")
@@ -102,13 +105,17 @@ def main(argv):
     elif arguments.choose_decisions is not None:
         choose_decisions_by_folds(arguments.choose_decisions)
     else:
-        evaluate_model()
+        evaluate_model(BOX_MODEL if arguments.model == "box" else arguments.model, arguments.output)
 
 
 # ---- The run's model on the held-out cases --------------------------------------------------------------------------
-def evaluate_model():
-    """Segment and score the held-out cases, and the validation cases that detection's thresholds are chosen on."""
-    folder = config.run_folder("evaluation")
+def evaluate_model(given, output):
+    """Segment and score the held-out cases, and the validation cases that detection's thresholds are chosen on.
+
+    The model is the run's, or the file `given`, which is not scored on patches: these are this run's. Results go to the
+    folder `output`, or the run's.
+    """
+    folder = Path(output or config.run_folder(f"evaluation_{Path(given).stem}" if given else "evaluation"))
     parts = {
         part: pairs_of_split(config.split_csv(part), config.DATA_ROOT, config.preprocessed_folder(), folder / name)
         for part, name in (("test", "predictions"), ("val", "validation"))
@@ -117,16 +124,20 @@ def evaluate_model():
     missing = [path for path in missing if not path.exists()]
     if missing:
         raise InputError(*(f"{path}: not found; is DATA_ROOT the folder given to prepare_data.py?" for path in missing))
-    model_path, why = best_model(config.run_folder("adversarial"), config.run_folder("segmentation"))
+    if given:
+        model_path, why = Path(given), "named with --model"
+    else:
+        model_path, why = best_model(config.run_folder("adversarial"), config.run_folder("segmentation"))
     details = read_best(model_path)
-    check_model(model_path, details)
+    check_model(model_path, details, is_own=not given)
     print(f"model: {model_path} ({details['step']}, epoch {details['epoch']}): {why}")
 
     set_up_keras(config.SEED, config.DETERMINISTIC)
     network = load_network(model_path, memory_gb=config.PREDICTION_GB)
-    decisions = decisions_of_run([details], **config.decision_settings())
+    asked = config.decision_settings()
+    decisions = decisions_of_run([details], **asked) if asked["given"] or not given else network.decisions
     with run_folder.only_writer(folder):
-        patches = score_patches(network)
+        patches = {} if given else score_patches(network)
         tables, reliability, failed = {}, {}, []
         for part, pairs in parts.items():
             tables[part], reliability[part], complaints = segment_and_score(network, pairs, decisions, config.WORKERS)
@@ -153,20 +164,23 @@ def evaluate_model():
         title = f"Evaluation of {config.RUN_NAME}"
         write_csv(folder / "reliability.csv", reliability["test"])
         report(folder, title, facts, tables["test"], parts["test"], failed, score, notes, patches, reliability["test"])
+    arguments = [parts["test"][0].oct_path.parent, "--output", "segmented", *(["--model", given] if given else [])]
+    print(f"next: {config.command('test.py', *arguments)}")
 
 
-def check_model(model_path, details):
+def check_model(model_path, details, is_own):
     """Raise `InputError` if the model expects differently prepared images, or was trained on cases that judge it.
 
     The model must not have used a test case in any way. Validation cases may have chosen its best epoch, because only
-    detection's thresholds are chosen on them.
+    detection's thresholds are chosen on them. A model that is not the run's own takes images as its best.json says.
     """
-    histogram = {"reference_histogram": read_histogram_if_any(config.matched_histogram_csv())}
-    remedy = "set it back, or evaluate label volumes with --predictions"
-    check_input(model_path, details, config.prediction_settings() | histogram, remedy)
-    start = config.run_folder("segmentation") / "best.keras"
-    if start.with_suffix(".json").exists():  # step 3 of earlier versions dropped what this one had seen
-        details = inherit(details, [read_best(start)])
+    if is_own:
+        histogram = {"reference_histogram": read_histogram_if_any(config.matched_histogram_csv())}
+        remedy = "set it back, or evaluate label volumes with --predictions"
+        check_input(model_path, details, config.prediction_settings() | histogram, remedy)
+        start = config.run_folder("segmentation") / "best.keras"
+        if start.with_suffix(".json").exists():  # step 3 of earlier versions dropped what this one had seen
+            details = inherit(details, [read_best(start)])
     for doubt in doubts(model_path, details, config.PATIENT_PATTERN):
         print(f"note: {doubt}")
     data = details.get("data", {})
@@ -332,6 +346,7 @@ def report(folder, title, facts, volumes, pairs, failed, score, notes, patches=N
     `InputError` with the messages in `failed`.
     """
     volumes = with_patients(volumes, config.PATIENT_PATTERN)
+    notes = [*notes, *one_sided(volumes)]
     summary = summarise_volumes(volumes, config.SEED)
     detected = detection.detection_table(volumes, score, config.SEED)
     curves = {}
@@ -376,8 +391,17 @@ def report(folder, title, facts, volumes, pairs, failed, score, notes, patches=N
         raise InputError(*failed)
 
 
+def one_sided(volumes):
+    """A sentence for each fluid that no case of the table holds, or every case, so that its detection has no AUC."""
+    for fluid, cases in volumes.groupby("fluid", sort=False):
+        held = cases.reference_mm3 > 0
+        if held.all() or not held.any():
+            which = "every" if held.all() else "no"
+            yield f"{fluid} is in {which} case, so that this evaluation cannot say how well its absence is told."
+
+
 def _tried(aucs):
-    return "; ".join(f"{detection.SCORES[name]}, {auc:.3f}" for name, auc in aucs.items())
+    return "; ".join(f"{detection.SCORES[name]}, {number(auc)}" for name, auc in aucs.items())
 
 
 def _cases(volumes):

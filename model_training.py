@@ -24,7 +24,7 @@ import functools
 import config
 from utils.ancestry import doubts
 from utils.errors import run_script
-from utils.exported_model import check_input, export_epoch, is_whole, set_weights
+from utils.exported_model import check_input, export_epoch, is_whole, set_weights, taught_fluids
 from utils.keras_setup import failures_named, set_up_keras
 from utils.labels import FLUIDS
 from utils.networks import check_encoder_weights, create_inference_network, create_network
@@ -59,7 +59,7 @@ def main(argv):
     folder = config.run_folder("segmentation")
     if not config.INIT_WEIGHTS and not (folder / "config.json").exists():  # a run that goes on needs none
         check_encoder_weights(config.MODEL, config.ENCODER_WEIGHTS)
-    data = read_training_data(**config.training_data_settings(), start=config.INIT_WEIGHTS)
+    data = read_training_data(**config.training_data_settings(), start=config.starting_model())
     if data.start:
         check_start(data)
     for note in data.notes_on_outlines():
@@ -114,7 +114,8 @@ def train(folder, data, sharing, state):
             set_weights([unet], data.start.path)
     inference = create_inference_network(**network | {"encoder_weights": None})
     compile_for_scoring(inference, losses, config.THRESHOLD, data.scored)
-    print(run_folder.settings_text(config.values()))
+    print(f"settings: {config.called_with()}; all of them: {folder / 'config.json'}")
+    print(f"starts from {starts_from(data, state)}")
     print(f"{folder}: {unet.count_params():,} parameters, {config.DTYPE_POLICY}, batches of {config.BATCH_SIZE}")
 
     run = TrainingRun(
@@ -155,7 +156,17 @@ def train(folder, data, sharing, state):
             validation = score(inference, data, preview, run.stop_if_asked)
             row = run.end_epoch(sharing.agreed(validation), config.BATCH_SIZE)
             report(row, run.progress["best"], run.seconds_left())
-    run.finish(reason, next_step="adversarial_training.py")
+    run.finish(reason)
+    print(f"next: {config.command('adversarial_training.py')}\nor:   {config.command('evaluate.py')}")
+
+
+def starts_from(data, state):
+    """In words what a training has for its first weights; the arguments are those of `train`."""
+    if state:
+        return "its own checkpoint"
+    if data.start:
+        return f"{data.start.path}, taught {', '.join(taught_fluids(data.start.details))}"
+    return "random weights" + f", an encoder of {config.ENCODER_WEIGHTS}" * bool(config.ENCODER_WEIGHTS)
 
 
 def score(inference, data, preview, stop_if_asked):

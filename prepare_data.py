@@ -29,7 +29,7 @@ from tqdm import tqdm
 import config
 from utils.errors import InputError, run_script
 from utils.files import locked, remove_unfinished, write_csv, write_json
-from utils.labels import FLUIDS
+from utils.labels import FLUIDS, in_order
 from utils.names import as_text
 from utils.parallel import map_unordered
 from utils.preparation.cases import find_cases, volumes_of_no_case
@@ -109,10 +109,11 @@ def main(argv):
     if notes := notes_text({case.root: of_case.notes for case, of_case in facts.items()}):
         print(notes)
     fluids = {(case.vendor, case.name): fluids_held(of_case) for case, of_case in labelled(facts).items()}
-    print(f"\n{summary_text(summary)}\n\n{split_text(split, fluids, config.PATIENT_PATTERN)}")
+    outlined = in_order({fluid for of_case in labelled(facts).values() for fluid in of_case.outlined})
+    print(f"\n{summary_text(summary)}\n\n{split_text(split, fluids, outlined, config.PATIENT_PATTERN)}")
     if missing := not_outlined_text({case: of_case.outlined for case, of_case in labelled(facts).items()}, split):
         print(f"\n{missing}")
-    print(f"Look at {folder / 'overview.png'}; then: python model_training.py")
+    print(f"look at {folder / 'overview.png'}\nnext: {config.command('model_training.py')}")
 
 
 def check_cases(cases, need_reference=True):

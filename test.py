@@ -44,7 +44,7 @@ from tqdm import tqdm
 
 import config
 from utils.errors import InputError, run_script
-from utils.exported_model import PredictionSettings, find_best_model, read_best
+from utils.exported_model import BOX_MODEL, PredictionSettings, find_best_model, read_best
 from utils.files import locked, remove_unfinished, write_csv
 from utils.labels import FLUIDS
 from utils.names import as_text
@@ -62,7 +62,6 @@ from utils.volumes.scans import search_scans
 from utils.volumes.spacing import check_spacing
 from utils.volumes.vendors import KNOWN
 
-BOX_MODEL = Path("weights", "oct_fluid.keras")
 BOX_MODEL_IS = "trained on real Spectralis and on synthetic scans, for research and not for diagnosis"
 LEFT_OUT_LINES = 12  # printed; left_out.csv has all
 
@@ -75,7 +74,8 @@ def main(argv):
         "--model",
         metavar="FILE",
         nargs="+",
-        help=f"a best.keras with its best.json, or a .onnx; several are averaged; default: the run's, else {BOX_MODEL}",
+        help="a best.keras with its best.json, or a .onnx; several are averaged; box: the one in weights/; "
+        "default: the run's, else the box",
     )
     parser.add_argument(
         "--vendor",
@@ -109,13 +109,13 @@ def main(argv):
         raise InputError(f"--fovea: {len(scans)} scans found, and each has its own; name one scan")
     found = None
     if arguments.model:
-        models, why = arguments.model, "named with --model"
+        models, why = [BOX_MODEL if model == "box" else model for model in arguments.model], "named with --model"
     elif found := find_best_model(config.run_folder("adversarial"), config.run_folder("segmentation")):
         models, why = [found[0]], found[1]
     else:
         box = BOX_MODEL if find_spec("keras") else BOX_MODEL.with_suffix(".onnx")
-        print(f"no model in {config.run_folder('segmentation')}: this is {box}, {BOX_MODEL_IS}")
-        models, why = [Path(__file__).parent / box], "nothing was trained"
+        print(f"no model in {config.run_folder('segmentation')}: this is weights/{box.name}, {BOX_MODEL_IS}")
+        models, why = [box], "nothing was trained"
     details = {path: read_best(path) for path in models}
     for path, of_model in details.items():
         PredictionSettings.from_details(of_model)

@@ -12,13 +12,13 @@ from importing import BY_COLOUR, COLOURS, PAIRED, SAID, refusal, run_import, wri
 from utils.errors import InputError
 from utils.preparation.outlined import read_outlined
 from utils.tools.import_cases import main
+from utils.volumes.mhd import read_volume
 
 
 # ---- What is said ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"said": SAID[:2]}, "states none as spacing, expected a scan's; say it: --spacing-mm X Y Z"),
         ({"said": [*SAID[:3], "1", "1", "1"]}, "--spacing-mm 1.0 1.0 1.0: expected x 0.0005 to 0.045"),
         ({"patient": ["--patient-pattern", r"(\d{5})"]}, "1-a.png: --patient-pattern (\\d{5}) finds no patient in it"),
         ({"patient": ["--patient-pattern", r"\d"]}, "--patient-pattern \\d: expected a group"),
@@ -43,13 +43,29 @@ def test_what_must_be_said(tmp_path, options, expected):
         ([*PAIRED, *BY_COLOUR, "--annotator", "anna"], "--annotator anna: mark with {annotator}"),
         (["--images", "*/*.png", *PAIRED[2:], *BY_COLOUR], "--masks masks/*.png: has 1 *, expected 2"),
         (["--images", "images/*.jpg", *PAIRED[2:], *BY_COLOUR], "--images images/*.jpg: no file below the source"),
-        (["--masks", "a", *BY_COLOUR], "--images: masks needs it"),
     ],
 )
 def test_what_is_said_wrongly(tmp_path, options, expected):
     write_pairs(tmp_path / "source", coloured(COLOURS), names=("1-a",))
     (line,) = refusal(tmp_path, "masks", *options)
     assert expected in line
+
+
+def test_all_that_is_missing_is_named_at_once_with_an_example(tmp_path):
+    *missing, example = refusal(tmp_path, "masks", "--images", "*.png", said=[], patient=[])
+    assert missing == [f"--{name}: masks needs it" for name in ("masks", "patient-pattern", "spacing-mm", "vendor")]
+    assert re.sub(r" /\S+", " DIR", example) == (
+        r"for example: masks DIR --vendor Spectralis --patient-pattern '(\d+)_' --images 'images/*.png' "
+        "--masks 'masks/*.png' --spacing-mm 0.0115 0.00387 --output DIR"
+    )
+
+
+def test_b_scans_by_themselves_need_no_third_spacing_and_may_each_be_of_a_patient(tmp_path):
+    write_pairs(tmp_path / "source", coloured(COLOURS))
+    said = [*SAID[:2], "--spacing-mm", "0.0115", "0.00387"]
+    output = run_import(tmp_path, "masks", *PAIRED, *BY_COLOUR, said=said, patient=["--patient-pattern", "each"])
+    assert sorted(path.name for path in (output / "Spectralis").iterdir()) == ["1-a__1-a", "2-b__2-b"]
+    assert read_volume(output / "Spectralis" / "1-a__1-a" / "oct.mhd")[1] == pytest.approx((0.0115, 0.00387, 0.12))
 
 
 def test_commands_of_the_documentation_are_understood():

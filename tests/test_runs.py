@@ -122,10 +122,3 @@ def test_log_and_events(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(2, 0.25)]
-
-
-def test_settings_are_shown_in_lines_of_the_consoles_width():
-    text = run_folder.settings_text({"EPOCH": 3, "RUN_NAME": "a", **{f"NAME_{number}": number for number in range(30)}})
-    assert text.startswith("EPOCH=3, RUN_NAME='a', NAME_0=0,")
-    assert len(text.splitlines()) > 1
-    assert max(map(len, text.splitlines())) <= 120

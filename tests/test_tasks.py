@@ -53,9 +53,16 @@ def test_the_box_model_is_copied_with_its_weights_to_the_bit(tmp_path):
         np.testing.assert_array_equal(weight, expected)
 
 
-@pytest.mark.parametrize("arguments", [["weights"], ["demo", "--real", "scans"]])
-def test_real_scans_are_named_for_the_weights_and_for_nothing_else(arguments, monkeypatch, capsys):
+@pytest.mark.parametrize("arguments", [["weights"], ["demo", "--real", "scans"], ["test", "--set", "EPOCH=1"]])
+def test_each_task_has_its_own_options(arguments, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["tasks", *arguments])
     with pytest.raises(SystemExit):
         tasks.main()
-    assert "--real DIR: name the folders of real scans" in capsys.readouterr().err
+    assert "argument" in capsys.readouterr().err
+
+
+def test_the_help_names_the_options_of_settings(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["tasks", "reproduce", "--help"])
+    with pytest.raises(SystemExit):
+        tasks.main()
+    assert {"--recipe", "--set"} <= set(capsys.readouterr().out.split())

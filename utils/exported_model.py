@@ -13,6 +13,7 @@ from utils.files import read_json, sha256, write_json, written_whole
 from utils.labels import CLASS_NAMES, FLUIDS, in_order
 from utils.onnx_model import is_onnx, read_onnx_details
 
+BOX_MODEL = Path(__file__).parents[1] / "weights" / "oct_fluid.keras"  # the model in the box
 NETWORK_SETTINGS = ("MODEL", "BASE_FILTERS", "TRAIN_CLASSES")  # what decides the shapes of weights
 
 

@@ -5,19 +5,22 @@
 
 import ast
 import difflib
+from pathlib import Path
 
 from utils.errors import InputError
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 
-def parse(argv, parser):
-    """`parser`'s arguments in `argv`, with ``recipes`` and ``overrides``, which every script has."""
+
+def add_options(parser):
+    """Give an `argparse.ArgumentParser` the options of every script: ``recipes`` and ``overrides``."""
     parser.add_argument(
         "--recipe",
         dest="recipes",
         metavar="NAME",
         action="append",
         default=[],
-        help="settings of recipes/NAME.py; of several the later one wins, and --set over all",
+        help="settings of recipes/NAME.py or of a file; of several the later one wins, and --set over all",
     )
     parser.add_argument(
         "--set",
@@ -27,7 +30,12 @@ def parse(argv, parser):
         default=[],
         help="override a name in config.py for this run",
     )
-    return parser.parse_args(argv)
+
+
+def options_of(arguments):
+    """The options of `add_options` in parsed `arguments`, as a list of arguments for another script."""
+    options = [part for name in arguments.recipes for part in ("--recipe", name)]
+    return options + [part for override in arguments.overrides for part in ("--set", override)]
 
 
 def read_overrides(overrides, defaults, optional):
@@ -53,15 +61,15 @@ def read_overrides(overrides, defaults, optional):
     return changes
 
 
-def read_recipe(folder, name, defaults, optional):
-    """The settings in the recipe ``folder/name.py``, as {name: value}.
+def read_recipe(name, defaults, optional):
+    """The settings in recipes/NAME.py, or in the file `name` where that is a path ending in ``.py``, as {name: value}.
 
     Its lines are ``NAME = value  # why``, with literal values. It is read, never executed. Raises `InputError` with a
     line for each that is wrong.
     """
-    path = folder / f"{name}.py"
+    path = Path(name) if name.endswith(".py") else RECIPES / f"{name}.py"
     if not path.is_file():
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.py"))) or "none"
+        known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.py")))
         raise InputError(f"--recipe {name}: no such file {path}; there are: {known}")
     try:
         statements = ast.parse(path.read_text("utf-8")).body

@@ -6,9 +6,11 @@
     python -m utils.tasks test       environment, what tests need, code style, types, the quick tests
     python -m utils.tasks reproduce [--recipe NAME] [--set NAME=VALUE ...]
                                      the paper's experiment: all folds, then one table of all held-out cases
+    python -m utils.tasks adapt [--recipe FILE] [--set NAME=VALUE ...]
+                                     the model in the box, trained on with your own cases, and compared with it
 
 The first three create `.venv` in the project's folder, and install into it if the requirement files have changed.
-`reproduce` runs with the Python that calls it. Its paths are relative to the current folder.
+The others run with the Python that calls them. Their paths are relative to the current folder.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import csv
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -24,6 +27,10 @@ import zipfile
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT))  # called as FOLDER/utils/tasks.py, Python would look beside this file
+
+from utils.settings import add_options, options_of  # noqa: E402
+
 ENVIRONMENT = Path(".venv")
 DEMO = Path("demo")
 
@@ -69,27 +76,35 @@ BOX_SETTINGS = {
 FOLD_SETTINGS = {**BOX_LEARNS_FROM, "EPOCH": 4, "VALIDATION_B_SCANS": 40}
 FOLD_CPU_SECONDS = 6000  # more than their steps need
 
+# `adapt`: what a step of recipes/strong.py takes on two cores, and how few patients can show no difference at 5 %.
+SECONDS_A_STEP, LEAST_PATIENTS = 1.0, 6
+
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m utils.tasks")
-    parser.add_argument("task", choices=("demo", "weights", "test", "reproduce"))
-    parser.add_argument("--real", nargs="+", type=Path, metavar="DIR", default=[], help="real scans, for weights")
-    arguments, settings = parser.parse_known_args()
-    task = arguments.task
-    if settings and task != "reproduce":
-        parser.error(f"{task} takes no further arguments, found {' '.join(settings)}")
-    if bool(arguments.real) != (task == "weights"):
-        parser.error("--real DIR: name the folders of real scans for the task weights, and for no other")
+    tasks = parser.add_subparsers(dest="task", required=True)
+    tasks.add_parser("demo", help="environment, synthetic data, the five scripts in order")
+    tasks.add_parser("test", help="environment, code style, types, the quick tests")
+    weights = tasks.add_parser("weights", help="train weights/oct_fluid.keras anew, on real and synthetic scans")
+    weights.add_argument("--real", nargs="+", type=Path, metavar="DIR", required=True, help="folders of real scans")
+    of_settings = {
+        "adapt": (adapt, "train the model in the box on with your own cases, and compare both"),
+        "reproduce": (reproduce, "the paper's experiment: all folds, then one table of all held-out cases"),
+    }
+    for name, (function, text) in of_settings.items():
+        add_options(task := tasks.add_parser(name, help=text, description=text))
+        task.set_defaults(function=function)
+    arguments = parser.parse_args()
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
         sys.exit(f"Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}")
-    if task == "reproduce":
-        reproduce(sys.executable, settings)
+    if arguments.task in of_settings:
+        arguments.function(sys.executable, options_of(arguments))
         return
-    real = [folder.resolve() for folder in arguments.real]
+    real = [folder.resolve() for folder in getattr(arguments, "real", ())]
     os.chdir(PROJECT)
-    if task == "demo":
+    if arguments.task == "demo":
         demo(environment("requirements.txt"))
-    elif task == "weights":
+    elif arguments.task == "weights":
         box_model(environment("requirements.txt"), real)
     else:
         test(environment("requirements.txt", "requirements-test.txt"))
@@ -170,15 +185,12 @@ def reproduce(python, settings):
     depends on which cases train. The same command resumes an interrupted run.
     """
     settings = ["--set", "FOLDS=5", "--set", "KEEP_EPOCHS=None", *settings]
-    show = (
-        "import json, sys, config; config.load(sys.argv[1:]); print(json.dumps([config.DATA_ROOT, [str("
-        "config.fold_root(fold)) for fold in range(config.FOLDS)], config.RUN_NAME, config.CHOOSE_DECISIONS]))"
+    roots, data_root, run_name, choose_decisions = values_of(
+        python,
+        settings,
+        "[str(config.fold_root(fold)) for fold in range(config.FOLDS)], config.DATA_ROOT, config.RUN_NAME, "
+        "config.CHOOSE_DECISIONS",
     )
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    shown = subprocess.run([python, "-c", show, *settings], env=environment, stdout=subprocess.PIPE, text=True)
-    if shown.returncode:
-        sys.exit(shown.returncode)
-    data_root, roots, run_name, choose_decisions = json.loads(shown.stdout)
     of_folds = [
         (Path(root), [*settings, "--set", f"FOLD={fold}", "--set", f"OUTPUT_ROOT={root}"])
         for fold, root in enumerate(roots)
@@ -193,6 +205,60 @@ def reproduce(python, settings):
         output = root / "runs" / run_name / "segmented"
         run(python, PROJECT / "test.py", *held_out_scans(root, data_root), "--output", output, *of_fold)
     run(python, PROJECT / "evaluate.py", "--all-folds", *settings)
+
+
+def adapt(python, settings):
+    """Prepare cases, train the model in the box on with them, and compare both on the held-out ones.
+
+    `settings` are as in `reproduce`; recipes/strong.py and recipes/adapt.py come first. The same command resumes an
+    interrupted run.
+    """
+    settings = ["--recipe", "strong", "--recipe", "adapt", *settings]
+    run(python, PROJECT / "prepare_data.py", *settings)
+    patients, steps, folder = values_of(
+        python,
+        settings,
+        "{part: len({patient_of(row['image_name'], config.PATIENT_PATTERN) for row in csv.DictReader(open("
+        "config.split_csv(part), encoding='utf-8', newline=''))}) for part in ('train', 'test')}, "
+        "config.EPOCH * config.STEPS_PER_EPOCH, str(config.run_folder('evaluation'))",
+    )
+    if patients["test"] < LEAST_PATIENTS:
+        print(
+            f"warning: {patients['test']} patients are held out. With fewer than {LEAST_PATIENTS} no difference is "
+            "beyond chance, however large (signed-rank test): take the comparison for a hint"
+        )
+    minutes = steps * SECONDS_A_STEP / 60
+    print(f"{patients['train']} patients train, {steps} steps: about {minutes:.0f} minutes on two cores", flush=True)
+    run(python, PROJECT / "model_training.py", *settings)
+    own, box = Path(folder), Path(f"{folder}_box")
+    run(python, PROJECT / "evaluate.py", *settings)
+    run(python, PROJECT / "evaluate.py", "--model", "box", "--output", box, *settings)
+    run(python, PROJECT / "evaluate.py", "--compare", own, box, *settings)
+    own_dice, box_dice = mean_dice(own), mean_dice(box)
+    own_model = own.parent / "segmentation" / "best.keras"
+    better, model = ("Better is your", own_model) if own_dice > box_dice else ("Yours is not better than the", "box")
+    print(f"\nMean Dice of the held-out cases: yours {own_dice:.3f}, the model in the box {box_dice:.3f}.")
+    print(f"{better} model: python test.py SCANS --output segmented --model {shlex.quote(str(model))}")
+
+
+def mean_dice(evaluation):
+    """The Dice of all cases in the folder of an evaluation, mean of the fluids that were outlined."""
+    with open(evaluation / "summary.csv", encoding="utf-8", newline="") as file:
+        of_all = [row for row in csv.DictReader(file) if (row["vendor"], row["fluid"]) == ("all", "mean")]
+    return next(float(row["mean"]) for row in of_all if row["measure"] == "dice_all")
+
+
+def values_of(python, settings, expressions):
+    """What Python `expressions` give where config.py has `settings`, ``--recipe`` and ``--set`` arguments."""
+    show = (
+        "import csv, json, sys, config; from utils.preparation.splits import patient_of; config.load(sys.argv[1:]); "
+        f"print(json.dumps([{expressions}]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    shown = subprocess.run([python, "-c", show, *settings], env=environment, stdout=subprocess.PIPE, text=True)
+    if shown.returncode:
+        sys.exit(shown.returncode)
+    return json.loads(shown.stdout)
 
 
 def box_model(python, real):

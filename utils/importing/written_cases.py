@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.files import UNFINISHED, read_json, write_json
+from utils.files import UNFINISHED, read_json, write_json, written_whole
 from utils.preparation.outlined import read_outlined, root_stated, write_outlined
 from utils.volumes.mhd import write_volume
 
@@ -78,6 +78,20 @@ def write_case(folder, volumes, spacing_mm, placement, record=None):
     except OSError:
         shutil.rmtree(temporary)
         raise
+
+
+def write_recipe(output, patient_pattern):
+    """Write ``recipe.py``, where the cases below `output` are and what is made of them goes. Returns its path."""
+    data, path = Path(output).absolute(), Path(output) / "recipe.py"
+    lines = [
+        '"""The imported cases beside this file, for --recipe."""\n',
+        f"DATA_ROOT = {str(data)!r}",
+        f"OUTPUT_ROOT = {str(data.with_name(f'{data.name}-output'))!r}",
+        f"PATIENT_PATTERN = {patient_pattern!r}",
+    ]
+    with written_whole(path) as temporary:
+        Path(temporary).write_text("\n".join(lines) + "\n", "utf-8")
+    return path
 
 
 def _imports(output):

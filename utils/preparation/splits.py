@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from utils.errors import InputError
-from utils.labels import FLUIDS
+from utils.labels import FLUIDS, in_order
 
 PARTS = ("test", "val", "train")  # in the order in which they are drawn
 IMPORTED_PATTERN = "^(.+?)__"  # finds the patient in names of the cases that `utils.tools.import_cases` writes
@@ -148,11 +148,12 @@ def not_outlined_text(outlined, split):
     return "\n".join(lines)
 
 
-def split_text(split, fluids, pattern):
+def split_text(split, fluids, outlined, pattern):
     """The split in a line, and a warning line for each thing that it lacks.
 
     `split` is {(vendor, name): part}, by patients as `pattern` finds them. `fluids` is {(vendor, name): names of
-    fluids} of all labelled cases, also of those that are in no part.
+    fluids} that all labelled cases hold, also those that are in no part; `outlined` are the names of fluids that some
+    case outlines.
     """
     parts = list(split.values())
     lines = ["Split: " + ", ".join(f"{parts.count(part)} {part}" for part in reversed(PARTS)) + " volumes"]
@@ -177,6 +178,17 @@ def split_text(split, fluids, pattern):
                 f"warning: no case in {part}_data.csv holds {' or '.join(missing)}, so that {needed_by} cannot "
                 f"{'learn' if part == 'train' else 'judge'} it; move a patient's rows there from another part's CSV"
             )
+    if nowhere := [fluid for fluid in outlined if fluid not in set().union(*fluids.values())]:
+        lines.append(
+            f"warning: no case holds {' or '.join(nowhere)}, which counts as looked for and absent: a network learns "
+            "never to find it; if nobody outlined it, say so with OUTLINED"
+        )
+    tested = [set(fluids[case]) for case, part in split.items() if part == "test"]
+    if constant := in_order(set.intersection(*tested)) if tested else []:
+        lines.append(
+            f"warning: every case in test_data.csv holds {' and '.join(constant)}, so that evaluate.py cannot say how "
+            "well cases without it are told apart; add some"
+        )
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ reads the folder SOURCE and writes below ``--output``
 - ``<Vendor>/<patient>__<name>/{oct,reference}.{mhd,raw}``, with ``other.mhd`` for classes stated as OTHER1 to OTHER255
 - ``provenance.json``, the record of where each case comes from
 - ``outlined.csv``: which fluids were outlined in each case
+- ``recipe.py``: the settings with which the scripts read these cases, for ``--recipe``
 
     python -m utils.tools.import_cases corrected SEGMENTED --output data
 
@@ -36,7 +37,7 @@ from utils.importing.corrected import find_corrected
 from utils.importing.duke import find_duke
 from utils.importing.layouts import find_beside, find_coco, find_masks, find_nnunet, find_yolo
 from utils.importing.overview import PATIENT_PATTERN, Understood, overview_text
-from utils.importing.written_cases import owned_cases, record_import, record_outlined, write_case
+from utils.importing.written_cases import owned_cases, record_import, record_outlined, write_case, write_recipe
 from utils.labels import FLUIDS, in_order
 from utils.names import as_text, same_name, suffix_of
 from utils.volumes.grey_values import as_grey
@@ -59,6 +60,18 @@ _CHECKED = ("vendor", "spacing_mm", "patient_pattern", "images", "masks", "label
 _CHECKED += ("without_mask", "all", "moved")
 _WHOLE_NAME = "^(.+?)(?:__|$)"  # the patient in a scan's name, where no pattern is given; cases are <patient>__<name>
 _DEFAULTS = {"labels": [], "tolerance": 0, "without_mask": "refuse"}
+_EACH = "each"  # in place of a pattern: every image is of another patient
+_LONE_MM = 0.12  # z of B-scans by themselves, which have no next one
+# An option as it may look, for who has left it out.
+_EXAMPLES = {
+    "vendor": "Spectralis",
+    "patient_pattern": r"'(\d+)_'",
+    "images": "'images/*.png'",
+    "masks": "'masks/*.png'",
+    "labels": "IRF=255",
+    "annotator": "1",
+    "spacing_mm": "0.0115 0.00387",
+}
 
 
 def main(argv):
@@ -82,10 +95,10 @@ def main(argv):
         missing = [root for root in cases if root not in there]
         for root in tqdm(missing, "Writing", unit=" case", disable=not missing):
             _write(output / root, cases[root], found.classes, options, files[root])
-    print(f"{len(missing)} cases written to {output}, {len(there)} were there. Now:")
-    own = "--vendor-folders " * any(root.partition("/")[0] not in KNOWN for root in cases)
-    settings = f"--set {shlex.quote(f'DATA_ROOT={output}')} --set 'PATIENT_PATTERN={PATIENT_PATTERN}'"
-    print(f"python prepare_data.py {own}{settings}")
+        recipe = write_recipe(output, PATIENT_PATTERN)
+    print(f"{len(missing)} cases written to {output}, {len(there)} were there")
+    own = ["--vendor-folders"] * any(root.partition("/")[0] not in KNOWN for root in cases)
+    print(f"next: {shlex.join(['python', 'prepare_data.py', *own, '--recipe', str(recipe)])}")
 
 
 # ---- What was asked for --------------------------------------------------------------------------------------------
@@ -98,11 +111,13 @@ def _parse(argv):
     parser.add_argument("source", metavar="SOURCE", help="folder of the data set; patterns are relative to it")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the cases: a DATA_ROOT")
     parser.add_argument("--vendor", help=f"whose device made the scans: {', '.join(KNOWN)}, or a name of your own")
-    parser.add_argument("--spacing-mm", nargs=3, type=float, metavar=("X", "Y", "Z"), help="column, row, slice spacing")
+    parser.add_argument(
+        "--spacing-mm", nargs="+", type=float, metavar="MM", help="column, row and slice spacing; B-scans have no third"
+    )
     parser.add_argument(
         "--patient-pattern",
         metavar="REGEX",
-        help="its first group is the patient in an image's path below SOURCE, without suffix",
+        help="its first group is the patient in an image's path below SOURCE, without suffix; each: an image a patient",
     )
     parser.add_argument("--images", metavar="PATTERN", help="images: * any part of a name, ** any part of a path")
     parser.add_argument("--masks", nargs="+", metavar="[TARGET=]PATTERN", help="masks, or files of outlines")
@@ -127,17 +142,24 @@ def _parse(argv):
     _, needed, allowed = _LAYOUTS[options.layout]
     allowed = allowed | ({"spacing_mm"} if "vendor" in needed else set())
     given = {name for name in _CHECKED if getattr(options, name) is not None}
+    if suffix_of(options.images or "") in PICTURES:
+        needed = needed | {"spacing_mm"}  # which pictures do not state
     complaints = [f"{_flag(name)}: {options.layout} needs it" for name in sorted(needed - given)]
+    if complaints:
+        words = (f"{_flag(name)} {_EXAMPLES[name]}" for name in _EXAMPLES if name in needed)
+        complaints.append(f"for example: {options.layout} {options.source} {' '.join(words)} --output {options.output}")
     complaints += [f"{_flag(name)}: {options.layout} has no use for it" for name in sorted(given - needed - allowed)]
     if options.spacing_mm is not None:
         try:
-            check_spacing("--spacing-mm", options.spacing_mm)
+            if len(options.spacing_mm) not in (2, 3):
+                raise InputError(f"--spacing-mm: {len(options.spacing_mm)} values, expected X Y, or X Y Z of volumes")
+            check_spacing("--spacing-mm", [*options.spacing_mm, _LONE_MM][:3])
         except InputError as error:
             complaints += error.messages
     if options.vendor is not None and (why := why_no_vendor_name(options.vendor)):
         complaints.append(f"--vendor {options.vendor}: {why}; known are {', '.join(KNOWN)}")
     try:
-        if re.compile(options.patient_pattern or _WHOLE_NAME).groups < 1:
+        if options.patient_pattern != _EACH and re.compile(options.patient_pattern or _WHOLE_NAME).groups < 1:
             complaints.append(f"--patient-pattern {options.patient_pattern}: expected a group, as in '(\\d+)_'")
     except re.error as error:
         complaints.append(f"--patient-pattern {options.patient_pattern}: no regular expression ({error})")
@@ -166,7 +188,7 @@ def _named(items, options):
     cases, complaints, texts, taken = {}, [], {}, {}
     pattern = options.patient_pattern or _WHOLE_NAME
     for item in items:
-        match = re.search(pattern, item.path_text)
+        match = re.search("(.+)", item.name) if pattern == _EACH else re.search(pattern, item.path_text)
         if not (match and match[1]):
             complaints.append(f"{item.files[0]}: --patient-pattern {pattern} finds no patient in it")
             continue
@@ -200,6 +222,10 @@ def _read(item, classes, options):
     voxels, notes = as_grey(content.voxels, path, content.bits, content.inverted)
     notes = [*content.notes, *notes]
     spacing_mm = options.spacing_mm or item.spacing_mm or _stated_spacing_mm(content, path)
+    if len(spacing_mm) == 2:
+        if voxels.shape[0] > 1:
+            raise InputError(f"{path}: holds {voxels.shape[0]} B-scans; say their distance, too: --spacing-mm X Y Z")
+        spacing_mm = (*spacing_mm, _LONE_MM)
     try:
         masks, warnings = item.read_masks(voxels.shape)
     except InputError as error:  # the notes may explain it: a fundus image that was cut off changes the size

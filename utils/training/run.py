@@ -257,12 +257,12 @@ class TrainingRun:
             self.optimizer.learning_rate.assign(self.optimizer.learning_rate / 2)
             self.progress["slowed_epoch"] = epoch
 
-    def finish(self, reason, next_step):
-        """Say that the run has ended, for what `reason`, with what result, and which script is next."""
+    def finish(self, reason):
+        """Say that the run has ended, for what `reason`, and with what result."""
         best = self.progress["best"]
         print(f"finished, {reason}; best: epoch {best['epoch']}, {best['metric']} {best['value']:.4f}")
         print(f"best model: {self.folder / 'best.keras'}")
-        print(f"curves: {self.folder / 'progress.png'}; next: python {next_step}")
+        print(f"curves: {self.folder / 'progress.png'}")
 
     def seconds_left(self):
         """Seconds that the epochs left will take at the pace of the last one."""

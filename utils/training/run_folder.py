@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import textwrap
 import time
 from pathlib import Path
 
@@ -142,11 +141,6 @@ def backend_name():
 def versions_text():
     """The `versions` in one line."""
     return ", ".join(f"{name} {value}" for name, value in versions().items() if value is not None)
-
-
-def settings_text(settings):
-    """The `settings`, a dictionary, in some lines for the console."""
-    return textwrap.fill(", ".join(f"{name}={value!r}" for name, value in settings.items()), 120)
 
 
 def _version(package):
