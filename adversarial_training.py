@@ -173,7 +173,7 @@ def create_step(data):
     from utils.training.adversarial import AdversarialStep, discriminator_policy
     from utils.training.teacher import Teacher
 
-    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES, config.CROSS_ENTROPY)
+    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES, config.LOSS)
     settings = config.network_settings() | {"encoder_weights": None}  # it gets a trained model's
     unet, inference = create_network(**settings), create_inference_network(**settings)
     for network in (unet, inference):

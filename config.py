@@ -80,11 +80,11 @@ DROP_HEALTHY = 0.75
 
 # ---- Network -------------------------------------------------------------------------------------------------------
 # "tennakoon" is the paper's U-Net, "Unet/efficientnetlite0" a U-Net on a small pretrained encoder. Others are
-# segmentation_models' by "architecture/backbone", such as "Unet/resnet34".
+# segmentation_models' by "architecture/backbone", such as "Unet/resnet34". "module:function" is yours (docs/code.md).
 MODEL = "tennakoon"
 # "imagenet", or a file of pretrained weights for such a backbone. None: random ones.
 ENCODER_WEIGHTS = None
-# A best.keras of the same network to start from, such as "weights/oct_fluid.keras". None: random weights.
+# A best.keras of the same network to start from, or "box" for the one in weights/. None: random weights.
 INIT_WEIGHTS = None
 # Filters of the first level, doubled at each further one. 16 trains about ten times faster on a CPU.
 BASE_FILTERS = 64
@@ -150,9 +150,9 @@ DASK_SCHEDULER = None
 # ---- Beyond the paper: off here, for recipes -----------------------------------------------------------------------
 # "same" gives an output of the patch's size: every pixel carries a loss. With "valid", as in the paper, 18 % do.
 PADDING = "valid"
-# Cross-entropy beside the Dice loss. "balanced", as in the paper: every class of a patch has the same weight. With
-# "plain" every pixel has, and each fluid has its own Dice: fewer false pixels.
-CROSS_ENTROPY = "balanced"
+# Dice loss and cross-entropy. "balanced", as in the paper: every class of a patch has the same weight. With "plain"
+# every pixel has, and each fluid has its own Dice: fewer false pixels. "module:function" is your own (docs/code.md).
+LOSS = "balanced"
 # "adamw" is Adam with decoupled weight decay (WEIGHT_DECAY), which leaves out biases and batch normalisation.
 OPTIMIZER = "adam"
 # Weight decay of "adamw", as a share of the learning rate a step.

@@ -195,7 +195,7 @@ def score_patches(network):
 
     IoU and F-score are those of the fluids that these cases outline and the network was taught.
     """
-    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, network.has_heads, config.CROSS_ENTROPY)
+    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, network.has_heads, config.LOSS)
     outlined = fluids_outlined(read_outlined_rows(config.split_csv("test")))
     scored = [fluid for fluid in outlined if fluid in network.settings.taught]
     compile_for_scoring(network.model, losses, config.THRESHOLD, scored)

@@ -102,7 +102,7 @@ def train(folder, data, sharing, state):
     """Train on the `TrainingData` from `state` (that of `newest_state`, or None) on; `sharing` says who takes part."""
     set_up_keras(config.SEED, config.DETERMINISTIC)
     shared = sharing.start()
-    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES, config.CROSS_ENTROPY)
+    losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES, config.LOSS)
     # A model, or a checkpoint, replaces what an encoder would start from.
     network = config.network_settings() | ({"encoder_weights": None} if data.start or state else {})
     with shared():

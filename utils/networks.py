@@ -1,7 +1,7 @@
 """The networks beside the U-Net of model.py: checked before Keras is there, seeded, of standard layers.
 
 Each is named "architecture/backbone", such as "Unet/resnet34", and its output has the size of its input. All are
-segmentation_models', except for `LITE_UNET`, which is ours.
+segmentation_models', except for `LITE_UNET`, which is ours. "module:function" is the user's own.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.own_code import check_own, check_standard, is_own, own_function
 from utils.torch_weights import find_efficientnet_lite_weights
 
 OUR_NETWORK = "tennakoon"  # model.create_unet_model
@@ -41,6 +42,11 @@ def check_network(name, patch_shape, *, train_classes=False, encoder_weights=Non
     if name == OUR_NETWORK:
         if encoder_weights is not None:
             raise InputError(f"config.ENCODER_WEIGHTS = {encoder_weights!r}: the network {name!r} takes none; set None")
+        return
+    if is_own(name):
+        check_own("MODEL", name)
+        if train_classes or encoder_weights is not None:
+            raise InputError(f"config.MODEL = {name!r}: must go with TRAIN_CLASSES = False and ENCODER_WEIGHTS = None")
         return
     architecture, _, backbone = name.partition("/")
     if name != LITE_UNET and (architecture not in SIZE_STEPS or backbone not in BACKBONES):
@@ -86,7 +92,7 @@ def _expected_name(name):
     nearest = f"; did you mean {lower_case[closest[0]]!r}?" if closest else ""
     return (
         f"{OUR_NETWORK!r} or an architecture ({', '.join(SIZE_STEPS)}) and a backbone ({', '.join(BACKBONES)}), such "
-        f"as 'Unet/resnet34', or {LITE_UNET!r}{nearest}"
+        f"as 'Unet/resnet34', or {LITE_UNET!r}, or a module:function of your own{nearest}"
     )
 
 
@@ -97,7 +103,7 @@ def as_list(outputs):
 
 def tile_step(name):
     """Pixels of which a tile's sides must be multiples."""
-    return SIZE_STEPS.get(name.partition("/")[0], 8)
+    return 32 if is_own(name) else SIZE_STEPS.get(name.partition("/")[0], 8)
 
 
 def create_network(name, *, encoder_weights=None, rearranged_output=True, **settings):
@@ -106,6 +112,8 @@ def create_network(name, *, encoder_weights=None, rearranged_output=True, **sett
         from model import create_unet_model
 
         return create_unet_model(**settings, rearranged_output=rearranged_output)
+    if is_own(name):
+        return _own_network(name, settings["input_shape"], settings["n_classes"])
     settings = {key: settings[key] for key in settings if key not in ("base_filters", "train_classes", "padding")}
     if name == LITE_UNET:
         from utils.efficientnet_lite import create_efficientnet_lite_unet
@@ -124,6 +132,23 @@ def create_inference_network(name, *, input_shape, encoder_weights=None, **setti
         input_shape = (None, None, input_shape[2])
     settings |= {"input_shape": input_shape, "dtype_policy": "float32"}
     return create_network(name, rearranged_output=False, **settings)
+
+
+def _own_network(name, input_shape, n_classes):
+    """The network that the user's function gives for ``(input_shape, n_classes)``.
+
+    It must be a plain Keras model of class probabilities, (B, height, width, `n_classes`), of images of `input_shape`,
+    whose height and width are multiples of 32 or None. Its output may be smaller than its input. Raises `InputError`.
+    """
+    network = own_function("MODEL", name)(input_shape, n_classes)
+    shapes = tuple(network.input_shape[1:]), network.output_shape[-1]
+    if shapes != (tuple(input_shape), n_classes):
+        raise InputError(
+            f"config.MODEL = {name!r}: takes {shapes[0]} and gives {shapes[1]} channels, expected {tuple(input_shape)} "
+            f"and {n_classes}"
+        )
+    check_standard("MODEL", name, network)
+    return network
 
 
 def _segmentation_models_network(

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from utils.errors import InputError
 from utils.labels import FLUIDS
 from utils.networks import check_network
+from utils.own_code import check_own, is_own
 
 # Names that may be None and the type that they have otherwise.
 OPTIONAL = {
@@ -68,7 +69,7 @@ _RULES = [
     ),
     ("NOISE_ROOTS", lambda value: all(isinstance(root, str) for root in value), "[OUTPUT_ROOT, ...]"),
     ("PADDING", lambda value: value in ("valid", "same"), "'valid' or 'same'"),
-    ("CROSS_ENTROPY", lambda value: value in ("balanced", "plain"), "'balanced' or 'plain'"),
+    ("LOSS", lambda value: value in ("balanced", "plain") or is_own(value), "'balanced', 'plain' or module:function"),
     ("OPTIMIZER", lambda value: value in ("adam", "adamw"), "'adam' or 'adamw'"),
     ("LR_SCHEDULE", lambda value: value in ("constant", "cosine"), "'constant' or 'cosine'"),
     ("SEED FOLD WORKERS HOST KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
@@ -158,6 +159,13 @@ def faults(values):
         complaints.append(f"config.BATCH_SIZE = {config.BATCH_SIZE}: must be a multiple of {shares}, which share it")
     if min(config.PATCH_SIZE_H, config.PATCH_SIZE_W) <= 2 * config.PATCH_BORDER:
         complaints.append(f"config.PATCH_BORDER = {config.PATCH_BORDER}: must be below half the patch's smaller side")
+    if is_own(config.MODEL) and config.DTYPE_POLICY != "float32":
+        complaints.append(f"config.DTYPE_POLICY = {config.DTYPE_POLICY!r}: must be 'float32' with a MODEL of your own")
+    try:
+        if is_own(config.LOSS):
+            check_own("LOSS", config.LOSS)
+    except InputError as error:
+        complaints += error.messages
     try:
         check_network(
             config.MODEL,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from utils.errors import InputError
 
+RENAMED = {"CROSS_ENTROPY": "LOSS"}  # since earlier versions
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
@@ -104,6 +105,7 @@ def _checked(place, name, value, defaults, optional, text=None):
     """`value` as one for the setting `name`; `text` is what it was read from, where that may be meant as it stands."""
     if name not in defaults:
         closest = difflib.get_close_matches(name.upper(), defaults, n=1, cutoff=0.4)
+        closest = [RENAMED[name]] if name in RENAMED else closest
         raise InputError(f"{place}: no such name in config.py" + (f"; did you mean {closest[0]}?" * bool(closest)))
     expected = optional.get(name, type(defaults[name]))
     if expected is str and value is not None and text is not None:

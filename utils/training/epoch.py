@@ -8,6 +8,7 @@ import numpy as np
 from utils.data_prepare import get_data_iterator, patch_samples, read_outlined_rows
 from utils.labels import FLUIDS
 from utils.networks import tile_step
+from utils.own_code import is_own, own_function
 from utils.plots import save_comparison
 from utils.prepared import outlined_in
 from utils.training.devices import mean_over_replicas
@@ -78,18 +79,31 @@ def keras_batches(batches):
     return dataset.prefetch(1).with_options(options)
 
 
-def segmentation_losses(batch_size, n_classes, train_classes, weighting="balanced"):
+def segmentation_losses(batch_size, n_classes, train_classes, loss="balanced"):
     """The loss of each output of the U-Net, in order: Dice + cross-entropy, and for the presence heads their own.
 
-    `weighting` is that of `config.CROSS_ENTROPY`.
+    `loss` is that of `config.LOSS`.
     """
     import loss_functions
 
-    if weighting == "plain":
+    if is_own(loss):
+        segmentation = _own_loss(loss)
+    elif loss == "plain":
         segmentation = loss_functions.get_plain_cross_entropy_and_class_dice_loss_function(n_classes)
     else:
         segmentation = loss_functions.get_combined_cross_entropy_and_dice_loss_function(batch_size, n_classes)
     return [mean_over_replicas(segmentation)] + [loss_functions.presence_loss] * (3 * train_classes)
+
+
+def _own_loss(name):
+    """The loss that the user's function gives for one-hot references and probabilities as `crop_and_cast` makes them.
+
+    Both are float32 (B, h, w, classes). What nobody judged is background with probability 1 and has no reference.
+    """
+    from utils.base import crop_and_cast
+
+    function = own_function("LOSS", name)
+    return lambda y_true, y_pred: function(*crop_and_cast(y_true, y_pred))
 
 
 def compile_for_scoring(model, losses, threshold, fluids=tuple(FLUIDS), **options):

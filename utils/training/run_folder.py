@@ -12,6 +12,7 @@ from pathlib import Path
 from utils.errors import InputError
 from utils.files import locked, read_json, remove_unfinished, write_json, written_whole
 from utils.prepared import all_seen
+from utils.settings import RENAMED
 
 # Settings that may differ when a run goes on: they say how long, where and with how many processes, not what.
 MAY_CHANGE = {
@@ -70,7 +71,7 @@ def start_run(folder, settings, data, irrelevant=(), writes=True, defaults=()):
     path = Path(folder) / "config.json"
     if path.exists():
         settings, defaults = json.loads(json.dumps([settings, dict(defaults)]))  # tuples become lists, as in the file
-        before = defaults | read_json(path)
+        before = defaults | {RENAMED.get(name, name): value for name, value in read_json(path).items()}
         may_change = MAY_CHANGE - ({"EPOCH", "ADVERSARIAL_EPOCH"} if settings.get("LR_SCHEDULE") == "cosine" else set())
         names = [name for name in settings if name not in may_change and name not in irrelevant]
         if "STARTING_MODEL" not in before:  # earlier versions did not note which file INIT_WEIGHTS named
