@@ -6,6 +6,7 @@ import os
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK
 from dicoms import save_tomographies
@@ -483,27 +484,43 @@ def test_corrected_cases_are_prepared_and_known_to_be_seen(segmented, out, tmp_p
 
 @pytest.mark.slow
 def test_a_network_goes_on_from_corrected_scans(tmp_path):
-    """The commands of docs/correct.md on phantoms, with one step; then a network that has seen the validation case."""
+    """The commands of docs/correct.md on phantoms, with one step; then a network that has seen the held-out cases."""
     run_python("-m", "utils.phantom", "--output", tmp_path / "phantoms", "--cases", 12, "--slices", 1, "--seed", 3)
     cases = sorted((tmp_path / "phantoms").glob("*Spectralis/*"))
-    out, data, output = (tmp_path / name for name in ("out", "data", "output"))
+    out, data, output = (tmp_path / name for name in ("out", "data", "data-output"))
     run_python("test.py", *cases, "--output", out, "--model", "weights/oct_fluid.keras", "--format", "nii.gz")
     for case in cases:
         labels = SimpleITK.ReadImage(str(case / "reference.mhd"))
         save(labels, out / f"Spectralis_{case.name}.nii.gz")
     run_python("-m", "utils.tools.import_cases", "corrected", out, "--output", data)
-    settings = (f"DATA_ROOT={data}", f"OUTPUT_ROOT={output}", "PATIENT_PATTERN=^(.+?)__", "ENCODER_WEIGHTS=None")
-    recipe = [part for setting in settings for part in ("--set", setting)] + ["--recipe", "strong"]
-    run_python("prepare_data.py", *recipe)
-    few = ["--set", "EPOCH=1", "--set", "STEPS_PER_EPOCH=1", "--set", "RUN_NAME=corrected"]
-    run_python("model_training.py", *recipe, *few, "--set", "INIT_WEIGHTS=weights/oct_fluid.keras")
-    best = output / "runs" / "corrected" / "segmentation" / "best.keras"
+    few = ["--recipe", data / "recipe.py", "--set", "EPOCH=1", "--set", "STEPS_PER_EPOCH=1"]
+    printed, _ = run_python("-m", "utils.tasks", "adapt", *few)
+    assert "warning: 1 patients are held out. With fewer than 6" in printed
+    assert "patients train, 1 steps: about 0 minutes on two cores" in printed
+    own, box = (output / "runs" / "adapted" / name / "summary.csv" for name in ("evaluation", "evaluation_box"))
+    dice = [
+        pd.read_csv(path).set_index(["vendor", "fluid", "measure"])["mean"]["all", "mean", "dice_all"]
+        for path in (own, box)
+    ]
+    assert f"your model {dice[0]:.3f}, the model in the box {dice[1]:.3f}: yours is " in printed
+    assert printed.rstrip().endswith("--model box" if dice[0] <= dice[1] else "best.keras")
+    best = output / "runs" / "adapted" / "segmentation" / "best.keras"
     seen, before = (all_seen(read_best(path)["data"]) for path in (best, "weights/oct_fluid.keras"))
     for kind in ("cases", "patients"):
         assert set(before[kind]) < set(seen[kind])
         assert len(seen[kind]) == len(before[kind]) + len(cases) - 1  # one is held out
-    again = ["--set", f"INIT_WEIGHTS={best}", "--set", "RUN_NAME=again"]
-    _, stderr = run_python("model_training.py", *recipe, *few, *again, expected=2)
+    again = [
+        "--recipe",
+        "strong",
+        "--recipe",
+        "adapt",
+        *few,
+        "--set",
+        f"INIT_WEIGHTS={best}",
+        "--set",
+        "RUN_NAME=again",
+    ]
+    _, stderr = run_python("model_training.py", *again, expected=2)
     assert "was used to train this network, expected a case that was not" in stderr
     run_python("test.py", cases[0], "--output", tmp_path / "again", "--model", best)
     assert (tmp_path / "again" / f"Spectralis_{cases[0].name}.mhd").is_file()

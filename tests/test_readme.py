@@ -134,21 +134,33 @@ QUICK = {
         ),
         checked("true", "test_its_entry_point_segments_with_what_is_copied"),
     ),
-    "python prepare_data.py --recipe strong --set DATA_ROOT=data-corrected --set OUTPUT_ROOT=output-corrected "
-    "--set 'PATIENT_PATTERN=^(.+?)__'": checked(
-        f"python {CHECK_SETTINGS} --recipe strong --set DATA_ROOT=data-corrected --set 'PATIENT_PATTERN=^(.+?)__'",
-        "test_a_network_goes_on_from_corrected_scans",
+    "python -m utils.tasks adapt --recipe data-corrected/recipe.py": checked(
+        "python -m utils.tasks adapt --help", "test_a_network_goes_on_from_corrected_scans"
     ),
-    "python model_training.py --recipe strong --set OUTPUT_ROOT=output-corrected --set 'PATIENT_PATTERN=^(.+?)__' "
-    "--set RUN_NAME=corrected --set INIT_WEIGHTS=weights/oct_fluid.keras --set ENCODER_WEIGHTS=None --set ADAM_LR=3e-4 "
-    "--set STEPS_PER_EPOCH=60 --set EPOCH=3": checked(
-        f"python {CHECK_SETTINGS} --recipe strong --set INIT_WEIGHTS=weights/oct_fluid.keras "
-        "--set ENCODER_WEIGHTS=None --set ADAM_LR=3e-4 --set STEPS_PER_EPOCH=60 --set EPOCH=3",
-        "test_a_network_goes_on_from_corrected_scans",
+    "python -m utils.tasks adapt --recipe data/recipe.py": checked(
+        "python -m utils.tasks adapt --help", "test_a_network_goes_on_from_corrected_scans"
     ),
     "python test.py more-scans --output segmented-again "
-    "--model output-corrected/runs/corrected/segmentation/best.keras": checked(
+    "--model data-corrected-output/runs/adapted/segmentation/best.keras": checked(
         "python test.py --help", "test_a_network_goes_on_from_corrected_scans"
+    ),
+    "python test.py new --output segmented --model data-output/runs/adapted/segmentation/best.keras": checked(
+        "python test.py --help", "test_a_network_goes_on_from_corrected_scans"
+    ),
+    "python evaluate.py --choose-decisions --recipe strong --set FOLDS=5": checked(
+        f"python {CHECK_SETTINGS} --recipe strong --set FOLDS=5",
+        "test_decisions_of_a_fold_are_chosen_on_the_other_folds",
+    ),
+    "python -m utils.tasks adapt": checked(
+        "python -m utils.tasks adapt --help", "test_a_network_goes_on_from_corrected_scans"
+    ),
+    "python evaluate.py --model FILE": checked(
+        "python evaluate.py --help", "test_a_network_goes_on_from_corrected_scans"
+    ),
+    "python -m utils.tools.import_cases masks mine --images 'images/*.png' --masks 'masks/*.png' --labels IRF=255 "
+    "--vendor Spectralis --spacing-mm 0.0115 0.00387 --patient-pattern each --output data": checked(
+        "python -m utils.tools.import_cases --help",
+        "test_b_scans_by_themselves_need_no_third_spacing_and_may_each_be_of_a_patient",
     ),
     **dict.fromkeys(
         (

@@ -236,9 +236,11 @@ def adapt(python, settings):
     run(python, PROJECT / "evaluate.py", "--compare", own, box, *settings)
     own_dice, box_dice = mean_dice(own), mean_dice(box)
     own_model = own.parent / "segmentation" / "best.keras"
-    better, model = ("Better is your", own_model) if own_dice > box_dice else ("Yours is not better than the", "box")
-    print(f"\nMean Dice of the held-out cases: yours {own_dice:.3f}, the model in the box {box_dice:.3f}.")
-    print(f"{better} model: python test.py SCANS --output segmented --model {shlex.quote(str(model))}")
+    better, model = ("yours is better", own_model) if own_dice > box_dice else ("yours is not better", "box")
+    print(
+        f"\nMean Dice of the held-out cases: your model {own_dice:.3f}, the model in the box {box_dice:.3f}: {better}."
+    )
+    print(f"Segment with python test.py SCANS --output segmented --model {shlex.quote(str(model))}")
 
 
 def mean_dice(evaluation):
