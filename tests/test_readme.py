@@ -260,7 +260,7 @@ def run(folder, command):
 
 def test_every_command_has_a_rule_here_and_every_rule_a_command():
     assert set(commands()) == {*QUICK, *SLOW}
-    assert len(SNIPPETS) == 2
+    assert len(SNIPPETS) == 3
 
 
 def test_a_command_that_is_only_checked_is_executed_by_the_test_that_its_rule_names():
