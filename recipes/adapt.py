@@ -3,7 +3,7 @@
 `python -m utils.tasks adapt --recipe FILE` does all of it. Measured: docs/correct.md.
 """
 
-RUN_NAME = "adapted"
+RUN_NAME = "adapted"  # apart from other trainings on the same cases
 INIT_WEIGHTS = "box"  # weights/oct_fluid.keras
 ENCODER_WEIGHTS = None  # the box has its own
 ADAM_LR = 3e-4  # a third of the rate that it was trained with: it need not find everything anew
