@@ -1,5 +1,7 @@
 """Step 3: fine-tune the best U-Net against a discriminator that learns to tell its masks from a reader's.
 
+With UNLABELLED_SHARE it learns from scans without outlines instead, which the average of its own weights labels.
+
 Reads   OUTPUT_ROOT/{train_data,val_data}.csv, OUTPUT_ROOT/pre_processed/ and the best model of the segmentation step;
         with UNLABELLED_SHARE the rows of pre_processed/slice_gt.csv that have no labels
 Writes  OUTPUT_ROOT/runs/RUN_NAME/adversarial/: the same files as model_training.py in segmentation/
@@ -21,12 +23,10 @@ from utils.data_prepare import get_iterator_nuts
 from utils.errors import InputError, run_script
 from utils.exported_model import check_input, export_epoch, is_whole, set_weights
 from utils.keras_setup import failures_named, set_up_keras
-from utils.labels import FLUIDS
 from utils.networks import as_list, create_inference_network, create_network
 from utils.patch_settings import blind_to_labels
 from utils.plots import save_comparison
 from utils.preparation.reference_histogram import read_histogram_if_any
-from utils.prepared import outlined_in
 from utils.segmentation.decisions import decisions_of_run
 from utils.training import run_folder
 from utils.training.choosing import add_decisions
@@ -60,7 +60,6 @@ def main(argv):
     for note in data.notes_on_outlines():
         print(f"note: {note}")
     if config.UNLABELLED_SHARE:
-        check_masks_are_alike(data.rows["train"])
         data = with_unlabelled(
             data,
             config.preprocessed_folder() / "slice_gt.csv",
@@ -90,20 +89,6 @@ def check_start(data):
     run_folder.check_same_data(path, details.get("data"), data.description, run_folder.OWN_PARTS)
 
 
-def check_masks_are_alike(rows):
-    """Raise `InputError` where the discriminator would tell a scan without outlines by the fluids in its mask.
-
-    A reader's mask, and the generated one beside it, hold no fluid that the reader did not outline; `rows` train.
-    """
-    partly = next((row for row in rows if outlined_in(row) != tuple(FLUIDS)), None)
-    if partly and discriminator_counts():
-        raise InputError(
-            f"config.UNLABELLED_SHARE = {config.UNLABELLED_SHARE:g}: {partly.vendor} {partly.image_name} outlines "
-            f"{', '.join(outlined_in(partly))} alone, expected all fluids in every training case; set "
-            "ADVERSARIAL_WEIGHT to 0 and learn from SELF_TRAINING = 'teacher', or UNLABELLED_SHARE to 0"
-        )
-
-
 def why_ended(progress):
     """In words why no further epoch is needed, or None."""
     if converged(progress["history"], config.D_PATIENCE):
@@ -116,23 +101,18 @@ def adversarial_epochs():
     return config.ADVERSARIAL_EPOCH or config.EPOCH
 
 
-def discriminator_counts():
-    """Whether the U-Net learns from what the discriminator says."""
-    return config.ADVERSARIAL_WEIGHT > 0 or config.SELF_TRAINING == "discriminator"
-
-
 def fine_tune(folder, data, state):
     """Fine-tune the model that the `TrainingData` start from, from `state` (that of `newest_state`, or None) on."""
     set_up_keras(config.SEED, config.DETERMINISTIC)
     step, inference = create_step(data)
     print(f"settings: {config.called_with()}; all of them: {folder / 'config.json'}")
     print(f"starts from {'its own checkpoint' if state else data.start.path}")
-    if discriminator_counts():
+    if data.unlabelled:
+        print(f"{folder}: the averaged network teaches of scans without outlines; there is no discriminator")
+    else:
         n_parameters = step.discriminator.count_params()
         print(f"{folder}: discriminator of {n_parameters:,} parameters, weight {config.ADVERSARIAL_WEIGHT}")
-    else:
-        print(f"{folder}: ADVERSARIAL_WEIGHT is 0, so that the discriminator has no effect on the U-Net")
-    shown = held_out_patches(inference)
+    shown = None if data.unlabelled else held_out_patches(inference)
     run = TrainingRun(
         folder,
         inference,
@@ -147,7 +127,7 @@ def fine_tune(folder, data, state):
     expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), patches_for_both())
     with run.interruptible(), failures_named():
         if not run.progress["history"]:
-            run.record({"epoch": 0, **score_both(run, step, 0, data, shown)})
+            run.record({"epoch": 0, **score(run, step, 0, data, shown)})
             best = run.progress["best"]
             print(f"epoch 0, the model of the segmentation step: {best['metric']} {best['value']:.4f}")
         while not (reason := why_ended(run.progress)):
@@ -157,51 +137,48 @@ def fine_tune(folder, data, state):
                 for batch in batches:
                     step(*batch)
                     run.after_step(step.means())
-            row = run.end_epoch(score_both(run, step, epoch, data, shown), config.BATCH_SIZE)
+            row = run.end_epoch(score(run, step, epoch, data, shown), config.BATCH_SIZE)
             report(row, run.progress["best"], run.seconds_left())
             warning = discriminator_state(run.progress["history"], config.D_WARM_UP_STEPS)
-            if warning and discriminator_counts():
+            if warning and config.ADVERSARIAL_WEIGHT:
                 print(f"warning: {warning}", flush=True)
     run.finish(reason)
     print(f"next: {config.command('evaluate.py')}")
 
 
 def create_step(data):
-    """(`AdversarialStep`, the U-Net's exported form), both networks with the weights of the model that `data` start
-    from."""
-    from model import create_discriminator
-    from utils.training.adversarial import AdversarialStep, discriminator_policy
-    from utils.training.teacher import Teacher
+    """(`AdversarialStep`, or `TeacherStep` with scans without outlines; the U-Net's exported form).
 
+    The networks have the weights of the model that `data` start from.
+    """
     losses = segmentation_losses(config.BATCH_SIZE, config.N_CLASSES, config.TRAIN_CLASSES, config.LOSS)
     settings = config.network_settings() | {"encoder_weights": None}  # it gets a trained model's
     unet, inference = create_network(**settings), create_inference_network(**settings)
     for network in (unet, inference):
         compile_for_scoring(network, losses, config.THRESHOLD, data.scored)
     set_weights([unet, inference], data.start.path)
+    optimizer = create_optimizer(config.optimizer_settings(adversarial_epochs()), config.DTYPE_POLICY, "generator_adam")
+    if data.unlabelled:
+        from utils.training.teacher import Teacher, TeacherStep
+
+        teacher = Teacher(create_network(**settings), config.SEED, data.taught)
+        weight, ramp_steps = config.SELF_TRAINING_WEIGHT, config.ADVERSARIAL_RAMP_STEPS
+        return TeacherStep(unet, optimizer, losses, teacher, weight, ramp_steps), inference
+    from model import create_discriminator
+    from utils.training.adversarial import AdversarialStep, discriminator_policy
+
     d_dtype_policy = discriminator_policy(config.DTYPE_POLICY)
     discriminator = create_discriminator(
         (*as_list(unet.output)[0].shape[1:3], 3),
         config.N_CLASSES,
-        seed=config.SEED,
-        dtype_policy=d_dtype_policy,
-        **config.discriminator_settings(),
+        config.D_BASE_FILTERS or config.BASE_FILTERS,
+        config.SEED,
+        d_dtype_policy,
     )
-    teacher = None
-    if config.SELF_TRAINING == "teacher":
-        teacher = Teacher(create_network(**settings), config.SEED, data.taught)
-    step = AdversarialStep(
-        unet,
-        discriminator,
-        create_optimizer(config.optimizer_settings(adversarial_epochs()), config.DTYPE_POLICY, "generator_adam"),
-        create_optimizer(
-            OptimizerSettings(config.D_ADAM_LR, config.D_ADAM_BETA_1), d_dtype_policy, "discriminator_adam"
-        ),
-        losses,
-        config.adversarial_rules(),
-        teacher,
-    )
-    return step, inference
+    of_discriminator = OptimizerSettings(config.D_ADAM_LR, config.D_ADAM_BETA_1)
+    d_optimizer = create_optimizer(of_discriminator, d_dtype_policy, "discriminator_adam")
+    rules = config.adversarial_rules()
+    return AdversarialStep(unet, discriminator, optimizer, d_optimizer, losses, rules), inference
 
 
 def patches_for_both():
@@ -245,16 +222,11 @@ def model_details(data):
     return details | {"reference_histogram": start["reference_histogram"]}
 
 
-def score_both(run, step, epoch, data, shown):
-    """The scores of both networks for the log, held out; draws the verdicts on the patches `shown` and the previews."""
+def score(run, step, epoch, data, shown):
+    """An epoch's scores for the log, held out, and its previews; of the discriminator, too, if patches are `shown`."""
     inference = run.network
     copy_weights(step.generator, step.generator_optimizer, inference)
-    images, mask, before = shown
-    after = labels_of_patches(inference, images, mask)
-    reference = mask.argmax(axis=-1).astype(np.uint8)
-    draw_verdicts(run.folder / "verdicts" / f"{epoch:04d}.png", step.verdict, images, reference, before, after)
-    with validation_batches() as batches:
-        held_out = step.held_out_accuracy(itertools.islice(batches, HELD_OUT_BATCHES))
+    held_out = try_discriminator(run, step, epoch, shown) if shown else {}
     return held_out | score_epoch(
         inference,
         config.split_csv("val"),
@@ -266,6 +238,16 @@ def score_both(run, step, epoch, data, shown):
         taught=data.taught,
         stop_if_asked=run.stop_if_asked,
     )
+
+
+def try_discriminator(run, step, epoch, shown):
+    """The discriminator's held-out accuracy, for the log; draws its verdicts on the patches `shown`."""
+    images, mask, before = shown
+    after = labels_of_patches(run.network, images, mask)
+    reference = mask.argmax(axis=-1).astype(np.uint8)
+    draw_verdicts(run.folder / "verdicts" / f"{epoch:04d}.png", step.verdict, images, reference, before, after)
+    with validation_batches() as batches:
+        return step.held_out_accuracy(itertools.islice(batches, HELD_OUT_BATCHES))
 
 
 def validation_batches():
@@ -307,13 +289,13 @@ def draw_verdicts(path, verdict, images, reference, before, after):
 def report(row, best, seconds_left):
     """One line for an epoch that has ended."""
     parts = [f"epoch {row['epoch']}: loss {row['loss']:.4f}"]
-    if discriminator_counts():
+    if "self_training_loss" in row:
+        share = row["self_training_share"]
+        parts.append(f"self-training {row['self_training_loss']:.4f} on {share:.0%} of the pixels")
+    elif config.ADVERSARIAL_WEIGHT:
         right = f"{row['d_accuracy_real']:.2f}/{row['d_accuracy_generated']:.2f}"
         parts.append(f"adversarial {row['adversarial_loss']:.3f}")
         parts.append(f"D loss {row['d_loss']:.3f}, D right on real/generated {right}")
-    if config.SELF_TRAINING:
-        share = row["self_training_share"]
-        parts.append(f"self-training {row['self_training_loss']:.4f} on {share:.0%} of the pixels")
     parts.append(f"{best['metric']} {row[best['metric']]:.4f}, {row['seconds']:.0f} s")
     starred = "  *best" if best["epoch"] == row["epoch"] else ""
     print(", ".join(parts) + f", {seconds_left / 60:.0f} min left{starred}", flush=True)

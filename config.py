@@ -11,7 +11,7 @@ from pathlib import Path
 
 from utils import exported_model, setting_rules
 from utils.errors import InputError
-from utils.patch_settings import AugmentationSettings, BatchSettings, MixedRoot, PatchSettings
+from utils.patch_settings import BatchSettings, MixedRoot, PatchSettings, augmentations
 from utils.settings import add_options, options_of, read_overrides, read_recipe
 from utils.training.rules import AdversarialRules, OptimizerSettings, TrainingRules
 
@@ -122,12 +122,8 @@ ADAM_BETA_1 = 0.5
 VALIDATION_B_SCANS = 48
 # Column of log.csv that chooses the best epoch: the Dice on those B-scans, mean of the fluids.
 MONITOR = "val_dice"
-# Epochs that MONITOR is averaged over, against noise. An epoch never counts for more than it reached.
-MONITOR_EPOCHS = 3
 # Epochs without a better one after which training ends. None: it continues to EPOCH.
 PATIENCE = None
-# Epochs without a better one after which the learning rate is halved. None: it stays.
-SLOW_DOWN_AFTER = None
 # How many epochs' weights stay on disk: 0 none, N the last N, None all.
 KEEP_EPOCHS = 1
 # Minutes between two checkpoints within an epoch: what a power cut can cost.
@@ -153,9 +149,7 @@ PADDING = "valid"
 # Dice loss and cross-entropy. "balanced", as in the paper: every class of a patch has the same weight. With "plain"
 # every pixel has, and each fluid has its own Dice: fewer false pixels. "module:function" is your own (docs/code.md).
 LOSS = "balanced"
-# "adamw" is Adam with decoupled weight decay (WEIGHT_DECAY), which leaves out biases and batch normalisation.
-OPTIMIZER = "adam"
-# Weight decay of "adamw", as a share of the learning rate a step.
+# Decoupled weight decay a step (AdamW), as a share of the learning rate; biases and batch normalisation have none.
 WEIGHT_DECAY = 0.0
 # Largest norm of a step's gradient, over all weights. None: no limit.
 GRADIENT_CLIP = None
@@ -169,31 +163,16 @@ EMA_MOMENTUM = None
 MIXED_ROOTS = {}
 # Draws B-scans that hold a rare fluid more often: 0 not, 1 until IRF, SRF, PED and none are equally frequent.
 OVERSAMPLING = 0.0
-# Largest rotation of an augmented B-scan, in degrees.
-ROTATION_DEGREES = 10.0
-# Rotate to either side. False, as in the paper: counter-clockwise only.
-ROTATE_BOTH_WAYS = False
-# Probability with which each of gamma, contrast, brightness, noise, speckle, blur and resolution of a patch changes.
-GREY_AUGMENTATION = 0.0
-# Probability with which a patch takes the noise and grey values of a patch of NOISE_ROOTS.
-NOISE_TRANSFER = 0.0
-# OUTPUT_ROOTs of prepared scans of other scanners (prepare_data.py --unlabelled will do), in a list.
-NOISE_ROOTS = []
-# Probability with which a patch is stretched or shrunk, rows and columns each by up to SCALE_RANGE.
-SCALE_AUGMENTATION = 0.0
-# Largest share by which SCALE_AUGMENTATION changes rows and columns.
-SCALE_RANGE = 0.25
+# How training's B-scans are varied. "paper": mirrored, and rotated by up to 10 degrees, counter-clockwise. "strong"
+# rotates by up to 15 to either side, stretches every other patch, and changes grey values, noise and resolution.
+AUGMENTATION = "paper"
 
 # Share of the patches of a step of adversarial_training.py that scans without outlines give, beside BATCH_SIZE with
 # outlines. prepare_data.py --unlabelled prepares them. DROP_HEALTHY and OVERSAMPLING then do not apply to any patch.
 UNLABELLED_SHARE = 0.0
-# Who says which of their pixels are certain, and are learned from: "discriminator", or "teacher", the running average
-# of the weights that EMA_MOMENTUM keeps, which labels patches before they are pasted into one another. None: nobody.
-SELF_TRAINING = None
-# Weight of the cross-entropy of these pixels beside the segmentation loss.
-SELF_TRAINING_WEIGHT = 0.1
-# Probability above which a pixel is certain.
-SELF_TRAINING_CONFIDENCE = 0.9
+# Weight of what the teacher says of them, beside the segmentation loss. It is the running average of the weights that
+# EMA_MOMENTUM keeps, labels patches before they are pasted into one another, and takes the discriminator's place.
+SELF_TRAINING_WEIGHT = 0.0
 
 # ---- Adversarial fine-tuning ---------------------------------------------------------------------------------------
 # Epochs of adversarial_training.py. None: as EPOCH.
@@ -205,33 +184,14 @@ ADVERSARIAL_WEIGHT = 0.05
 ADVERSARIAL_LIMIT = 0.3
 # Filters of the discriminator's first level. None: as BASE_FILTERS.
 D_BASE_FILTERS = None
-# How the discriminator's features are pooled over the patch: "max" or "average".
-# An average hardly changes where one place of many is wrong.
-D_POOLING = "max"
-# "patch" gives one verdict on a patch, "pixel" one on each field of 8 rows and 2 columns, then without D_POOLING.
-D_VERDICT = "patch"
-# False hides the image from the discriminator: its look cannot give away where a mask comes from.
-D_SEES_IMAGE = True
-# The discriminator sees generated masks of "all" images, or of the "unlabelled" ones alone.
-D_GENERATED_FROM = "all"
-# "one-hot" masks, or the U-Net's "probabilities" and readers' masks that are made as unsure.
-D_MASKS = "one-hot"
-# Bounds how fast the discriminator's verdict can change with its input.
-D_SPECTRAL_NORM = False
 # Learning rate of the discriminator, below the U-Net's, since it learns faster.
 D_ADAM_LR = 1e-4
 # First-moment decay of the discriminator's Adam, as ADAM_BETA_1.
 D_ADAM_BETA_1 = 0.5
-# The discriminator's target for a reader's mask. Below 1 it stays less confident.
-D_REAL_LABEL = 0.9
 # Steps in which the discriminator learns alone. An untrained one would teach the U-Net noise.
 D_WARM_UP_STEPS = 200
 # Steps over which ADVERSARIAL_WEIGHT then rises from 0.
 ADVERSARIAL_RAMP_STEPS = 500
-# Below this accuracy the discriminator has no effect on the U-Net: it would teach noise.
-D_READY_ACCURACY = 0.55
-# Above this accuracy the discriminator pauses: one that always wins teaches nothing.
-D_AHEAD_ACCURACY = 0.9
 # The step ends after so many epochs with an accuracy near one half on held-out masks, having been better. None: never.
 D_PATIENCE = 5
 
@@ -319,15 +279,7 @@ def batch_settings():
         border=PATCH_BORDER,
         neighbours=NEIGHBOURS,
         drop_healthy=DROP_HEALTHY,
-        augmentation=AugmentationSettings(
-            rotation_degrees=ROTATION_DEGREES,
-            rotate_both_ways=ROTATE_BOTH_WAYS,
-            grey=GREY_AUGMENTATION,
-            scale=SCALE_AUGMENTATION,
-            scale_range=SCALE_RANGE,
-            noise_transfer=NOISE_TRANSFER,
-            noise_folders=tuple(Path(root) / "pre_processed" for root in NOISE_ROOTS),
-        ),
+        augmentation=augmentations()[AUGMENTATION],
         fluid_labels=(IRF_CODE, SRF_CODE, PED_CODE),
     )
     return BatchSettings(
@@ -367,9 +319,7 @@ def training_rules(epochs):
     return TrainingRules(
         epochs=epochs,
         monitor=MONITOR,
-        window=MONITOR_EPOCHS,
         patience=PATIENCE,
-        slow_down_after=SLOW_DOWN_AFTER,
         keep_epochs=KEEP_EPOCHS,
         save_minutes=SAVE_MINUTES,
     )
@@ -380,7 +330,6 @@ def optimizer_settings(epochs):
     return OptimizerSettings(
         learning_rate=ADAM_LR,
         beta_1=ADAM_BETA_1,
-        kind=OPTIMIZER,
         weight_decay=WEIGHT_DECAY,
         clip_norm=GRADIENT_CLIP,
         cosine_steps=epochs * STEPS_PER_EPOCH if LR_SCHEDULE == "cosine" else None,
@@ -389,32 +338,13 @@ def optimizer_settings(epochs):
     )
 
 
-def discriminator_settings():
-    """Arguments of `model.create_discriminator` besides sizes, seed and dtype policy."""
-    return {
-        "base_filters": D_BASE_FILTERS or BASE_FILTERS,
-        "pooling": D_POOLING,
-        "verdict": D_VERDICT,
-        "sees_image": D_SEES_IMAGE,
-        "spectral_norm": D_SPECTRAL_NORM,
-    }
-
-
 def adversarial_rules():
     """The `AdversarialRules` of a run."""
     return AdversarialRules(
         weight=ADVERSARIAL_WEIGHT,
-        real_label=D_REAL_LABEL,
         warm_up_steps=D_WARM_UP_STEPS,
         ramp_steps=ADVERSARIAL_RAMP_STEPS,
         limit=ADVERSARIAL_LIMIT,
-        ready_accuracy=D_READY_ACCURACY,
-        ahead_accuracy=D_AHEAD_ACCURACY,
-        generated_from=D_GENERATED_FROM,
-        masks=D_MASKS,
-        self_training=SELF_TRAINING,
-        self_training_weight=SELF_TRAINING_WEIGHT,
-        self_training_confidence=SELF_TRAINING_CONFIDENCE,
     )
 
 

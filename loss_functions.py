@@ -129,19 +129,6 @@ def straight_through_one_hot(probabilities):
     return ops.stop_gradient(one_hot) + (probabilities - ops.stop_gradient(probabilities))
 
 
-def smoothed_reference(one_hot, probabilities, least=0.9):
-    """A reader's mask as unsure as the network's `probabilities`, both float32 (B, H, W, classes).
-
-    The reader's class has the probability that the network gives it, but at least `least`; the others share the rest as
-    the network has it ("scaling" of Luc et al., arXiv:1611.08408). Where the network is right and sure, its mask and
-    the reader's are the same: only its mistakes tell them apart.
-    """
-    true = ops.sum(one_hot * probabilities, axis=-1, keepdims=True)
-    raised = ops.maximum(true, least)
-    others = (1 - one_hot) * probabilities * (1 - raised) / ops.maximum(1 - true, _EPSILON)
-    return one_hot * raised + others
-
-
 def self_training_loss(labels, is_certain, probabilities):
     """Mean cross-entropy of the pixels that are certain; 0 where none is.
 

@@ -257,73 +257,44 @@ def _check_unet_arguments(input_shape, regularizer_type, padding):
             )
 
 
-class SpectralNormAtMostOne(keras.constraints.Constraint):
-    """Scales a kernel (..., outputs) down so that, as a matrix, it enlarges no vector.
-
-    The same bound as spectral normalisation (Miyato et al., ICLR 2018), kept after each update instead of within the
-    forward pass: the discriminator's logit then cannot change faster than its input.
-    """
-
-    def __call__(self, kernel):
-        matrix = ops.reshape(kernel, (-1, kernel.shape[-1]))
-        gram = ops.matmul(ops.transpose(matrix), matrix)
-        return kernel / ops.maximum(1.0, ops.sqrt(ops.norm(gram, ord=2)))
-
-
 def create_discriminator(
     image_shape=(164, 36, 3),
     n_classes=4,
     base_filters=64,
     seed=None,
     dtype_policy="float32",
-    pooling="average",
-    *,
-    verdict="patch",
-    sees_image=True,
-    spectral_norm=False,
 ):
     """Network that tells reference masks from generated ones, given the image.
 
     Inputs [`image`, `mask`]: the image's centre crop (B, height, width, channels) and a one-hot mask (B, height, width,
     n_classes), both float32. Height and width may be None. Output `logit`: linear, float32 (B, 1), above 0 if the mask
-    looks like a reference. `seed` and `dtype_policy` are as in `create_unet_model`. `pooling` over the image is the
-    features' "average" or their "max"; with "max" a single wrong place still counts.
-
-    - `verdict` "pixel" gives a logit for each field of 8 rows and 2 columns instead: (B, height / 8, width / 2, 1).
-    - Without `sees_image` the only input is `mask`: the image cannot give away where a mask comes from.
-    - `spectral_norm` keeps every kernel a `SpectralNormAtMostOne`.
+    looks like a reference. `seed` and `dtype_policy` are as in `create_unet_model`. The features' maximum over the
+    patch counts: an average hardly changes where one place of many is wrong.
     """
     options = LayerOptions(np.random.default_rng(seed), padding="same", dtype_policy=dtype_policy)
-    global_pooling = {"average": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}[pooling]
-    # In most fields both masks are background: with "relu" too many channels would end as zeros everywhere.
-    activation = {"patch": "relu", "pixel": "leaky_relu"}[verdict]
-    bound = {"kernel_constraint": SpectralNormAtMostOne() if spectral_norm else None}
 
     def convolve(tensor, filters, size, name):
         convolution = layers.Conv2D(
-            filters, size, padding=options.padding, activation=activation, **options.kernel(), **bound, name=name
+            filters, size, padding=options.padding, activation="relu", **options.kernel(), name=name
         )
         return convolution(tensor)
 
-    inputs = [keras.Input(image_shape, name="image")] if sees_image else []
-    inputs.append(keras.Input((*image_shape[:2], n_classes), name="mask"))
+    inputs = [keras.Input(image_shape, name="image"), keras.Input((*image_shape[:2], n_classes), name="mask")]
     branches = []
     for tensor in inputs:
         name = tensor.name
         tensor = convolve(tensor, base_filters, 7, f"{name}_convolution1")
         tensor = convolve(tensor, base_filters, 3, f"{name}_convolution2")
         branches.append(convolve(tensor, base_filters, 3, f"{name}_convolution3"))
-    tensor = layers.Concatenate(dtype=dtype_policy, name="joined")(branches) if sees_image else branches[0]
+    tensor = layers.Concatenate(dtype=dtype_policy, name="joined")(branches)
     # Pooling before the convolutions keeps the cost of a pass below half of the U-Net's.
     for level, pool_size in enumerate(((2, 2), (2, 1), (2, 1)), start=1):
         tensor = layers.MaxPooling2D(pool_size, dtype=dtype_policy, name=f"level{level}_pooled")(tensor)
         tensor = convolve(tensor, base_filters * 2**level, 3, f"level{level}_convolution1")
         tensor = convolve(tensor, base_filters * 2**level, 3, f"level{level}_convolution2")
-    if verdict == "patch":
-        tensor = global_pooling(dtype="float32", name=pooling)(tensor)
+    tensor = layers.GlobalMaxPooling2D(dtype="float32", name="max")(tensor)
     kernel_initializer = keras.initializers.GlorotUniform(seed=options.seed())
-    # Of the channels alone: a verdict on each patch, or on each field.
-    to_logit = layers.Dense(1, kernel_initializer=kernel_initializer, dtype="float32", **bound, name="logit")
+    to_logit = layers.Dense(1, kernel_initializer=kernel_initializer, dtype="float32", name="logit")
     return keras.Model(inputs, to_logit(tensor), name="discriminator")
 
 
@@ -331,7 +302,7 @@ def main(argv):
     """Draw the U-Net and the discriminator at their default sizes into plots/."""
     if argv:
         raise InputError(f"found arguments {' '.join(argv)}; expected none: python model.py")
-    for model in (create_unet_model(), create_discriminator(pooling="max")):
+    for model in (create_unet_model(), create_discriminator()):
         path = Path("plots") / f"model_{model.name}.png"
         with written_whole(path) as temporary:
             try:

@@ -32,6 +32,7 @@ from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.prepared import all_seen, check_unseen
 from utils.segmentation.appearance import training_appearance
 from utils.segmentation.decisions import decisions_of_run
+from utils.settings import RETIRED
 from utils.training import run_folder
 from utils.training.choosing import add_decisions
 from utils.training.data import read_training_data
@@ -66,7 +67,8 @@ def main(argv):
         print(f"note: {note}")
     sharing = Sharing(config.DEVICES, config.HOSTS, config.HOST, config.COORDINATOR)
     with run_folder.only_writer(folder, sharing.is_writer):
-        may_change = [name for name in config.values() if name.startswith(("ADVERSARIAL_", "D_"))]  # of the next step
+        of_next_step = ("ADVERSARIAL_", "D_", "SELF_TRAINING", "UNLABELLED_SHARE")
+        may_change = [name for name in (*config.values(), *RETIRED) if name.startswith(of_next_step)]
         if run_folder.backend_name() == "jax":  # on TensorFlow each device has its own Dice loss
             may_change.append("DEVICES")
         settings = config.values() | data.settings

@@ -4,14 +4,9 @@ On top of the recipe that trained the model: `--recipe strong --recipe unlabelle
 """
 
 UNLABELLED_SHARE = 0.5  # as many patches without outlines as with
-SELF_TRAINING = "teacher"  # took false lesions away on another scanner's phantoms
-SELF_TRAINING_WEIGHT = 5.0  # makes its loss about as large as the segmentation loss
+SELF_TRAINING_WEIGHT = 5.0  # makes the teacher's loss about as large as the segmentation loss
 EMA_MOMENTUM = 0.97  # the teacher is the average of about the last 30 steps
-ADVERSARIAL_WEIGHT = 0.0  # a discriminator finds more fluid, but also where there is none
-D_BASE_FILTERS = 1  # it has no say, so that it may be small
-D_WARM_UP_STEPS = 0  # nothing waits for it
-D_PATIENCE = None  # nor ends with it
-ADVERSARIAL_RAMP_STEPS = 30  # until the teacher's weight is reached: its first averages are worth little
+ADVERSARIAL_RAMP_STEPS = 30  # until its weight is reached: its first averages are worth little
 ADAM_LR = 2e-4  # a trained network needs smaller steps
 LR_SCHEDULE = "constant"  # for these few steps
 WARM_UP_STEPS = 0  # of a schedule

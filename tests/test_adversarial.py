@@ -28,15 +28,14 @@ from loss_functions import (
 from model import create_discriminator, create_unet_model
 from utils.training.adversarial import AdversarialStep, discriminator_policy
 from utils.training.rules import AdversarialRules
-from utils.training.teacher import Teacher
+from utils.training.teacher import Teacher, TeacherStep
 
 SEGMENTATION_LOSS = get_combined_cross_entropy_and_dice_loss_function(4, 4)
 SIZE = 24  # pixels of a patch's sides; the masks have 4 less
 WARM_UP, RAMP, READY, AHEAD = 2, 4, 0.05, 0.9
 BALANCE = {"real_label": 0.9, "warm_up_steps": WARM_UP, "ramp_steps": RAMP}
 BALANCE |= {"ready_accuracy": READY, "ahead_accuracy": AHEAD}
-UNLABELLED = {"generated_from": "unlabelled", "masks": "probabilities", "self_training": "teacher"}
-UNLABELLED |= {"self_training_weight": 0.5, "self_training_confidence": 0.3}
+ALWAYS = {"ready_accuracy": 0.0, "ahead_accuracy": 1.0}
 ON_JAX = keras.backend.backend() == "jax"
 
 
@@ -77,7 +76,7 @@ def create_step(
     height, width = keras.tree.flatten(generator.output)[0].shape[1:3]
     discriminator = create_discriminator((height, width, 3), base_filters=4, seed=2, dtype_policy=d_dtype_policy)
     optimizers = optimizers or (adam(), adam())
-    rules = AdversarialRules(adversarial_weight, **options)
+    rules = AdversarialRules(adversarial_weight, **{"real_label": 1.0, **ALWAYS, **options})
     return AdversarialStep(generator, discriminator, *optimizers, segmentation_losses, rules)
 
 
@@ -242,7 +241,7 @@ def test_the_generator_hears_a_sure_discriminator_in_float16_too(logit):
     found = np.concatenate(
         [np.ravel(old - new) for old, new in zip(before, arrays(unet.trainable_variables), strict=True)]
     )
-    assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+    assert np.linalg.norm(found - expected) < 0.05 * np.linalg.norm(expected)
 
 
 def test_a_discriminator_in_float16_is_refused():
@@ -422,29 +421,34 @@ def run_on_jax(*command):
 def trained_for_comparison(weights=None):
     """(the networks' weights, those after some steps with every option on, and the steps' measures).
 
-    Of a step with one verdict a patch, and of one with verdicts on fields and unlabelled images, each. Without dropout,
-    which each backend draws in its own way, as it does the places where a teacher pastes: the images of a batch without
-    outlines are one. And without Adam, which enlarges rounding errors.
+    Of an adversarial step and of one with a teacher. Without dropout, which each backend draws in its own way, as it
+    does the places where a teacher pastes: the images of a batch without outlines are one. And without Adam, which
+    enlarges rounding errors.
     """
+    adversarial = create_step(
+        create_generator(dropout=0.0, penalty=0.01),
+        0.5,
+        [SEGMENTATION_LOSS],
+        (keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)),
+        **BALANCE,
+        limit=0.01,
+    )
+    averaging = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
+    averaging.average_into = averaging.finalize_variable_values
+    network, teacher = create_generator(dropout=0.0, penalty=0.01), Teacher(create_generator(dropout=0.0), seed=5)
+    taught = TeacherStep(network, averaging, [SEGMENTATION_LOSS], teacher, 0.5, RAMP, confidence=0.3)
     before, after, weights = [], [], list(weights or [])
-    for verdict, options in (("patch", {}), ("pixel", UNLABELLED)):
-        teacher = Teacher(create_generator(dropout=0.0), seed=5) if options else None
-        optimizers = keras.optimizers.SGD(0.1, use_ema=bool(teacher), ema_momentum=0.5), keras.optimizers.SGD(0.1)
-        optimizers[0].average_into = optimizers[0].finalize_variable_values
-        generator = create_generator(dropout=0.0, penalty=0.01)
-        discriminator = create_discriminator(
-            (SIZE - 4, SIZE - 4, 3), base_filters=4, seed=2, verdict=verdict, spectral_norm=bool(teacher)
-        )
-        rules = AdversarialRules(0.5, **BALANCE, limit=0.01, **options)
-        step = AdversarialStep(generator, discriminator, *optimizers, [SEGMENTATION_LOSS], rules, teacher)
-        variables = [*generator.weights, *discriminator.weights]
+    for step, variables in (
+        (adversarial, [*adversarial.generator.weights, *adversarial.discriminator.weights]),
+        (taught, network.weights),
+    ):
         given, weights = weights[: len(variables)] or arrays(variables), weights[len(variables) :]
         for variable, value in zip(variables, given, strict=True):
             variable.assign(value)
         before += arrays(variables)
         for seed in range(WARM_UP + 4):
             step.begin_means()
-            unlabelled = [batch(seed + 50, n_patches=1)[0].repeat(4, axis=0)] if options else []
+            unlabelled = [batch(seed + 50, n_patches=1)[0].repeat(4, axis=0)] * (step is taught)
             step(*batch(seed), *unlabelled)
             after.append(np.array(list(step.means().values())))
         after += arrays(variables)

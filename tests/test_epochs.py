@@ -14,9 +14,7 @@ from utils.training.rules import TrainingRules
 from utils.training.run import TrainingRun, epoch_score, why_finished
 from utils.training.state import newest_state
 
-RULES = TrainingRules(
-    epochs=5, monitor="val_dice", window=3, patience=None, slow_down_after=None, keep_epochs=0, save_minutes=60.0
-)
+RULES = TrainingRules(epochs=5, monitor="val_dice", window=3, patience=None, keep_epochs=0, save_minutes=60.0)
 
 
 class Variable:
@@ -149,12 +147,6 @@ def test_an_epoch_whose_export_was_cut_off_is_exported_when_it_is_done_again(tmp
     exported = []
     take_epoch(start(tmp_path, newest_state(tmp_path), exported, window=1), 0.6)
     assert [(best["epoch"], best["value"]) for best in exported] == [(2, 0.6)]
-
-
-def test_the_learning_rate_is_halved_after_epochs_without_a_better_one(tmp_path):
-    run = start(tmp_path, window=1, slow_down_after=2)
-    rates = [take_epoch(run, dice)["learning_rate"] for dice in (0.5, 0.4, 0.4, 0.4, 0.4, 0.6)]
-    assert rates == [0.5, 0.5, 0.5, 0.25, 0.25, 0.125]  # after the third and the fifth
 
 
 # ---- Diverging -----------------------------------------------------------------------------------------------------

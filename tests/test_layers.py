@@ -20,7 +20,6 @@ LAYERS = [
         "ancestry",
         "patch_settings",
         "augmentation",
-        "noise_transfer",
         "custom_nuts",
         "patch_stream",
         "patch_preview",

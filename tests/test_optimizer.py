@@ -107,7 +107,7 @@ def test_a_gradient_above_the_limit_is_scaled_as_a_whole():
 
 def test_weight_decay_shrinks_kernels_and_leaves_biases():
     still = [[np.zeros(3, np.float32), np.zeros(1, np.float32)]] * 2
-    settings = OptimizerSettings(RATE, BETA_1, kind="adamw", weight_decay=0.1)
+    settings = OptimizerSettings(RATE, BETA_1, weight_decay=0.1)
     kernel, bias = after(create_optimizer(settings, "float32"), still)[-1]
     np.testing.assert_allclose(kernel, np.array([1, -2, 3]) * (1 - RATE * 0.1) ** 2, rtol=1e-6)
     assert bias == 0.5
@@ -118,7 +118,7 @@ def test_weight_decay_leaves_gamma_and_beta_of_batch_normalisation():
     dense.build((None, 3))
     norm.build((None, 2))
     updated = [*dense.trainable_variables, *norm.trainable_variables]
-    optimizer = create_optimizer(OptimizerSettings(RATE, BETA_1, kind="adamw", weight_decay=0.1), "float32")
+    optimizer = create_optimizer(OptimizerSettings(RATE, BETA_1, weight_decay=0.1), "float32")
     optimizer.build(updated)
     for variable in updated:
         variable.assign(np.ones(variable.shape))

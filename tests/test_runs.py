@@ -53,6 +53,32 @@ def test_a_run_that_noted_less_goes_on_and_notes_all(tmp_path, before):
         run_folder.start_run(tmp_path, {"SEED": 1, "STARTING_MODEL": "b"}, DATA)
 
 
+STRONG = {"ROTATION_DEGREES": 15.0, "ROTATE_BOTH_WAYS": True, "GREY_AUGMENTATION": 0.3}
+STRONG |= {"SCALE_AUGMENTATION": 0.5, "SCALE_RANGE": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("stored", "settings", "complaint"),
+    [
+        ({"CROSS_ENTROPY": "plain", "OPTIMIZER": "adamw"}, {"LOSS": "plain"}, None),
+        ({"CROSS_ENTROPY": "plain"}, {"LOSS": "balanced"}, "LOSS was 'plain', is now 'balanced'"),
+        (STRONG, {"AUGMENTATION": "strong"}, None),
+        ({**STRONG, "SCALE_RANGE": 0.1}, {"AUGMENTATION": "strong"}, r"AUGMENTATION was '.*scale_range=0.1\)', is now"),
+        ({"D_POOLING": "max"}, {}, None),
+        ({"D_POOLING": "average"}, {}, "D_POOLING was 'average', which is gone: the maximum is pooled"),
+    ],
+)
+def test_a_run_with_settings_of_an_earlier_version_goes_on_or_says_why_not(tmp_path, stored, settings, complaint):
+    run_folder.start_run(tmp_path, stored, DATA)
+    if complaint is None:
+        run_folder.start_run(tmp_path, settings, DATA)
+        assert read_json(tmp_path / "config.json") == settings
+        return
+    with pytest.raises(InputError, match=complaint):
+        run_folder.start_run(tmp_path, settings, DATA)
+    run_folder.start_run(tmp_path, settings, DATA, irrelevant=["D_POOLING", "LOSS", "AUGMENTATION"])
+
+
 def test_a_run_of_before_goes_on_with_a_note(tmp_path, capsys):
     run_folder.start_run(tmp_path, {}, DATA)
     (tmp_path / "data.json").unlink()

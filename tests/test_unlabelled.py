@@ -10,25 +10,23 @@ import pandas as pd
 import pytest
 from helpers import batch_settings, noise, read_csv, write_prepared_case, write_record
 from keras import layers
-from test_adversarial import SEGMENTATION_LOSS, SIZE, arrays, batch, changed, no_segmentation_loss, take
+from test_adversarial import SEGMENTATION_LOSS, SIZE, arrays, batch, changed, no_segmentation_loss
 from test_scripts import SETTINGS, run, start, wait_for
 
 import adversarial_training
-from loss_functions import discriminator_loss, generator_loss, smoothed_reference, straight_through_one_hot
-from model import create_discriminator
 from utils.data_prepare import get_iterator_nuts, patch_samples
 from utils.errors import InputError
 from utils.files import read_json, write_json
 from utils.patch_settings import blind_to_labels
 from utils.prepared import COLUMNS, SliceRow, check_volumes_exist, read_csv_data, read_unlabelled_rows, record_path
-from utils.training.adversarial import AdversarialStep
 from utils.training.data import TrainingData, with_unlabelled
 from utils.training.optimizer import create_optimizer
-from utils.training.rules import AdversarialRules, OptimizerSettings
-from utils.training.teacher import Teacher, pasted_rectangles
+from utils.training.rules import OptimizerSettings
+from utils.training.teacher import Teacher, TeacherStep, pasted_rectangles
 
 PATIENT = r"^(p\d)"
 UNLABELLED = 2  # patches of a step
+CONFIDENCE = 0.3
 
 
 # ---- Rows and patches ----------------------------------------------------------------------------------------------
@@ -112,138 +110,38 @@ def create_generator():
     return keras.Model(image, layers.Softmax(dtype="float32")(tensor))
 
 
-def create_step(
-    losses=(SEGMENTATION_LOSS,),
-    verdict="patch",
-    sees_image=True,
-    teacher=None,
-    rate=1.0,
-    generator_optimizer=None,
-    **rules,
-):
-    generator = create_generator()
-    discriminator = create_discriminator(
-        (SIZE - 4, SIZE - 4, 3), base_filters=4, seed=2, verdict=verdict, sees_image=sees_image
-    )
-    optimizers = generator_optimizer or keras.optimizers.SGD(rate), keras.optimizers.SGD(rate)
-    return AdversarialStep(generator, discriminator, *optimizers, losses, AdversarialRules(**rules), teacher)
+def averaging(momentum=0.5):
+    return create_optimizer(OptimizerSettings(0.05, 0.9, ema_momentum=momentum), "float32", "generator_adam")
+
+
+def create_step(losses=(SEGMENTATION_LOSS,), weight=1.0, momentum=0.5):
+    """A step whose teacher is sure where it gives a class more than `CONFIDENCE`."""
+    teacher = Teacher(create_generator(), seed=5)
+    return TeacherStep(create_generator(), averaging(momentum), losses, teacher, weight, 0, CONFIDENCE)
 
 
 def unlabelled_images(seed=5):
     return batch(seed, n_patches=UNLABELLED)[0][:, ::-1] * 0.7
 
 
-def weights_after(step, images, masks, unlabelled=None):
-    step(images, masks, unlabelled)
+def weights_after(step, *unlabelled):
+    for images in unlabelled:
+        step(*batch(), images)
     return arrays(step.generator.weights)
 
 
 def test_unlabelled_images_never_reach_a_segmentation_loss():
-    images, masks = batch()
-    alone = weights_after(create_step(weight=0.0), images, masks)
-    for seed in (5, 6):
-        beside = weights_after(create_step(weight=0.0), images, masks, unlabelled_images(seed))
-        for one, other in zip(alone, beside, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-
-
-def test_unlabelled_images_have_the_adversarial_loss():
-    images, masks = batch()
-    step = create_step((no_segmentation_loss,), weight=1.0, generated_from="unlabelled")
-    expected = weights_after(step, images, masks, unlabelled_images(5))
-    other = weights_after(
-        create_step((no_segmentation_loss,), weight=1.0, generated_from="unlabelled"),
-        *(images, masks, unlabelled_images(6)),
-    )
-    assert any(changed(expected, other))
-
-
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="the tape is TensorFlow's")
-@pytest.mark.parametrize("limit", [None, 0.01])
-@pytest.mark.parametrize(
-    ("verdict", "sees_image", "masks_shown", "generated_from"),
-    [
-        ("patch", True, "one-hot", "all"),
-        ("patch", True, "one-hot", "unlabelled"),
-        ("pixel", True, "one-hot", "all"),
-        ("pixel", False, "probabilities", "unlabelled"),
-        ("patch", False, "probabilities", "all"),
-    ],
-)
-def test_gradients_of_every_form_are_those_of_the_losses(verdict, sees_image, masks_shown, generated_from, limit):
-    """Plain gradient descent on all losses, each differentiated by itself."""
-    import tensorflow
-
-    shown = {"masks": masks_shown, "generated_from": generated_from}
-    step = create_step(verdict=verdict, sees_image=sees_image, weight=0.7, real_label=0.9, limit=limit, **shown)
-    images, masks = batch()
-    n_labelled, inner = len(images), slice(2, SIZE - 2)
-    everything = tensorflow.constant(np.concatenate([images, unlabelled_images()]))
-    real = tensorflow.constant(masks[:, inner, inner].astype(np.float32))
-    unet, discriminator = step.generator, step.discriminator
-    first = n_labelled if generated_from == "unlabelled" else 0
-
-    def judged(crop, mask):
-        return discriminator([crop, mask] if sees_image else mask)
-
-    variables = [*unet.trainable_variables, *discriminator.trainable_variables]
-    before = arrays(variables)
-    with tensorflow.GradientTape(persistent=True) as tape:
-        logits = tensorflow.math.log(unet(everything))  # up to a constant, which softmax ignores
-        probabilities = tensorflow.nn.softmax(logits)
-        generated, readers = straight_through_one_hot(probabilities), real
-        if masks_shown == "probabilities":
-            generated = probabilities
-            readers = tensorflow.stop_gradient(smoothed_reference(real, probabilities[:n_labelled]))
-        crops = everything[:, inner, inner]
-        on_generated = judged(crops[first:], generated[first:])
-        segmentation = SEGMENTATION_LOSS(masks, probabilities[:n_labelled])
-        adversarial = 0.7 * generator_loss(on_generated)
-        d_loss = discriminator_loss(judged(crops[:n_labelled], readers), on_generated, 0.9)
-    share = tensorflow.norm(tape.gradient(adversarial, logits)) / tensorflow.norm(tape.gradient(segmentation, logits))
-    factor = 1 if limit is None else limit / share
-    of_losses = [
-        tape.gradient(loss, [variable.value for variable in unet.trainable_variables])
-        for loss in (segmentation, adversarial)
-    ]
-    gradients = [one + factor * other for one, other in zip(*of_losses, strict=True)]
-    gradients += tape.gradient(d_loss, [variable.value for variable in discriminator.trainable_variables])
-    step.begin_means()
-    step(images, masks, unlabelled_images())
-    assert step.means()["adversarial_share"] == pytest.approx(float(share), rel=1e-4)
-    for variable, value, gradient in zip(variables, before, gradients, strict=True):
-        np.testing.assert_allclose(variable, value - gradient, rtol=1e-4, atol=1e-6, err_msg=variable.path)
-
-
-def test_the_accuracy_of_fields_is_that_of_their_mean_in_a_patch():
-    step = create_step(verdict="pixel", weight=0.0, rate=0.0)
-    images, masks = batch()
-    (measures,) = take(step, 0)
-    inner = slice(2, SIZE - 2)
-    logits = step.discriminator.predict_on_batch([images[:, inner, inner], masks[:, inner, inner].astype(np.float32)])
-    assert logits.shape == (4, (SIZE - 4) // 8, (SIZE - 4) // 2, 1)
-    assert measures["d_accuracy_real"] == np.mean(logits.mean(axis=(1, 2)) > 0)
-    expected = np.mean(1 / (1 + np.exp(-logits)), axis=(1, 2, 3))
-    np.testing.assert_allclose(step.verdict(images, masks[:, inner, inner].astype(np.float32)), expected, rtol=1e-4)
+    """With a weight of 0 it does not matter which they are, and the U-Net learns as without them."""
+    first, second = (weights_after(create_step(weight=0.0), unlabelled_images(seed)) for seed in (5, 6))
+    plain = create_generator()
+    plain.compile(optimizer=averaging(), loss=SEGMENTATION_LOSS)
+    plain.train_on_batch(*batch())
+    for one, other, expected in zip(first, second, arrays(plain.weights), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-5)
 
 
 # ---- Self-training -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("logit", "ready", "share"), [(5.0, 0.0, 1), (-5.0, 0.0, 0), (5.0, 0.9, 0)])
-def test_the_discriminator_says_which_pixels_are_learned_from(logit, ready, share):
-    """All fields certain, none, and certain ones of a discriminator that is not ready."""
-    rules = {"self_training": "discriminator", "self_training_weight": 1.0, "ready_accuracy": ready}
-    step = create_step((no_segmentation_loss,), verdict="pixel", weight=0.0, rate=0.0, **rules)
-    kernel, bias = step.discriminator.get_layer("logit").variables
-    kernel.assign(np.zeros(kernel.shape))
-    bias.assign([logit])
-    step.begin_means()
-    step(*batch(), unlabelled_images())
-    probabilities = step.generator.predict_on_batch(unlabelled_images())
-    measures = step.means()
-    assert measures["self_training_share"] == share
-    assert measures["self_training_loss"] == pytest.approx(share * np.mean(-np.log(probabilities.max(axis=-1))), 1e-5)
-
-
 def test_rectangles_of_half_a_patch_lie_where_the_numbers_say():
     drawn = np.array([[0, 0.5, 0.25], [1, 1, 0.5], [0.5, 0, 1]], np.float32)
     tall, wide, square = np.asarray(pasted_rectangles((20, 40), drawn))[..., 0]
@@ -256,11 +154,8 @@ def test_rectangles_of_half_a_patch_lie_where_the_numbers_say():
 
 def test_the_teacher_has_the_average_of_the_weights_and_teaches_pasted_patches():
     """Before the first step the average is zeros, which are sure of nothing; then it is the weights."""
-    confidence, network, same_places = 0.3, create_generator(), keras.random.SeedGenerator(5)
-    rules = {"self_training": "teacher", "self_training_weight": 1.0, "self_training_confidence": confidence}
-    optimizer = create_optimizer(OptimizerSettings(0.05, 0.9, ema_momentum=0.5), "float32", "generator_adam")
-    teacher = Teacher(network, seed=5)
-    step = create_step((SEGMENTATION_LOSS,), teacher=teacher, generator_optimizer=optimizer, weight=0.0, **rules)
+    step, same_places = create_step(), keras.random.SeedGenerator(5)
+    network, confidence = step.teacher.network, CONFIDENCE
     averages, shares, certain = None, [], []
     for seed in range(3):
         before = arrays(step.generator.weights)
@@ -289,63 +184,31 @@ def test_the_teacher_has_the_average_of_the_weights_and_teaches_pasted_patches()
     assert 0 < certain[0] < 1
 
 
-def test_self_training_changes_the_unet():
-    rules = {"self_training": "discriminator", "self_training_confidence": 0.0, "weight": 0.0}
+def test_what_the_teacher_says_changes_the_unet():
+    """From the second step on: before, the average is zeros, which are sure of nothing."""
     states = [
-        weights_after(
-            create_step((no_segmentation_loss,), verdict="pixel", self_training_weight=weight, **rules),
-            *(*batch(), unlabelled_images()),
-        )
+        weights_after(create_step((no_segmentation_loss,), weight, momentum=0.01), *2 * [unlabelled_images()])
         for weight in (0.0, 1.0)
     ]
     assert any(changed(*states))
 
 
-# ---- The discriminator ---------------------------------------------------------------------------------------------
-def test_with_spectral_norm_no_kernel_enlarges_a_vector():
-    """By NumPy's singular values, after updates that would make them large."""
-    discriminator = create_discriminator((20, 20, 3), base_filters=4, seed=2, verdict="pixel", spectral_norm=True)
-    kernels = [layer.kernel for layer in discriminator.layers if hasattr(layer, "kernel")]
-    assert len(kernels) == 6 + 6 + 1
-    optimizer = keras.optimizers.SGD(1.0)
-    optimizer.build(discriminator.trainable_variables)
-    largest = []
-    for push in (5.0, 0.0):
-        optimizer.apply([-push * variable for variable in discriminator.trainable_variables])
-        matrices = [np.reshape(keras.ops.convert_to_numpy(kernel), (-1, kernel.shape[-1])) for kernel in kernels]
-        largest.append([np.linalg.norm(matrix, ord=2) for matrix in matrices])
-    np.testing.assert_allclose(largest[0], 1, rtol=1e-4)
-    np.testing.assert_allclose(largest[1], largest[0], rtol=1e-4)  # at the bound already
-
-
-def test_a_discriminator_of_masks_alone():
-    discriminator = create_discriminator(base_filters=4, sees_image=False)
-    assert [tensor.name for tensor in discriminator.inputs] == ["mask"]
-    assert discriminator.output_shape == (None, 1)
-
-
 # ---- The script ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("settings", "says_discriminator", "says_self_training"),
+    ("weight", "row", "says"),
     [
-        ({}, True, False),
-        ({"ADVERSARIAL_WEIGHT": 0.0}, False, False),
-        ({"ADVERSARIAL_WEIGHT": 0.0, "SELF_TRAINING": "teacher"}, False, True),
-        ({"ADVERSARIAL_WEIGHT": 0.0, "SELF_TRAINING": "discriminator"}, True, True),
+        (0.05, {"d_accuracy_real": 0.8}, "adversarial 0.600, D loss 0.700, D right on real/generated 0.80/0.60"),
+        (0.0, {"d_accuracy_real": 0.8}, None),
+        (0.05, {"self_training_loss": 0.02, "self_training_share": 0.9}, "self-training 0.0200 on 90% of the pixels"),
     ],
 )
-def test_an_epochs_line_says_what_the_unet_learns_from(
-    set_config, capsys, settings, says_discriminator, says_self_training
-):
-    set_config(**settings)
-    row = {"epoch": 2, "loss": 0.5, "val_dice": 0.7, "seconds": 3.2, "adversarial_loss": 0.6, "d_loss": 0.7}
-    row |= {"d_accuracy_real": 0.8, "d_accuracy_generated": 0.6, "self_training_loss": 0.02, "self_training_share": 0.9}
+def test_an_epochs_line_says_what_the_unet_learns_from(set_config, capsys, weight, row, says):
+    set_config(ADVERSARIAL_WEIGHT=weight)
+    row |= {"epoch": 2, "loss": 0.5, "val_dice": 0.7, "seconds": 3.2, "adversarial_loss": 0.6, "d_loss": 0.7}
+    row |= {"d_accuracy_generated": 0.6}
     adversarial_training.report(row, {"epoch": 2, "metric": "val_dice"}, seconds_left=120)
-    line = capsys.readouterr().out
-    assert line.startswith("epoch 2: loss 0.5000, ")
-    assert line.endswith(", val_dice 0.7000, 3 s, 2 min left  *best\n")
-    assert ("adversarial 0.600, D loss 0.700, D right on real/generated 0.80/0.60" in line) == says_discriminator
-    assert ("self-training 0.0200 on 90% of the pixels" in line) == says_self_training
+    between = f", {says}" if says else ""
+    assert capsys.readouterr().out == f"epoch 2: loss 0.5000{between}, val_dice 0.7000, 3 s, 2 min left  *best\n"
 
 
 @pytest.fixture(scope="module")
@@ -367,24 +230,17 @@ def plain_scans(tmp_path_factory):
     return settings, sorted(plain.image_name)
 
 
-FORMS = {
-    "discriminator": {"D_VERDICT": "pixel", "SELF_TRAINING": "discriminator", "D_SPECTRAL_NORM": True},
-    "teacher": {"SELF_TRAINING": "teacher", "D_SEES_IMAGE": False, "D_MASKS": "probabilities"},
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
-def test_fine_tuning_with_unlabelled_scans_continues_to_the_bit(plain_scans, form):
+def test_fine_tuning_with_unlabelled_scans_continues_to_the_bit(plain_scans):
     settings, plain = plain_scans
-    settings = {**settings, "ADVERSARIAL_EPOCH": 2, "UNLABELLED_SHARE": 0.5, "SELF_TRAINING_CONFIDENCE": 0.3}
-    settings |= {"D_WARM_UP_STEPS": 1, "ADVERSARIAL_RAMP_STEPS": 1, "D_READY_ACCURACY": 0.0, **FORMS[form]}
+    settings = {**settings, "ADVERSARIAL_EPOCH": 2, "UNLABELLED_SHARE": 0.5, "SELF_TRAINING_WEIGHT": 1.0}
+    settings |= {"ADVERSARIAL_RAMP_STEPS": 1}
     runs, states = settings["OUTPUT_ROOT"] / "runs", []
-    for name in (f"{form}_whole", f"{form}_stopped"):
+    for name in ("whole", "stopped"):
         shutil.copytree(runs / "unet" / "segmentation", runs / name / "segmentation")
         settings["RUN_NAME"] = name
         folder = runs / name / "adversarial"
-        if name.endswith("stopped"):
+        if name == "stopped":
             process = start("adversarial_training.py", **settings)
             wait_for(folder / "last-0001-0000000.json", process)
             process.send_signal(signal.SIGTERM)
@@ -395,6 +251,7 @@ def test_fine_tuning_with_unlabelled_scans_continues_to_the_bit(plain_scans, for
     for whole, stopped in zip(*states, strict=True):
         np.testing.assert_array_equal(whole, stopped)
     log = pd.read_csv(folder / "log.csv")
-    assert (log.self_training_share[1:] > 0).any()
+    assert "self_training_share" in log
+    assert "d_loss" not in log  # there is no discriminator
     data = json.loads((folder / "best.json").read_text())["data"]
     assert len(data["unlabelled"]["cases"]) == len(plain) == 3

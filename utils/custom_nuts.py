@@ -19,7 +19,6 @@ from nutsflow import NutFunction, nut_processor
 from utils.augmentation import draw_scale, resized, rotated, rotation_map, with_other_grey_values
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES, NOT_JUDGED, unlabelled_value
-from utils.noise_transfer import RANKS, OtherScans, with_noise_of
 from utils.prepared import VOLUME_KINDS, outlined_in, slices_seen, volume_paths
 from utils.volumes.mhd import open_volume
 
@@ -313,16 +312,14 @@ class CutPatch(NutFunction):
     `settings` are `utils.patch_settings.PatchSettings`. image is uint8 (rows, columns, 3) of the patch's size, the
     slices of `slices_seen`; mask is uint8 (rows, columns), with values as there. Reads, mirrors and rotates no more
     of the B-scan than the patch, and the margin around it that a rotation turns in. B-scans smaller than a patch are
-    padded as in `ReadOCT`, and errors are those of `ReadOCT`. A patch with a seed is scaled and changed in its noise
-    and grey values by it.
+    padded as in `ReadOCT`, and errors are those of `ReadOCT`. A patch with a seed is scaled and changed in its grey
+    values by it.
     """
 
     def __init__(self, preprocessed_folder, settings, open_cases=64):
         super().__init__()
         self.preprocessed_folder, self.settings = preprocessed_folder, settings
         self._open_case = functools.lru_cache(open_cases)(_open_case)
-        augmentation = settings.augmentation
-        self.others = OtherScans(augmentation.noise_folders) if augmentation.noise_transfer else None
 
     def __call__(self, patch):
         row, shape = patch.row, self.settings.shape
@@ -353,9 +350,6 @@ class CutPatch(NutFunction):
         if is_resized:
             labels = labels_inside(mask, self.settings.border, self.settings.fluid_labels)
         if rng is not None:
-            if self.others and rng.random() < self.settings.augmentation.noise_transfer:
-                other = self.others.patch(shape, rng)
-                image = image if other is None else with_noise_of(image, other, rng.integers(*RANKS, endpoint=True))
             image = with_other_grey_values(image, rng, self.settings.augmentation.grey)
         return image, mask, *labels
 

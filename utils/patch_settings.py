@@ -8,13 +8,20 @@ from pathlib import Path
 class AugmentationSettings:
     """How training's B-scans and patches are varied; validation's never are."""
 
-    rotation_degrees: float  # largest rotation of a B-scan
-    rotate_both_ways: bool  # else counter-clockwise only
-    grey: float  # probability of each change of a patch's grey values
-    scale: float  # probability that a patch is stretched or shrunk
-    scale_range: float  # by up to this share, rows and columns each
-    noise_transfer: float = 0.0  # probability that a patch takes the noise of one from `noise_folders`
-    noise_folders: tuple = ()  # of preprocessed volumes
+    rotation_degrees: float = 10.0  # largest rotation of a B-scan
+    rotate_both_ways: bool = False  # else counter-clockwise only
+    grey: float = 0.0  # probability of each change of a patch's grey values
+    scale: float = 0.0  # probability that a patch is stretched or shrunk
+    scale_range: float = 0.25  # by up to this share, rows and columns each
+
+
+def augmentations():
+    """{name: `AugmentationSettings`}: the paper's, and one for scans that no network has seen.
+
+    The parts of the latter were measured together.
+    """
+    strong = AugmentationSettings(rotation_degrees=15.0, rotate_both_ways=True, grey=0.3, scale=0.5)
+    return {"paper": AugmentationSettings(), "strong": strong}
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def plan_block(block, settings, *, training, epoch):
         >> FilterFalse(lambda patch: patch.invalid_share > patches.max_invalid)
         >> FilterFalse(lambda patch: drop_patch(patch, patches.drop_healthy, rng))
     )
-    if training and (augmentation.grey or augmentation.scale or augmentation.noise_transfer):
+    if training and (augmentation.grey or augmentation.scale):
         kept = [
             patch._replace(seed=int(seed))
             for patch, seed in zip(kept, rng.integers(2**63, size=len(kept)), strict=True)

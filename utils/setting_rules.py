@@ -21,7 +21,6 @@ OPTIONAL = {
     "COORDINATOR": str,
     "KEEP_EPOCHS": int,
     "PATIENCE": int,
-    "SLOW_DOWN_AFTER": int,
     "SCAN_MINUTES": float,
     "D_PATIENCE": int,
     "ADVERSARIAL_LIMIT": float,
@@ -29,7 +28,6 @@ OPTIONAL = {
     "ADVERSARIAL_EPOCH": int,
     "GRADIENT_CLIP": float,
     "EMA_MOMENTUM": float,
-    "SELF_TRAINING": str,
 }
 
 _MEASURES = ["dice", "dice_irf", "dice_srf", "dice_ped", "iou_score", "f_score", "f_irf", "f_srf", "f_ped", "loss"]
@@ -39,17 +37,17 @@ _MONITORS = [f"val_{measure}" for measure in _MEASURES]
 _RULES = [
     (
         "BATCH_SIZE EPOCH BASE_FILTERS PATCHES_PER_SLICE STEPS_PER_EPOCH ADVERSARIAL_EPOCH VALIDATION_B_SCANS "
-        "MONITOR_EPOCHS PATIENCE D_PATIENCE D_BASE_FILTERS SLOW_DOWN_AFTER DEVICES HOSTS",
+        "PATIENCE D_PATIENCE D_BASE_FILTERS DEVICES HOSTS",
         lambda value: value >= 1,
         "at least 1",
     ),
     ("D_WARM_UP_STEPS ADVERSARIAL_RAMP_STEPS WARM_UP_STEPS", lambda value: value >= 0, "at least 0"),
-    ("WEIGHT_DECAY SCALE_RANGE", lambda value: value >= 0, "at least 0"),
+    ("WEIGHT_DECAY", lambda value: value >= 0, "at least 0"),
     ("SCAN_MINUTES", lambda value: value > 0, "above 0, or None for any time"),
     ("GRADIENT_CLIP", lambda value: value > 0, "above 0, or None for no limit"),
     ("EMA_MOMENTUM", lambda value: 0 < value < 1, "between 0 and 1, or None"),
-    ("GREY_AUGMENTATION SCALE_AUGMENTATION NOISE_TRANSFER OVERSAMPLING", lambda value: 0 <= value <= 1, "from 0 to 1"),
-    ("ROTATION_DEGREES", lambda value: 0 <= value <= 45, "from 0 to 45"),
+    ("OVERSAMPLING", lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ("AUGMENTATION", lambda value: value in ("paper", "strong"), "'paper' or 'strong'"),
     (
         "MIXED_ROOTS",
         lambda value: (
@@ -67,10 +65,8 @@ _RULES = [
         lambda value: all(type(label) is int and 0 < label < 256 for label in value),
         "labels from 1 to 255, such as (1, 2)",
     ),
-    ("NOISE_ROOTS", lambda value: all(isinstance(root, str) for root in value), "[OUTPUT_ROOT, ...]"),
     ("PADDING", lambda value: value in ("valid", "same"), "'valid' or 'same'"),
     ("LOSS", lambda value: value in ("balanced", "plain") or is_own(value), "'balanced', 'plain' or module:function"),
-    ("OPTIMIZER", lambda value: value in ("adam", "adamw"), "'adam' or 'adamw'"),
     ("LR_SCHEDULE", lambda value: value in ("constant", "cosine"), "'constant' or 'cosine'"),
     ("SEED FOLD WORKERS HOST KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
     ("ADVERSARIAL_WEIGHT ADVERSARIAL_LIMIT SELF_TRAINING_WEIGHT", lambda value: value >= 0, "at least 0"),
@@ -78,15 +74,7 @@ _RULES = [
     ("FOLDS", lambda value: value >= 2, "at least 2, or None for one split"),
     ("ADAM_BETA_1 D_ADAM_BETA_1 DROP_HEALTHY BATCH_NORM_MOMENTUM", lambda value: 0 <= value < 1, "from 0 to below 1"),
     ("TEST_FRACTION VALIDATION_FRACTION", lambda value: 0 < value < 1, "between 0 and 1"),
-    ("D_POOLING", lambda value: value in ("average", "max"), "'average' or 'max'"),
-    ("D_VERDICT", lambda value: value in ("patch", "pixel"), "'patch' or 'pixel'"),
-    ("D_GENERATED_FROM", lambda value: value in ("all", "unlabelled"), "'all' or 'unlabelled'"),
-    ("D_MASKS", lambda value: value in ("one-hot", "probabilities"), "'one-hot' or 'probabilities'"),
     ("UNLABELLED_SHARE", lambda value: 0 <= value <= 0.9, "from 0 to 0.9"),
-    ("SELF_TRAINING", lambda value: value in ("discriminator", "teacher"), "'discriminator', 'teacher' or None"),
-    ("SELF_TRAINING_CONFIDENCE", lambda value: 0 <= value < 1, "from 0 to below 1"),
-    ("D_READY_ACCURACY", lambda value: 0 <= value <= 1, "from 0 to 1"),
-    ("D_REAL_LABEL D_AHEAD_ACCURACY", lambda value: 0.5 <= value <= 1, "from 0.5 to 1"),
     (
         "FLUID_THRESHOLDS",
         lambda value: len(value) == 3 and all(0 < threshold <= 1 for threshold in value),
@@ -128,28 +116,15 @@ def faults(values):
         complaints.append(
             "config.STEPS_PER_EPOCH = None: must be a number with LR_SCHEDULE = 'cosine', which ends with it"
         )
-    if config.LR_SCHEDULE == "cosine" and config.SLOW_DOWN_AFTER is not None:
-        complaints.append(
-            f"config.SLOW_DOWN_AFTER = {config.SLOW_DOWN_AFTER}: must be None with LR_SCHEDULE = 'cosine'"
-        )
     if config.WARM_UP_STEPS and config.LR_SCHEDULE == "constant":
         complaints.append(f"config.WARM_UP_STEPS = {config.WARM_UP_STEPS}: must be 0 with LR_SCHEDULE = 'constant'")
-    if config.WEIGHT_DECAY and config.OPTIMIZER != "adamw":
+    if (config.UNLABELLED_SHARE > 0) != (config.SELF_TRAINING_WEIGHT > 0):
         complaints.append(
-            f"config.WEIGHT_DECAY = {config.WEIGHT_DECAY:g}: must be 0 with OPTIMIZER = {config.OPTIMIZER!r}"
+            f"config.SELF_TRAINING_WEIGHT = {config.SELF_TRAINING_WEIGHT:g}: must be above 0 with UNLABELLED_SHARE "
+            f"above 0, else 0; that is {config.UNLABELLED_SHARE:g}"
         )
-    if config.NOISE_TRANSFER and not config.NOISE_ROOTS:
-        complaints.append(f"config.NOISE_ROOTS = []: must name a root with NOISE_TRANSFER = {config.NOISE_TRANSFER:g}")
-    if not config.UNLABELLED_SHARE:
-        for name, allowed in (("SELF_TRAINING", None), ("D_GENERATED_FROM", "all")):
-            if (value := getattr(config, name)) != allowed:
-                complaints.append(f"config.{name} = {value!r}: must be {allowed!r} with UNLABELLED_SHARE = 0")
-    if config.SELF_TRAINING == "teacher" and config.EMA_MOMENTUM is None:
-        complaints.append("config.EMA_MOMENTUM = None: must be a number with SELF_TRAINING = 'teacher'")
-    if config.SELF_TRAINING == "discriminator" and config.D_VERDICT != "pixel":
-        complaints.append(
-            f"config.D_VERDICT = {config.D_VERDICT!r}: must be 'pixel' with SELF_TRAINING = 'discriminator'"
-        )
+    if config.SELF_TRAINING_WEIGHT and config.EMA_MOMENTUM is None:
+        complaints.append("config.EMA_MOMENTUM = None: must be a number with SELF_TRAINING_WEIGHT above 0")
     if config.HOST >= config.HOSTS:
         complaints.append(f"config.HOST = {config.HOST}: must be below HOSTS = {config.HOSTS}")
     if config.HOSTS > 1 and config.COORDINATOR is None:

@@ -10,6 +10,30 @@ from pathlib import Path
 from utils.errors import InputError
 
 RENAMED = {"CROSS_ENTROPY": "LOSS"}  # since earlier versions
+# Settings of earlier versions: (the value by which this version goes on, what is there instead). What the others gave
+# is in docs/experiments.md.
+RETIRED = {
+    "D_VERDICT": ("patch", "the discriminator gives one verdict on a patch"),
+    "D_MASKS": ("one-hot", "the discriminator sees one-hot masks"),
+    "D_GENERATED_FROM": ("all", "the discriminator sees the masks of all images"),
+    "D_SPECTRAL_NORM": (False, "the discriminator is not bounded"),
+    "D_POOLING": ("max", "the maximum is pooled"),
+    "D_SEES_IMAGE": (True, "the discriminator sees the image"),
+    "D_READY_ACCURACY": (0.55, "it is a constant, in utils/training/rules.py"),
+    "D_AHEAD_ACCURACY": (0.9, "it is a constant, in utils/training/rules.py"),
+    "D_REAL_LABEL": (0.9, "it is a constant, in utils/training/rules.py"),
+    "SELF_TRAINING": (None, "the teacher takes part where SELF_TRAINING_WEIGHT is above 0"),
+    "SELF_TRAINING_CONFIDENCE": (0.9, "it is a constant, in utils/training/teacher.py"),
+    "NOISE_TRANSFER": (0.0, "patches take no other scans' noise"),
+    "NOISE_ROOTS": ([], "patches take no other scans' noise"),
+    "SLOW_DOWN_AFTER": (None, "LR_SCHEDULE = 'cosine' lowers the learning rate"),
+    "MONITOR_EPOCHS": (3, "it is a constant, in utils/training/rules.py"),
+    "OPTIMIZER": (None, "WEIGHT_DECAY above 0 means AdamW"),
+    **dict.fromkeys(
+        ("ROTATION_DEGREES", "ROTATE_BOTH_WAYS", "GREY_AUGMENTATION", "SCALE_AUGMENTATION", "SCALE_RANGE"),
+        (None, "AUGMENTATION is 'paper' or 'strong'"),
+    ),
+}
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
@@ -103,6 +127,8 @@ def read_recipe(name, defaults, optional):
 
 def _checked(place, name, value, defaults, optional, text=None):
     """`value` as one for the setting `name`; `text` is what it was read from, where that may be meant as it stands."""
+    if name in RETIRED:
+        raise InputError(f"{place}: is no setting any more: {RETIRED[name][1]}")
     if name not in defaults:
         closest = difflib.get_close_matches(name.upper(), defaults, n=1, cutoff=0.4)
         closest = [RENAMED[name]] if name in RENAMED else closest

@@ -9,17 +9,11 @@ from loss_functions import (
     generator_loss,
     generator_to_discriminator_gradient,
     get_dice_loss,
-    self_training_loss,
 )
 from utils.networks import as_list
-from utils.training.backends import create_backend
-from utils.training.verdicts import Verdicts, told_rightly
+from utils.training.measured_step import MeasuredStep
+from utils.training.verdicts import Verdicts, masks_of_both, told_rightly
 
-MEANS = (
-    *("loss", "adversarial_loss", "adversarial_weight", "adversarial_share", "foreground_dice"),
-    *("d_loss", "d_accuracy_real", "d_accuracy_generated", "d_updates"),
-)
-SELF_TRAINING_MEANS = ("self_training_loss", "self_training_share")
 _ACCURACY_MEMORY = 0.95  # share of the running accuracy that a step keeps: a mean over about 20 steps
 
 
@@ -32,7 +26,7 @@ def discriminator_policy(dtype_policy):
     return "float32" if dtype_policy == "mixed_float16" else dtype_policy
 
 
-class AdversarialStep:
+class AdversarialStep(MeasuredStep):
     """Alternating updates of a segmentation network (the generator) and a discriminator, on one batch.
 
     Each network's forward and backward pass is computed once and serves both updates. The order is that of CycleGAN's
@@ -44,7 +38,7 @@ class AdversarialStep:
     - The discriminator learns to tell the reader's one-hot masks from the generated ones, as they were before the
       generator's update.
     - Each network changes only by its own update.
-    - With one verdict on a patch, the two networks' gradients at a generated mask differ only by a factor.
+    - The two networks' gradients at a generated mask differ only by a factor.
 
     `rules`, `AdversarialRules`, keep the two in balance:
 
@@ -52,97 +46,66 @@ class AdversarialStep:
       confident.
     - For the first ``warm_up_steps`` only the discriminator learns. The generator makes its masks as in training, with
       dropout, but its weights and batch statistics do not change.
-    - After that the weight of the adversarial loss rises linearly and reaches ``weight`` after ``ramp_steps``; so does
-      that of self-training.
+    - After that the weight of the adversarial loss rises linearly and reaches ``weight`` after ``ramp_steps``.
     - ``limit`` caps the norm of the adversarial gradient at the U-Net's logits, over the batch. It is a multiple of the
       norm of the other losses' gradient; None means no cap. The more confident the discriminator, the larger its
       gradient. Without a cap it overwhelms the segmentation losses, even with a small weight.
     - What the discriminator says counts only while its accuracy is at least ``ready_accuracy``; 0 means always.
     - The discriminator learns only while its accuracy is at most ``ahead_accuracy``; 1 means always. Accuracies are
-      running means over about 20 steps. A patch with several verdicts is judged by their mean.
-
-    Images without outlines, `unlabelled`, have no segmentation loss. Their generated masks have the adversarial loss,
-    and are what the discriminator learns from (``generated_from``). With ``self_training`` their pixels are learned
-    from as if a reader had labelled them, where they are certain: where the discriminator takes the field around for a
-    reader's (Hung et al., BMVC 2018), or where the `teacher`, a `utils.training.teacher.Teacher`, is sure of its label.
+      running means over about 20 steps.
 
     The optimizers are built here, also a `keras.optimizers.LossScaleOptimizer` (for "mixed_float16"). The
     `discriminator` is one of `model.create_discriminator` with a `discriminator_policy`. Raises `ValueError` if it is
     in float16.
 
-    Call the step with (images, targets) or (images, targets, unlabelled images): float32 (B, H, W, 3), and the mask
-    (B, H, W, 4) as for the losses, or the list of all four targets. `variables` hold everything that a step changes and
-    that the next step depends on.
+    Call the step with (images, targets): float32 (B, H, W, 3), and a list of the targets, the mask (B, H, W, 4) as for
+    the losses first. Its measures, `means`, are
+
+    | name | content |
+    |---|---|
+    | ``loss`` | segmentation losses and weight penalties |
+    | ``adversarial_loss`` | -log of the discriminator's probability that generated masks are real |
+    | ``adversarial_weight`` | its weight, 0 in the warm-up |
+    | ``adversarial_share`` | norm of its gradient divided by the segmentation losses', before the cap |
+    | ``foreground_dice`` | Dice of the probabilities of any fluid |
+    | ``d_loss`` | the discriminator's loss |
+    | ``d_accuracy_real``, ``d_accuracy_generated`` | its accuracy before its update |
+    | ``d_updates`` | share of steps in which it learned |
     """
 
+    names = (
+        *("loss", "adversarial_loss", "adversarial_weight", "adversarial_share", "foreground_dice"),
+        *("d_loss", "d_accuracy_real", "d_accuracy_generated", "d_updates"),
+    )
+
     def __init__(
-        self,
-        generator,
-        discriminator,
-        generator_optimizer,
-        discriminator_optimizer,
-        segmentation_losses,
-        rules,
-        teacher=None,
+        self, generator, discriminator, generator_optimizer, discriminator_optimizer, segmentation_losses, rules
     ):
+        super().__init__()
         if any(layer.compute_dtype == "float16" for layer in discriminator.layers):
             raise ValueError("the discriminator is in float16, which loses gradients; see `discriminator_policy`")
         self.generator, self.discriminator = generator, discriminator
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
-        self.segmentation_losses, self.rules, self.teacher = segmentation_losses, rules, teacher
-        self._mean_names = MEANS + (SELF_TRAINING_MEANS if rules.self_training else ())
+        self.segmentation_losses, self.rules = segmentation_losses, rules
         generator_optimizer.build(generator.trainable_variables)
         discriminator_optimizer.build(discriminator.trainable_variables)
-        self._verdicts = Verdicts(discriminator, rules.masks)
-        self.taken_steps = keras.Variable(0, dtype="int32", trainable=False, name="taken_steps")
+        self._verdicts = Verdicts(discriminator)
         self.d_accuracy = keras.Variable(0.5, dtype="float32", trainable=False, name="running_accuracy")
-        self._sums = keras.Variable(np.zeros(len(self._mean_names)), dtype="float32", trainable=False, name="sums")
-        self._summed_steps = 0
-        of_teacher = teacher.network.variables if teacher else []  # every step gives it others
-        self._backend = create_backend([*self.variables, *of_teacher, self._sums])
-        self._compiled_step = self._backend.compiled(self._step, generator.jit_compile)
+        self.compile(self._step, generator.jit_compile)
         self._compiled_n_right = self._backend.compiled(self._n_right, generator.jit_compile)
         self._compiled_probabilities = self._backend.compiled(self._verdicts.probabilities, generator.jit_compile)
 
     @property
     def variables(self):
-        """Weights, random states, both optimizers' variables, the steps taken and the running accuracy.
-
-        The teacher's weights follow from them.
-        """
+        """Weights, random states, both optimizers' variables, the steps taken and the running accuracy."""
         networks = [*self.generator.variables, *self.discriminator.variables]
         optimizers = [*self.generator_optimizer.variables, *self.discriminator_optimizer.variables]
-        places = [self.teacher.places.state] if self.teacher else []
-        return [*networks, *optimizers, self.taken_steps, self.d_accuracy, *places]
+        return [*networks, *optimizers, self.taken_steps, self.d_accuracy]
 
-    def __call__(self, images, targets, unlabelled=None):
-        self._compiled_step(images, as_list(targets), *([] if unlabelled is None else [unlabelled]))
-        self._summed_steps += 1
+    def __call__(self, images, targets):
+        super().__call__(images, as_list(targets))
 
     # ---- Measures --------------------------------------------------------------------------------------------------
-    def begin_means(self):
-        """Start the `means` anew from the next step."""
-        self._sums.assign(np.zeros(len(self._mean_names)))
-        self._summed_steps = 0
-
-    def means(self):
-        """Means over the steps since `begin_means`, a dictionary of floats. Waits for the last step.
-
-        | name | content |
-        |---|---|
-        | ``loss`` | segmentation losses and weight penalties |
-        | ``adversarial_loss`` | -log of the discriminator's probability that generated masks are real |
-        | ``adversarial_weight`` | its weight, 0 in the warm-up |
-        | ``adversarial_share`` | norm of its gradient divided by the segmentation losses', before the cap |
-        | ``foreground_dice`` | Dice of the probabilities of any fluid |
-        | ``d_loss`` | the discriminator's loss |
-        | ``d_accuracy_real``, ``d_accuracy_generated`` | its accuracy before its update |
-        | ``d_updates`` | share of steps in which it learned |
-        | ``self_training_loss``, ``self_training_share`` | with self-training: its loss, the share of certain pixels |
-        """
-        sums = ops.convert_to_numpy(self._sums.value)
-        return {name: float(total) / self._summed_steps for name, total in zip(self._mean_names, sums, strict=True)}
-
     def held_out_accuracy(self, batches):
         """``d_held_out_real`` and ``d_held_out_generated``: the discriminator's accuracy, without dropout.
 
@@ -158,63 +121,52 @@ class AdversarialStep:
     def verdict(self, images, masks):
         """The discriminator's probabilities, float32 (B,), that one-hot `masks` (B, h, w, 4) are a reader's.
 
-        `images` are float32 (B, H, W, 3) as for a step. They are centre-cropped to the masks' size. Of several verdicts
-        on a patch it is the mean.
+        `images` are float32 (B, H, W, 3) as for a step. They are centre-cropped to the masks' size.
         """
         return ops.convert_to_numpy(self._compiled_probabilities(images, masks))
 
     def _n_right(self, images, mask):
         """How many of a batch's masks the discriminator judges right: of the reader's, of the generated."""
-        output = self._outputs(images, training=False)[0]
-        masks = self._verdicts.readers_mask(mask, output), self._verdicts.generated_mask(output, mask)
-        return ops.stack([ops.sum(right) for right in told_rightly(*self._verdicts.logits_on_both(images, *masks))])
+        readers, generated = masks_of_both(mask, self._outputs(images, training=False)[0])
+        return ops.stack(
+            [ops.sum(right) for right in told_rightly(*self._verdicts.on_both(images, readers, generated))]
+        )
 
     # ---- Learning --------------------------------------------------------------------------------------------------
-    def _step(self, images, targets, unlabelled=None):
+    def _step(self, images, targets):
         """Both updates on one batch.
 
         One backward pass through the discriminator's loss serves both. Its gradient at the discriminator's weights
         trains the discriminator. Its gradient at a generated mask, times a factor that the logit gives
         (`generator_to_discriminator_gradient`), is that of the generator's adversarial loss: the path from the logit
-        back to the mask is the same. With several verdicts on a patch there is no such factor, and the generator's loss
-        has a backward pass of its own.
+        back to the mask is the same.
         """
         backend, generator, discriminator = self._backend, self.generator, self.discriminator
 
         # 1. Forward: the generator's outputs and masks, and its weight penalties. Its old statistics are kept.
         statistics = generator.non_trainable_weights
         before = [ops.copy(variable) for variable in statistics]
-        taught = None
-        if self.teacher:
-            unlabelled, *taught = self.teacher.teach(
-                unlabelled, generator, self.generator_optimizer, self.rules.self_training_confidence
-            )
-        images = images if unlabelled is None else ops.concatenate([images, unlabelled])
 
         def forward():
             outputs = self._outputs(images, training=True)
-            generated = self._verdicts.generated_mask(outputs[0], targets[0])
+            _, generated = masks_of_both(targets[0], outputs[0])
             return (outputs, generated, sum(generator.losses, ops.zeros(()))), {}
 
         (outputs, generated, penalty), _, pull = backend.pullback(forward, generator.trainable_variables)
 
         # 2. Both losses, and back to the discriminator's weights, the generated masks and the outputs.
         def losses(generated, *outputs):
-            return self._losses(images, targets, taught, generated, outputs)
+            return self._losses(images, targets, generated, outputs)
 
         _, measures, pull_losses = backend.pullback(losses, discriminator.trainable_variables, generated, *outputs)
-        d_gradients, (at_generated, *at_outputs) = pull_losses((ops.ones(()), ops.zeros(())))
+        d_gradients, (at_generated, *at_outputs) = pull_losses(ops.ones(()))
         measures["loss"] = measures["segmentation_loss"] + penalty
 
         # 3. The adversarial gradient at the generated masks, weighted, scaled as the generator's losses, and capped.
         scale = self.generator_optimizer.scale_loss(ops.ones(()))
         factor = measures["adversarial_weight"] * scale
-        if self._verdicts.on_fields:
-            _, (at_generated, *_) = pull_losses((ops.zeros(()), ops.ones(())))
-        else:
-            factor *= measures["generator_factors"] / self.discriminator_optimizer.scale_loss(ops.ones(()))
-            factor = ops.reshape(factor, (-1, 1, 1, 1))
-        at_generated *= factor
+        factor *= measures["generator_factors"] / self.discriminator_optimizer.scale_loss(ops.ones(()))
+        at_generated *= ops.reshape(factor, (-1, 1, 1, 1))
         lengths = [_length_at_logits(gradient, outputs[0]) for gradient in (at_outputs[0], at_generated)]
         share = lengths[1] / ops.maximum(lengths[0], 1e-30)
         if self.rules.limit is not None:
@@ -239,72 +191,37 @@ class AdversarialStep:
             variable.assign(ops.where(g_learns, variable.value, value))
 
         # 6. Measures for the log.
-        self.taken_steps.assign_add(1)
         measures["d_updates"] = d_learns
-        self._sums.assign_add(ops.stack([ops.cast(measures[name], "float32") for name in self._mean_names]))
+        self.count(measures)
 
-    def _losses(self, images, targets, taught, generated, outputs):
-        """Both networks' losses on a batch, whose first images have `targets` and the others none.
-
-        Returns ((sum of the losses that are differentiated together, each scaled for its optimizer; the adversarial
-        loss), measures). `taught` are labels and certainty by the teacher, or None.
-        """
-        n_labelled = ops.shape(targets[0])[0]
-        labelled = [output[:n_labelled] for output in outputs]
-        readers = self._verdicts.readers_mask(targets[0], labelled[0])
-        first = n_labelled if self.rules.generated_from == "unlabelled" else 0
-        on_real, on_generated = self._verdicts.logits_on_both(images, readers, generated, first)
-        terms = zip(self.segmentation_losses, targets, labelled, strict=True)
+    def _losses(self, images, targets, generated, outputs):
+        """Both networks' losses on a batch: (their sum, each scaled for its optimizer; measures)."""
+        readers, _ = masks_of_both(targets[0], outputs[0])
+        on_real, on_generated = self._verdicts.on_both(images, readers, generated)
+        terms = zip(self.segmentation_losses, targets, outputs, strict=True)
         segmentation_loss = sum(loss(target, output) for loss, target, output in terms)
         right_on_real, right_on_generated = told_rightly(on_real, on_generated)
         measures = {
             "segmentation_loss": segmentation_loss,
             "adversarial_loss": generator_loss(on_generated),
             "adversarial_weight": self._weight(),
-            "foreground_dice": 1 - get_dice_loss(targets[0], labelled[0]),
+            "foreground_dice": 1 - get_dice_loss(targets[0], outputs[0]),
             "d_loss": discriminator_loss(on_real, on_generated, self.rules.real_label),
             "d_accuracy_real": ops.mean(right_on_real),
             "d_accuracy_generated": ops.mean(right_on_generated),
+            "generator_factors": generator_to_discriminator_gradient(on_generated),
         }
-        if not self._verdicts.on_fields:
-            factors = generator_to_discriminator_gradient(on_generated)
-            measures["generator_factors"] = ops.pad(factors, ((first, 0), (0, 0)))
-        minimised = segmentation_loss
-        if self.rules.self_training:
-            unlabelled = ops.cast(outputs[0][n_labelled:], "float32")
-            labels, is_certain = taught or self._certain(unlabelled, on_generated)
-            measures["self_training_loss"] = self_training_loss(labels, is_certain, unlabelled)
-            measures["self_training_share"] = ops.mean(is_certain)
-            minimised += self._ramped(self.rules.self_training_weight) * measures["self_training_loss"]
-        minimised = self.generator_optimizer.scale_loss(minimised)
-        total = minimised + self.discriminator_optimizer.scale_loss(measures["d_loss"])
-        return (total, measures["adversarial_loss"]), measures
+        total = self.generator_optimizer.scale_loss(segmentation_loss)
+        return total + self.discriminator_optimizer.scale_loss(measures["d_loss"]), measures
 
     def _weight(self):
         """Weight of the adversarial loss in this step; 0 while the discriminator is not ready."""
-        return ops.where(self._is_ready(), self._ramped(self.rules.weight), 0.0)
-
-    def _is_ready(self):
-        return self.d_accuracy >= self.rules.ready_accuracy
-
-    def _ramped(self, weight):
-        """What `weight` is in this step: 0 in the warm-up, then rising linearly to the full weight."""
-        ramped_steps = ops.cast(self.taken_steps - self.rules.warm_up_steps + 1, "float32")
-        return weight * ops.clip(ramped_steps / (self.rules.ramp_steps + 1), 0.0, 1.0)
+        weight = self.ramped(self.rules.weight, self.rules.ramp_steps, self.rules.warm_up_steps)
+        return ops.where(self.d_accuracy >= self.rules.ready_accuracy, weight, 0.0)
 
     def _outputs(self, images, training):
         """The generator's outputs, a list."""
         return as_list(self.generator(images, training=training))
-
-    # ---- Self-training ---------------------------------------------------------------------------------------------
-    def _certain(self, probabilities, on_generated):
-        """Labels (one-hot) and certainty, 0 or 1, of the unlabelled images' pixels by the discriminator's logits."""
-        height, width, n_classes = probabilities.shape[1:]
-        of_fields = ops.sigmoid(on_generated[-ops.shape(probabilities)[0] :])
-        of_pixels = ops.image.resize(of_fields, (height, width), interpolation="nearest")[..., 0]
-        is_certain = ops.logical_and(of_pixels > self.rules.self_training_confidence, self._is_ready())
-        labels = ops.one_hot(ops.argmax(probabilities, axis=-1), n_classes, dtype="float32")
-        return labels, ops.cast(is_certain, "float32")
 
 
 def _length_at_logits(gradient, probabilities):

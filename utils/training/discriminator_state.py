@@ -32,7 +32,7 @@ def discriminator_state(history, warm_up_steps=0):
     if (on_real + on_generated) / 2 <= BLIND:
         return f"the discriminator has collapsed: {found}; raise D_ADAM_LR or D_WARM_UP_STEPS"
     if min(on_real, on_generated) >= SURE and row["adversarial_loss"] >= REJECTED:
-        return f"the discriminator has won: {found}; lower D_ADAM_LR or D_AHEAD_ACCURACY"
+        return f"the discriminator has won: {found}; lower D_ADAM_LR"
     return None
 
 

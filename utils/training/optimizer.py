@@ -18,7 +18,7 @@ def create_optimizer(settings, dtype_policy, name="adam"):
     learning_rate = settings.learning_rate
     if settings.cosine_steps is not None:
         learning_rate = _cosine(settings)
-    if settings.kind == "adamw":
+    if settings.weight_decay:
         optimizer = _class("AdamW")(learning_rate, weight_decay=settings.weight_decay, **options)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     else:

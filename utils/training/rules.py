@@ -9,11 +9,10 @@ class TrainingRules:
 
     epochs: int
     monitor: str  # column of the log that chooses the best epoch
-    window: int  # epochs that it is averaged over
     patience: int | None  # epochs without a better one after which the run ends; None: it goes on
-    slow_down_after: int | None  # epochs without a better one after which the learning rate is halved; None: never
     keep_epochs: int | None  # how many epochs' weights stay on disk; None: all
     save_minutes: float  # between two checkpoints within an epoch
+    window: int = 3  # epochs that the monitored column is averaged over, against noise
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,7 @@ class OptimizerSettings:
 
     learning_rate: float
     beta_1: float
-    kind: str = "adam"  # or "adamw"
-    weight_decay: float = 0.0  # of "adamw", as a share of the learning rate a step
+    weight_decay: float = 0.0  # decoupled, as a share of the learning rate a step
     clip_norm: float | None = None  # largest norm of the gradient over all weights; None: no limit
     cosine_steps: int | None = None  # over which the learning rate falls to 0; None: it stays
     warm_up_steps: int = 0  # of these, over which it first rises from 0
@@ -35,14 +33,9 @@ class AdversarialRules:
     """What the U-Net and the discriminator learn from each other, and what keeps them in balance."""
 
     weight: float  # of the adversarial loss beside the segmentation losses
-    real_label: float = 1.0  # the discriminator's target for a reader's mask; below 1 it stays less confident
+    real_label: float = 0.9  # the discriminator's target for a reader's mask; below 1 it stays less confident
     warm_up_steps: int = 0  # in which the discriminator learns alone
-    ramp_steps: int = 0  # over which the weights then rise from 0
+    ramp_steps: int = 0  # over which the weight then rises from 0
     limit: float | None = None  # of the adversarial gradient norm, as a share of the other losses'; None: no cap
-    ready_accuracy: float = 0.0  # below it the discriminator has no effect on the U-Net
-    ahead_accuracy: float = 1.0  # above it the discriminator does not learn
-    generated_from: str = "all"  # images whose generated masks it sees; "unlabelled": those without outlines alone
-    masks: str = "one-hot"  # what it sees of them; "probabilities": the U-Net's, beside smoothed readers' masks
-    self_training: str | None = None  # who says which pixels without outlines are certain: "discriminator", "teacher"
-    self_training_weight: float = 0.0
-    self_training_confidence: float = 0.9  # from which probability on a pixel is certain
+    ready_accuracy: float = 0.55  # below it the discriminator has no effect on the U-Net: it would teach noise
+    ahead_accuracy: float = 0.9  # above it the discriminator does not learn: one that always wins teaches nothing

@@ -62,7 +62,7 @@ class TrainingRun:
         self.folder, self.network, self.optimizer, self.variables = folder, network, optimizer, variables
         self.rules, self.panels, self.export, self.records = rules, panels, export, records
         self.progress = {"epoch": 0, "step": 0, "means": {}, "seconds": 0.0}
-        self.progress |= {"best": None, "slowed_epoch": 0, "history": []}
+        self.progress |= {"best": None, "history": []}
         if state:
             self.progress, arrays = state
             restore_variables(variables, arrays)
@@ -242,20 +242,12 @@ class TrainingRun:
             progress["best"] = self._last_epoch(score)
             if self.records:
                 self.export(progress["best"])
-        self._slow_down()
         if self.records:
             run_folder.keep_epoch_weights(self.folder, self.network, row["epoch"], self.rules.keep_epochs)
             run_folder.write_log(self.folder, progress["history"])
             save_progress(self.folder / "progress.png", progress["history"], self.panels)
             self._events.write(row["epoch"], {name: value for name, value in row.items() if value is not None})
             self.save()
-
-    def _slow_down(self):
-        """Halve the learning rate where neither a better epoch nor this was in the last `slow_down_after` epochs."""
-        epoch, patience = self.progress["epoch"], self.rules.slow_down_after
-        if patience and epoch - max(self.progress["best"]["epoch"], self.progress["slowed_epoch"]) >= patience:
-            self.optimizer.learning_rate.assign(self.optimizer.learning_rate / 2)
-            self.progress["slowed_epoch"] = epoch
 
     def finish(self, reason):
         """Say that the run has ended, for what `reason`, and with what result."""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from utils.errors import InputError
 from utils.files import locked, read_json, remove_unfinished, write_json, written_whole
+from utils.patch_settings import AugmentationSettings, augmentations
 from utils.prepared import all_seen
-from utils.settings import RENAMED
+from utils.settings import RENAMED, RETIRED
 
 # Settings that may differ when a run goes on: they say how long, where and with how many processes, not what.
 MAY_CHANGE = {
@@ -71,12 +72,19 @@ def start_run(folder, settings, data, irrelevant=(), writes=True, defaults=()):
     path = Path(folder) / "config.json"
     if path.exists():
         settings, defaults = json.loads(json.dumps([settings, dict(defaults)]))  # tuples become lists, as in the file
-        before = defaults | {RENAMED.get(name, name): value for name, value in read_json(path).items()}
+        stored = {RENAMED.get(name, name): value for name, value in read_json(path).items()}
+        before = defaults | with_augmentation(stored)
         may_change = MAY_CHANGE - ({"EPOCH", "ADVERSARIAL_EPOCH"} if settings.get("LR_SCHEDULE") == "cosine" else set())
         names = [name for name in settings if name not in may_change and name not in irrelevant]
         if "STARTING_MODEL" not in before:  # earlier versions did not note which file INIT_WEIGHTS named
             names = [name for name in names if name != "STARTING_MODEL"]
         changed = [name for name in names if name not in before or before[name] != settings[name]]
+        retired = [name for name, (left, _) in RETIRED.items() if left is not None and stored.get(name, left) != left]
+        if retired := [name for name in retired if name not in irrelevant]:
+            raise InputError(
+                *(f"{path}: {name} was {stored[name]!r}, which is gone: {RETIRED[name][1]}" for name in retired),
+                f"{path}: this run goes on with the version that began it; choose another RUN_NAME for this one",
+            )
         if changed:
             raise InputError(
                 *(
@@ -92,6 +100,16 @@ def start_run(folder, settings, data, irrelevant=(), writes=True, defaults=()):
     write_json(path, settings)
     write_json(path.with_name("data.json"), data)
     write_json(Path(folder) / "versions.json", versions())
+
+
+def with_augmentation(stored):
+    """Settings of a run as `stored`, with AUGMENTATION where an earlier version has five settings in its place."""
+    names = ("ROTATION_DEGREES", "ROTATE_BOTH_WAYS", "GREY_AUGMENTATION", "SCALE_AUGMENTATION", "SCALE_RANGE")
+    if "AUGMENTATION" in stored or not set(names) <= set(stored):
+        return stored
+    before = AugmentationSettings(*(stored[name] for name in names))
+    known = [name for name, settings in augmentations().items() if settings == before]
+    return {**stored, "AUGMENTATION": known[0] if known else str(before)}
 
 
 def check_same_data(path, before, data, parts=None):

@@ -3,12 +3,68 @@
 import keras
 from keras import ops
 
+from loss_functions import self_training_loss
 from utils.base import center_crop, crop_and_cast
 from utils.labels import FLUIDS
 from utils.networks import as_list
+from utils.training.measured_step import MeasuredStep
 from utils.training.optimizer import average_into
 
+CONFIDENCE = 0.9  # a pixel is learned from where the teacher gives its likeliest class more
 _PASTED_AREA = 0.5  # of a patch
+
+
+class TeacherStep(MeasuredStep):
+    """One update of a U-Net: segmentation losses of patches with outlines, the `teacher`'s labels of others without.
+
+    The cross-entropy of the pixels of which the teacher is certain (`confidence`) is minimised beside the segmentation
+    losses. Its weight rises linearly and reaches `weight` after `ramp_steps`. The optimizer, which keeps the average
+    of the weights (`OptimizerSettings.ema_momentum`), is built here.
+
+    Call the step with (images, targets, unlabelled images): float32 (B, H, W, 3), and targets as for `AdversarialStep`.
+    Its measures are ``loss``, of the segmentation losses and weight penalties, ``self_training_loss``, and
+    ``self_training_share``, the share of certain pixels.
+    """
+
+    names = ("loss", "self_training_loss", "self_training_share")
+
+    def __init__(self, network, optimizer, segmentation_losses, teacher, weight, ramp_steps, confidence=CONFIDENCE):
+        super().__init__()
+        self.generator, self.generator_optimizer, self.teacher = network, optimizer, teacher
+        self._losses, self._confidence = segmentation_losses, confidence
+        self._weight, self._ramp_steps = weight, ramp_steps
+        optimizer.build(network.trainable_variables)
+        self.compile(self._step, network.jit_compile, teacher.network.variables)  # every step gives the teacher others
+
+    @property
+    def variables(self):
+        """Weights, random states, the optimizer's variables and the steps taken. The teacher's weights follow."""
+        return [
+            *(*self.generator.variables, *self.generator_optimizer.variables),
+            *(self.teacher.places.state, self.taken_steps),
+        ]
+
+    def __call__(self, images, targets, unlabelled):
+        super().__call__(images, as_list(targets), unlabelled)
+
+    def _step(self, images, targets, unlabelled):
+        network, optimizer = self.generator, self.generator_optimizer
+        unlabelled, labels, is_certain = self.teacher.teach(unlabelled, network, optimizer, self._confidence)
+        n_labelled, everything = ops.shape(targets[0])[0], ops.concatenate([images, unlabelled])
+
+        def forward():
+            outputs = as_list(network(everything, training=True))
+            terms = zip(self._losses, targets, outputs, strict=True)
+            loss = sum(of_output(target, output[:n_labelled]) for of_output, target, output in terms)
+            loss += sum(network.losses, ops.zeros(()))
+            of_teacher = self_training_loss(labels, is_certain, ops.cast(outputs[0][n_labelled:], "float32"))
+            minimised = loss + self.ramped(self._weight, self._ramp_steps) * of_teacher
+            return optimizer.scale_loss(minimised), {"loss": loss, "self_training_loss": of_teacher}
+
+        _, measures, pull = self._backend.pullback(forward, network.trainable_variables)
+        gradients, _ = pull(ops.ones(()))
+        self._backend.update_where(True, optimizer, lambda: gradients, network.trainable_variables)
+        self.count(measures | {"self_training_share": ops.mean(is_certain)})
 
 
 class Teacher:
