@@ -37,7 +37,8 @@ details { margin-top: .5rem; } summary { cursor: pointer; color: var(--soft); }
   :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --page: #fff; --band: #fff; }
   @page { margin: 12mm; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  body { padding: 0; max-width: none; font-size: 11px; }
+  html { font-size: 11.5px; }
+  body { padding: 0; max-width: none; font-size: 1rem; }
   h1 { font-size: 1.6rem; } h2 { margin: .3cm 0 .1cm; padding-top: .1cm; }
   .scroll { overflow: visible; margin: .2cm 0; } a { color: inherit; }
 }

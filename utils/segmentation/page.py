@@ -149,7 +149,7 @@ def _texts(path, record, scan):
         del shown["spacing_z_mm"], shown["circles_around"]
     count = f"{facts['b_scans']} B-scans" if is_volume else "a single B-scan, so areas are measured"
     in_words = next(row["in_words"] for row in record["fluids"] if row["fluid"] == record["least_sure"])
-    sure = f"How sure: {record['in_words']}; least of "
+    sure = f"How sure is the model: {record['in_words']}; "
     sure += f"{least_sure(record['least_sure'], in_words, record['confidence'])}."
     remarks = [("warning", text) for text in record["warnings"]] + [("remark", text) for text in record["notes"]]
     settings = pd.DataFrame(shown.items(), columns=["setting", "value"])
@@ -192,7 +192,8 @@ def _fundus(fundus):
     picture.save(file, "JPEG", quality=_JPEG_QUALITY)
     scale = np.array([columns, rows, columns, rows])
     lines = [line and (np.array(line) / scale).round(4).tolist() for line in fundus.lines]
-    return {"image": _data_uri(file.getvalue()), "aspect": columns / rows, "lines": lines}
+    assumed = ", if the first B-scan is the uppermost" if fundus.order_assumed else ""
+    return {"image": _data_uri(file.getvalue()), "aspect": columns / rows, "lines": lines, "assumed": assumed}
 
 
 def measurement_table(fluids):

@@ -41,4 +41,4 @@ def volume_in_words(volume_mm3, area_mm2=None):
 
 def least_sure(fluid, in_words, confidence):
     """Of which fluid the model is least sure, and how sure: the same words and number on index and page."""
-    return f"{fluid} {in_words} ({confidence:.2f})"
+    return f"least sure of {fluid}: {in_words} ({confidence:.2f})"
