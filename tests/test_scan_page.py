@@ -215,7 +215,7 @@ def row_of(scan, irf_mm3, confidence, warnings="", irf_mm2=None, date=None):
     row = {"scan": scan, "vendor": "Cirrus", "laterality": None, "scan_date": date, "b_scans": 1 if irf_mm2 else 9}
     for fluid in FLUIDS:
         row |= {f"{fluid}_mm3": irf_mm3, f"{fluid}_mm2": irf_mm2, f"{fluid}_confidence": confidence}
-        row[f"{fluid}_in_words"] = "outline likely"
+        row |= {f"{fluid}_in_words": "outline likely", f"{fluid}_calibrated": fluid != "PED"}
     row |= {"confidence": confidence, "least_sure": "SRF", "in_words": "likely", "look_at": 4, "warnings": warnings}
     row |= {"model": "m", "model_sha256": "0123456789", "threshold": "0.5", "notes": "assumed", "note": RESEARCH}
     return row
@@ -253,7 +253,7 @@ def test_the_index_is_a_work_list(tmp_path):
     assert "Model: m, 01234567. Decisions: 0.5." in content
     assert "neither file nor folders name it</td>" in content
     assert "<strong>likely</strong><small>least sure of SRF: outline likely (0.90)</small>" in content
-    assert '<span class="nowrap">0.250 mm²</span>' in content
+    assert '<span class="nowrap">0.250 mm²</span><small>outline likely (0.50, not calibrated)</small>' in content
     for width in (1400, 800):
         seen, complaints = open_page(content, width, tmp_path, LISTED)
         assert complaints == []

@@ -21,6 +21,7 @@ _COLUMNS = (
     (f"{_FLUID}_presence", "", 3, r"score of \1's presence in the likeliest B-scan, 0 to 1, not calibrated"),
     (f"{_FLUID}_confidence", "", 3, r"how sure the model is of what it says of \1, 0 to 1"),
     (f"{_FLUID}_in_words", "", None, r"how sure the model is of \1, and of what: absence, presence or outline"),
+    (f"{_FLUID}_calibrated", "", None, r"whether a validation scan held \1; if none did, the confidence says little"),
     (f"{_FLUID}_{_FIELD}_mm3", "mm3", 4, r"volume of \1 in the ETDRS subfield \2"),
     (f"{_FIELD}_covered", "", 3, r"share of the ETDRS subfield \1 that the scan shows, 0 to 1"),
     ("confidence", "", 3, "of the fluid that the model is least sure of"),

@@ -7,14 +7,14 @@ from urllib.parse import quote
 import pandas as pd
 
 from utils.files import written_whole
-from utils.html import html_page, html_table
+from utils.html import STYLE, html_table
 from utils.labels import FLUIDS
 from utils.segmentation.page import link_to_correct
 from utils.segmentation.results import output_name
-from utils.segmentation.wording import RESEARCH, least_sure, volume_in_words, without_options
+from utils.segmentation.wording import RESEARCH, how_sure, least_sure, volume_in_words, without_options
 
 _TEMPLATE = Path(__file__).with_name("index.html")
-_HEADS = ("", "scan", "eye, date", *FLUIDS, "how sure")
+_SORTED_BY = {"scan": "none", "eye, date": "none", **dict.fromkeys(FLUIDS, "none"), "how sure": "ascending"}
 _FILES = {
     "summary.csv": "all results",
     "columns.csv": "what its columns mean",
@@ -32,16 +32,21 @@ def write_index(output, table, warnings=(), followed=(), failed=()):
     """
     path = Path(output) / "index.html"
     texts = {
-        "research": " ".join(map(html.escape, table.note.unique())) if len(table) else RESEARCH,
-        "warnings": "".join(f'<p class="warning">{html.escape(without_options(text))}</p>' for text in warnings),
+        "style": STYLE,
+        "research": _paragraphs("research", table.note.unique() if len(table) else [RESEARCH]),
+        "warnings": _paragraphs("warning", map(without_options, warnings)),
         "summary": "<br>".join([*_models(table), _links(output, len(table), failed)]),
         "list": _list(table) + _followed(followed) + _failed(failed),
     }
-    body = _TEMPLATE.read_text("utf-8")
+    page = _TEMPLATE.read_text("utf-8")
     for place, content in texts.items():
-        body = body.replace(f"<!--{place}-->", content)
+        page = page.replace(f"<!--{place}-->", content)
     with written_whole(path) as temporary:
-        temporary.write_text(html_page("Segmented scans", body), "utf-8")
+        temporary.write_text(page, "utf-8")
+
+
+def _paragraphs(kind, texts):
+    return "".join(f'<p class="{kind}">{html.escape(text)}</p>' for text in texts)
 
 
 def _models(table):
@@ -68,11 +73,9 @@ def _list(table):
     """The table of scans: doubtful by a warning first, then by how sure the model is."""
     if table.empty:
         return ""
-    heads = "".join(
-        f'<th aria-sort="none"><button type="button">{name}</button></th>' if name else "<th>B-scan to look at</th>"
-        for name in _HEADS
+    heads = "<th>B-scan to look at</th>" + "".join(
+        f'<th aria-sort="{order}"><button type="button">{name}</button></th>' for name, order in _SORTED_BY.items()
     )
-    heads = heads.replace('"none"><button type="button">how', '"ascending"><button type="button">how')
     in_order = table.assign(unlike=table.warnings == "").sort_values(["unlike", "confidence"], kind="stable")
     rows = "".join(_row(row, order) for order, row in enumerate(in_order.to_dict("records")))
     return f'<div class="scroll"><table class="list"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
@@ -100,7 +103,8 @@ def _fluid_cell(row, fluid):
     if pd.isna(mm3) and pd.isna(mm2):
         return -1, "not taught"
     size = volume_in_words(mm3, None if pd.isna(mm2) else mm2)
-    sure = _small("{} ({:.2f})".format(*(row[f"{fluid}_{key}"] for key in ("in_words", "confidence"))))
+    in_words, confidence, calibrated = (row[f"{fluid}_{key}"] for key in ("in_words", "confidence", "calibrated"))
+    sure = _small(how_sure(in_words, confidence, calibrated))
     return mm3 if pd.isna(mm2) else mm2, f'<span class="nowrap">{html.escape(size)}</span>{sure}'
 
 

@@ -18,7 +18,7 @@ from utils.labels import FLUIDS
 from utils.plots import CLASS_COLOURS, overlay
 from utils.preparation.preprocessing import to_8_bit
 from utils.segmentation.etdrs import CIRCLES_MM
-from utils.segmentation.wording import least_sure, volume_in_words, without_options
+from utils.segmentation.wording import how_sure, least_sure, volume_in_words, without_options
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _LONG_NAMES = {"IRF": "intraretinal fluid", "SRF": "subretinal fluid", "PED": "pigment epithelial detachment"}
@@ -144,9 +144,8 @@ def write_scan_page(path, scan, found, record, images, centre):
 def _texts(path, record, scan):
     """{place in the template: HTML} of all that the page says in words."""
     facts, is_volume = record["facts"], record["facts"]["b_scans"] > 1
-    shown = {name: value for name, value in facts.items() if name != "patient"}  # pages are shown to others
-    if not is_volume:
-        del shown["spacing_z_mm"], shown["circles_around"]
+    hidden = {"patient"} if is_volume else {"patient", "spacing_z_mm"}  # pages are shown to others
+    shown = {name: value for name, value in facts.items() if name not in hidden and value is not None}
     count = f"{facts['b_scans']} B-scans" if is_volume else "a single B-scan, so areas are measured"
     in_words = next(row["in_words"] for row in record["fluids"] if row["fluid"] == record["least_sure"])
     sure = f"How sure is the model: {record['in_words']}; "
@@ -207,7 +206,7 @@ def measurement_table(fluids):
             **_sizes(row),
             "thickest (µm)": f"{row['thickness_um']:.0f}",
             "lesions": row["lesions"],
-            "how sure": f"{row['in_words']} ({row['confidence']:.2f}{'' if row['calibrated'] else ', not calibrated'})",
+            "how sure": how_sure(row["in_words"], row["confidence"], row["calibrated"]),
             **(
                 {"uncertainty": "-" if row["uncertainty"] is None else f"{row['uncertainty']:.3f}"}
                 if "uncertainty" in row

@@ -24,7 +24,9 @@ def summary_table(output):
         for fluid in record["fluids"]:
             name = fluid["fluid"]
             values = {"mm3": fluid.get("volume_mm3"), "mm2": fluid.get("area_mm2"), "presence": fluid["presence"]}
-            values |= {key: fluid.get(key) for key in ("confidence", "in_words")}  # records of before lack what follows
+            values |= {
+                key: fluid.get(key) for key in ("confidence", "in_words", "calibrated")
+            }  # records of before lack these
             values |= {f"{subfield}_mm3": of["mm3"] for subfield, of in fluid.get("subfields", {}).items()}
             is_taught = fluid.get("taught", True)  # what was not taught is never found: 0 would be no measurement
             row |= {f"{name}_{key}": value if is_taught else np.nan for key, value in values.items()}

@@ -39,6 +39,13 @@ def volume_in_words(volume_mm3, area_mm2=None):
     return f"<0.001 {unit}" if 0 < value < 0.0005 else f"{value:.3f} {unit}"
 
 
+def how_sure(in_words, confidence, calibrated):
+    """How sure the model is of a fluid. Nothing is known of results of earlier versions: None."""
+    if not isinstance(in_words, str):
+        return ""
+    return f"{in_words} ({confidence:.2f}{', not calibrated' if calibrated is False else ''})"
+
+
 def least_sure(fluid, in_words, confidence):
     """Of which fluid the model is least sure, and how sure: the same words and number on index and page."""
-    return f"least sure of {fluid}: {in_words} ({confidence:.2f})"
+    return f"least sure of {fluid}: {how_sure(in_words, confidence, calibrated=None)}"
