@@ -7,6 +7,7 @@ import pytest
 from browser import needs_browser, open_page, printed_pages
 
 from utils.labels import FLUIDS
+from utils.segmentation.columns import write_columns, write_results
 from utils.segmentation.decisions import Decisions
 from utils.segmentation.etdrs import Sides
 from utils.segmentation.findings import Findings
@@ -305,3 +306,18 @@ def test_the_table_says_what_is_not_taught_or_calibrated():
     table = measurement_table(rows).set_index("fluid")
     assert table.loc["IRF"].tolist() == ["not taught", "-", "-", "-"]
     assert table["how sure"].tolist()[1:] == ["present, sure (0.90)", "present, sure (0.90, not calibrated)"]
+
+
+def test_numbers_have_the_decimals_that_mean_something(tmp_path):
+    table = pd.DataFrame({"scan": ["a", "b"], "b_scans": [25, np.nan], "IRF_mm3": [0.123456, np.nan]})
+    write_results(tmp_path / "a.csv", table.assign(SRF_inner_nasal_mm3=None, IRF_confidence=[0.98765, 1]))
+    assert (tmp_path / "a.csv").read_text() == (
+        "scan,b_scans,IRF_mm3,SRF_inner_nasal_mm3,IRF_confidence\na,25,0.1235,,0.988\nb,,,,1.0\n"
+    )
+    write_columns(tmp_path / "columns.csv", ["seconds", "SRF_inner_nasal_mm3"])
+    assert pd.read_csv(tmp_path / "columns.csv").to_numpy().tolist() == [
+        ["seconds", "s", "time that the scan took"],
+        ["SRF_inner_nasal_mm3", "mm3", "volume of SRF in the ETDRS subfield inner nasal"],
+    ]
+    with pytest.raises(KeyError, match="unheard_of"):
+        write_results(tmp_path / "a.csv", table.assign(unheard_of=1))
