@@ -17,8 +17,8 @@ def model_note(details, decisions):
     never = [vendor for vendor in VENDORS if vendor not in seen]
     sentences = [RESEARCH]
     if seen:
-        others = f"never of {', '.join(never)} or another device" if never else "of no other device"
-        sentences.append(f"The model has seen scans of {', '.join(seen)}, {others}.")
+        others = f", never of {', '.join(never)} or another device" if never else " and of no other device"
+        sentences.append(f"The model has seen scans of {', '.join(seen)}{others}.")
     else:
         sentences.append("Which devices' scans the model has seen is not recorded.")
     if untaught := [fluid for fluid in FLUIDS if fluid not in taught]:
