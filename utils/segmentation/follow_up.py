@@ -36,7 +36,7 @@ def write_follow_up(output, table):
 
     Returns [(eye in words, path of its page below `output`)], and a warning of the eyes that were left out, or None.
     """
-    for old in [output / "follow_up.csv", *(output / "follow_up").glob("[0-9]*.*")]:
+    for old in [output / "follow_up.csv", *(output / "follow_up").glob("[0-9]*_O[DS].[hp][tn]*")]:  # .html; once, .png
         old.unlink(missing_ok=True)
     known = table[table.b_scans > 1].dropna(subset=["patient", "laterality", "scan_date"])
     days = known.groupby(["patient", "laterality"])["scan_date"].transform("nunique")
