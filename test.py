@@ -21,8 +21,9 @@ Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 backgr
         DIR/<Vendor>_<case>/      report.html (a page to look at), mask_NNN.png and overlay_NNN.png for each B-scan,
                                   measurements.csv, thickness.png and thickness_<fluid>_um.tif, and volumes of
                                   probabilities (--probabilities) and uncertainty (--mirrored, --dropout-samples)
-        DIR/summary.csv, DIR/index.html   all scans in DIR
-        DIR/follow_up.csv, DIR/follow_up/ volumes by date, and a plot, of each eye that was scanned on several days
+        DIR/index.html                    the work list: all scans in DIR, those to look at first on top
+        DIR/summary.csv, DIR/columns.csv  the same as a table, and what its columns mean
+        DIR/follow_up.csv, DIR/follow_up/ volumes by date, and a page, of each eye that was scanned on several days
         DIR/left_out.csv                  files of the inputs that are no scans, such as masks and reports, and why
         DIR/failed.csv                    scans of this run that failed, and why; index.html names them, too
 
@@ -37,7 +38,6 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import quote
 
 import pandas as pd
 from tqdm import tqdm
@@ -49,20 +49,22 @@ from utils.files import locked, remove_unfinished, write_csv
 from utils.labels import FLUIDS
 from utils.names import as_text
 from utils.parallel import map_unordered
-from utils.segmentation.decisions import decisions_of_run
-from utils.segmentation.follow_up import write_follow_up
+from utils.segmentation.columns import write_columns, write_results
+from utils.segmentation.decisions import Decisions, decisions_of_run
+from utils.segmentation.follow_up import FOLLOW_UP_COLUMNS, write_follow_up
+from utils.segmentation.index import write_index
 from utils.segmentation.label_files import FORMATS, check_installed
-from utils.segmentation.output import Job, output_name, segment_to_files
-from utils.segmentation.page import write_index
+from utils.segmentation.output import Job, segment_to_files
 from utils.segmentation.predict import prediction_digest
+from utils.segmentation.results import output_name
 from utils.segmentation.summary import mixed_models, summary_table
+from utils.segmentation.wording import model_note
 from utils.volumes.eyes import with_eyes
 from utils.volumes.scan_names import told_apart
 from utils.volumes.scans import search_scans
 from utils.volumes.spacing import check_spacing
 from utils.volumes.vendors import KNOWN
 
-BOX_MODEL_IS = "trained on real Spectralis and on synthetic scans, for research and not for diagnosis"
 LEFT_OUT_LINES = 12  # printed; left_out.csv has all
 
 
@@ -114,12 +116,14 @@ def main(argv):
         models, why = [found[0]], found[1]
     else:
         box = BOX_MODEL if find_spec("keras") else BOX_MODEL.with_suffix(".onnx")
-        print(f"no model in {config.run_folder('segmentation')}: this is weights/{box.name}, {BOX_MODEL_IS}")
+        print(f"no model in {config.run_folder('segmentation')}: this is weights/{box.name}")
         models, why = [box], "nothing was trained"
     details = {path: read_best(path) for path in models}
     for path, of_model in details.items():
         PredictionSettings.from_details(of_model)
         print(f"model: {path} ({of_model['step']}, epoch {of_model['epoch']}): {why}; {len(scans)} scans")
+    for note in dict.fromkeys(model_note(of_model, Decisions.from_details(of_model)) for of_model in details.values()):
+        print(f"note: {note}")
     check_vendor(arguments.vendor, details)
     # The run's own model follows config; another's best.json says what it needs.
     asked = config.decision_settings()
@@ -202,9 +206,10 @@ def segment_all(scans, job):
             else:
                 facts = record["facts"]
                 taught = [fluid for fluid in record["fluids"] if fluid.get("taught", True)]
-                volumes = ", ".join(f"{fluid['fluid']} {fluid['volume_mm3']:.3f}" for fluid in taught)
+                size, unit = ("volume_mm3", "mm3") if facts["b_scans"] > 1 else ("area_mm2", "mm2")
+                sizes = ", ".join(f"{fluid['fluid']} {fluid[size]:.3f}" for fluid in taught)
                 took = "done before" if record.get("kept") else f"{record['seconds']:.0f} s"
-                line = f"{output_name(facts['vendor'], facts['scan'])}: {volumes} mm3, {took}"
+                line = f"{output_name(facts['vendor'], facts['scan'])}: {sizes} {unit}, {took}"
                 line += "".join(f"\n  note: {note}" for note in record["notes"])
                 line += "".join(f"\n  warning: {warning}" for warning in record["warnings"])
             tqdm.write(line, file=sys.stdout)
@@ -240,32 +245,21 @@ def write_summary(output, failures=()):
     ]
     if table.empty:
         if failed:
-            write_index(output / "index.html", None, (), failed=failed)
+            write_index(output, table, failed=failed)
         return
-    write_csv(output / "summary.csv", table.drop(columns="person"))
-    doubtful_first = table.sort_values("confidence", kind="stable")
-    doubtful_first["how sure"] = [f"{row.in_words} ({row.confidence:.2f})" for row in doubtful_first.itertuples()]
-    doubtful_first["model"] += ", " + doubtful_first.model_sha256.str[:8]
-    links = [
-        quote(f"{output_name(row.vendor, row.scan)}/report.html") + f"#{row.look_at}"
-        for row in doubtful_first.itertuples()
-    ]
-    titles = {f"{fluid}_mm3": f"{fluid} (mm³)" for fluid in FLUIDS}
-    titles |= {"laterality": "eye", "scan_date": "date", "b_scans": "B-scans", "look_at": "look at B-scan"}
-    shown = doubtful_first[["scan", "vendor", *titles, "how sure", "model", "threshold", "notes"]]
-    shown = shown.rename(columns=titles).astype(object)
-    plots, mixed_patients = write_follow_up(output, table)
-    plots = [(title, quote(path)) for title, path in plots]
-    warning = " ".join(filter(None, [mixed_models(table), mixed_patients]))
-    of_fluids = [f"{fluid} (mm³)" for fluid in FLUIDS]
-    shown[of_fluids] = shown[of_fluids].where(shown[of_fluids].notna(), "not taught")
-    write_index(output / "index.html", shown.where(shown.notna(), "-"), links, warning, plots, failed)
-    volumes = table[["scan", "vendor", *(f"{fluid}_mm3" for fluid in FLUIDS)]]
-    print(volumes.to_string(index=False, float_format="%.3f", na_rep="not taught"))
-    if warning:
+    followed, mixed_patients = write_follow_up(output, table)
+    warnings = list(filter(None, [mixed_models(table), mixed_patients]))
+    results = table.drop(columns="person")
+    write_results(output / "summary.csv", results)
+    write_columns(output / "columns.csv", [*results, *FOLLOW_UP_COLUMNS])
+    write_index(output, table, warnings, followed, failed)
+    sizes = [f"{fluid}_{unit}" for fluid in FLUIDS for unit in ("mm3", "mm2")]
+    sizes = results[["scan", "vendor", *sizes]].dropna(axis="columns", how="all")
+    print(sizes.to_string(index=False, float_format="%.3f", na_rep="-"))
+    for warning in warnings:
         print(f"warning: {warning}")
-    if plots:
-        print(f"{len(plots)} eyes over time: {output / 'follow_up.csv'}, plots in {output / 'follow_up'}")
+    if followed:
+        print(f"{len(followed)} eyes over time: {output / 'follow_up.csv'}, pages in {output / 'follow_up'}")
     print(f"{len(table)} scans: {output / 'index.html'}, summary.csv and the label volumes beside it")
 
 

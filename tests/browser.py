@@ -14,6 +14,16 @@ FLAGS += " --disable-component-update --disable-sync --enable-logging=stderr --v
 needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
 
 
+def printed_pages(page, folder):
+    """How many sheets the HTML text `page` is printed on."""
+    path, pdf = folder / "printed.html", folder / "printed.pdf"
+    path.write_text(page, "utf-8")
+    flags = [flag for flag in FLAGS.split() if flag != "--dump-dom"]
+    command = ["chromium", *flags, f"--user-data-dir={folder / 'browser'}", "--no-pdf-header-footer"]
+    subprocess.run([*command, f"--print-to-pdf={pdf}", path.as_uri()], capture_output=True, timeout=120, check=True)
+    return len(re.findall(rb"/Type\s*/Page\b(?!s)", pdf.read_bytes()))
+
+
 def open_page(page, width, folder, script="() => null"):
     """Open the HTML text `page` at `width` pixels; returns (what `script` returns, complaints).
 

@@ -57,7 +57,7 @@ def test_scans_of_workers_that_die_go_to_others(cluster, tmp_path):
     assert f"{count} scans" in stdout
     table = pd.read_csv(output / "summary.csv")
     assert table.scan.tolist() == [f"s{number:02d}" for number in range(count)]
-    assert table.IRF_mm3.nunique() == 1
+    assert table.IRF_mm2.nunique() == 1
     assert not list(output.glob(f"{UNFINISHED}*"))
 
 

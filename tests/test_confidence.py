@@ -27,7 +27,7 @@ def test_expected_dice_and_the_b_scan_to_look_at():
     assert certainty.most_doubtful_b_scan() == 1  # 0.8 wrong pixels against 0.4 + 0.1
     row = fluid_confidence(certainty, 0, 0.9, Decisions(0.5))
     assert row["confidence"] == row["expected_dice"] == pytest.approx(0.9 * 3.2 / 4.5)
-    assert row["in_words"] == "likely"
+    assert row["in_words"] == "outline likely"
     assert fluid_confidence(certainty, 1, 0.1, Decisions(0.5))["confidence"] == pytest.approx(0.9)
 
 
@@ -40,10 +40,32 @@ def test_the_expected_dice_goes_by_the_line_of_the_fluid():
     assert row["confidence"] == row["expected_dice"] == pytest.approx(1 / (1 + np.exp(1 - 2 * logit)))
 
 
-def test_the_least_sure_fluid_counts_and_warnings_halve_it():
-    rows = [{"confidence": value, "taught": value != 0.1} for value in (0.1, 0.9, 0.6, 1.0)]  # the first does not count
-    assert scan_confidence(rows, [], 3) == {"confidence": 0.6, "in_words": "likely", "look_at": 4}
-    assert scan_confidence(rows, ["unlike"], 3) == {"confidence": 0.3, "in_words": "doubtful", "look_at": 4}
+@pytest.mark.parametrize(
+    ("fluid", "highest_presence", "words"),
+    [
+        (0, 1.0, "outline likely"),  # the outline is expected to fit by 0.71
+        (0, 0.71, "present, likely"),
+        (0, 0.5, "presence doubtful"),
+        (1, 0.2, "absent, sure"),
+        (1, 0.5, "absent, likely"),
+        (1, 0.6, "absence doubtful"),
+    ],
+)
+def test_words_say_of_what_it_is_how_sure(fluid, highest_presence, words):
+    certainty = certainty_of([(1, 0.9), (1, 0.7), (0, 0.1), (0, 0)], [(0, 0), (0, 0.4), (0, 0.4), (0, 0)])
+    assert fluid_confidence(certainty, fluid, highest_presence, Decisions(0.5))["in_words"] == words
+
+
+def test_the_least_sure_fluid_counts_and_a_warning_makes_a_scan_doubtful():
+    """The first was not taught, the second not calibrated."""
+    rows = [
+        {"fluid": fluid, "confidence": value, "taught": value != 0.1, "calibrated": value != 0.2}
+        for fluid, value in (("IRF", 0.1), ("SRF", 0.2), ("PED", 0.6))
+    ]
+    of_ped = {"confidence": 0.6, "least_sure": "PED", "look_at": 4}
+    assert scan_confidence(rows, [], 3) == {**of_ped, "in_words": "likely"}
+    assert scan_confidence(rows, ["unlike"], 3) == {**of_ped, "in_words": "doubtful"}
+    assert scan_confidence(rows[:2], [], 3)["least_sure"] == "SRF"  # where there is no other
     assert [in_words(value) for value in (1.0, 0.8, 0.79, 0.5, 0.49, 0.0)] == [
         *("sure", "sure", "likely", "likely", "doubtful", "doubtful")
     ]

@@ -108,11 +108,11 @@ def test_names_that_no_vendor_can_have(name):
 
 def test_the_warning_says_what_the_model_has_seen():
     appearance = Appearance()
-    (warning,) = unlike_training({"Spectralis": {}, "Topcon": {}}, "Other", SPACING_MM, appearance)
+    (warning,) = unlike_training({"Spectralis": {}, "Topcon": {}}, "Other", SPACING_MM, appearance, True)
     assert warning.endswith("may never have seen; it was trained on scans of Spectralis, Topcon")
-    (warning,) = unlike_training(None, "Other", SPACING_MM, appearance)
+    (warning,) = unlike_training(None, "Other", SPACING_MM, appearance, True)
     assert warning.endswith("what the model was trained on is not recorded")
-    assert unlike_training(None, "Cirrus", SPACING_MM, appearance) == []
+    assert unlike_training(None, "Cirrus", SPACING_MM, appearance, True) == []
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def test_curves_of_many_vendors_are_all_drawn():
 def test_a_depth_that_the_device_does_not_have_is_asked_about(vendor, rows, row_mm, fits):
     question = scale_doubt((0.0117, row_mm, 0.12), vendor, (1, rows, 512))
     assert (question is None) == (fits is None)
-    assert fits is None or f"Then say --spacing-mm 0.0117 {fits} 0.12;" in question
+    assert fits is None or question.endswith(f"if it is shown whole, say --spacing-mm 0.0117 {fits} 0.12")
 
 
 def test_pictures_are_asked_about_and_volumes_not(tmp_path):

@@ -78,7 +78,8 @@ def test_each_picture_is_segmented_and_what_fails_is_listed(model, tmp_path):
     assert list(failed.path) == [str(source / f"{name}.png") for name in failed.scan]
     assert all(why in stderr for why in failed.why)
     page = (output / "index.html").read_text("utf-8")
-    assert "<h2>Failed</h2>" in page
+    assert '<h2 id="failed">Failed</h2>' in page
+    assert '<a href="failed.csv">' in page
     assert "<td>photo.png: a picture in colour, expected grey values" in page
     assert "Osterhase" not in page  # the folder's name
     for name in ("photo", "torn"):

@@ -1,12 +1,13 @@
 """Scans of one eye over time: who and when, from files and tables, and what is written about it."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from dicoms import save, tomography
 from helpers import run_python
 from matplotlib.axes import Axes
-from PIL import Image
 from stand_in import bright_scan, export_brightness_model
 
 from utils.errors import InputError
@@ -47,10 +48,11 @@ def test_volumes_of_an_eye_by_date(tmp_path):
     assert followed.scan.tolist() == ["first", "second"]
     assert followed.scan_date.tolist() == ["2023-11-20", "2024-03-01"]
     np.testing.assert_allclose(followed.IRF_mm3, np.array([4, 10]) * 40 * 3 * np.prod(SPACING_MM), rtol=0.02)
-    (plot,) = (output / "follow_up").iterdir()
-    assert plot.name == "001_Miller_7_OD.png"
-    assert Image.open(plot).width == 700
-    assert 'href="follow_up/001_Miller_7_OD.png"' in (output / "index.html").read_text("utf-8")
+    (page,) = (output / "follow_up").iterdir()
+    assert page.name == "001_Miller_7_OD.html"
+    assert 'href="follow_up/001_Miller_7_OD.html"' in (output / "index.html").read_text("utf-8")
+    for name in re.findall(r'(?:src|href)="(?!data:)([^"#]+)', page.read_text("utf-8")):
+        assert (page.parent / name).is_file()
     assert "Miller" not in (output / "Spectralis_first" / "report.html").read_text("utf-8")
     assert {"inner_nasal", "inner_temporal"} < set(
         read_json(output / "Spectralis_first" / "scan.json")["fluids"][0]["subfields"]
@@ -132,6 +134,7 @@ def visit(date, irf_mm3=1.0, shown=FIELDS, person=None, scan=None, patient="P1",
         row |= {f"{fluid}_{field}_mm3": float(field in shown) for field in FIELDS}
         row |= {f"{fluid}_mm3": irf_mm3, f"{fluid}_confidence": 1.0}
     row |= {f"{field}_covered": 0.95 if field in shown else 0.85 for field in FIELDS}
+    row |= {"b_scans": 9, "look_at": 3, "note": "for research"}
     return row | {"circles_around": centre, "model": "m", "model_sha256": "0", "threshold": "0.5", "person": person}
 
 
@@ -157,6 +160,24 @@ def test_what_all_scans_show_is_compared(tmp_path, monkeypatch, first, second, w
     assert drawn == [([7, 3], "none") if np.isnan(volume_mm3) else ([volume_mm3] * 2, "-")] * 3
 
 
+def test_changes_are_told_in_mm3_and_percent(tmp_path):
+    """Of IRF in one subfield: 1, 2.5, 0 and 0.5 mm3. A single B-scan among the visits is no volume, and left out."""
+    visits = [visit(f"2024-0{month}-01", shown=FIELDS[:1]) for month in range(1, 6)]
+    for row, volume in zip(visits, (1, 2.5, 0, 0.5), strict=False):
+        row["IRF_centre_mm3"] = volume
+    visits[4]["b_scans"] = 1
+    write_follow_up(tmp_path, pd.DataFrame(visits))
+    followed = pd.read_csv(tmp_path / "follow_up.csv")
+    np.testing.assert_array_equal(followed.IRF_change_mm3, [np.nan, 1.5, -2.5, 0.5])
+    np.testing.assert_array_equal(followed.IRF_change_percent, [np.nan, 150, -100, np.nan])
+    page = (tmp_path / "follow_up" / "001_P1_OD.html").read_text("utf-8")
+    assert page.count("<figure>") == 4
+    assert '<p class="research">for research</p>' in page
+    assert "Compared: centre." in page
+    cells = ["1.000 mm³", "2.500 mm³ (+1.500 mm³, +150 %)", "0.000 mm³ (-2.500 mm³, -100 %)", "0.500 mm³ (+0.500 mm³)"]
+    assert "".join(f"<td>{cell}</td>" for cell in cells) in page
+
+
 def test_other_centres_than_the_fovea_are_said():
     scans = pd.DataFrame([visit("2024-01-01"), visit("2024-02-01", centre="the scan's centre")])
     assert compared(scans).compared.iloc[0].endswith("around the scan's centre where no fovea was found")
@@ -165,7 +186,7 @@ def test_other_centres_than_the_fovea_are_said():
 def test_visits_are_in_the_order_of_their_dates(tmp_path, monkeypatch):
     """The summary has scans by name, and a plot joins its points in the order that it is given."""
     drawn = []
-    monkeypatch.setattr("utils.segmentation.follow_up.save_follow_up", lambda path, title, scans: drawn.append(scans))
+    monkeypatch.setattr("utils.segmentation.follow_up.write_visits", lambda path, title, scans: drawn.append(scans))
     dates = {"a": "2024-03-01", "b": "2023-11-20", "c": "2024-01-05"}
     write_follow_up(tmp_path, pd.DataFrame([visit(date, scan=scan) for scan, date in dates.items()]))
     assert drawn[0].scan.tolist() == pd.read_csv(tmp_path / "follow_up.csv").scan.tolist() == ["b", "c", "a"]

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from utils.segmentation.etdrs import Sides
 from utils.segmentation.measurements import LesionCount, Measurements
 
 
@@ -30,6 +31,14 @@ def test_volumes_thickness_and_lesions_by_hand():
     assert rows["PED"]["volume_mm3"] == pytest.approx(10 * voxel_mm3)
     assert measurements.thickness_um().shape == (3, 3, 20)
     assert measurements.thickness_um()[0, 0, 4] == pytest.approx(30)
+
+
+def test_a_single_b_scan_has_an_area():
+    labels = np.zeros((1, 10, 20), np.uint8)
+    labels[0, 2:5, 4:6] = 2
+    rows, measurements = measured(labels, (0.5, 0.01, 2.0), (4, 0))
+    assert rows["SRF"] == {"fluid": "SRF", "area_mm2": pytest.approx(6 * 0.5 * 0.01), "thickness_um": 30, "lesions": 1}
+    assert measurements.subfields((4, 0), Sides()) == [{}, {}, {}]
 
 
 def test_how_much_of_a_circle_a_scan_shows():

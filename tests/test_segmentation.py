@@ -284,7 +284,7 @@ def test_a_training_scan_that_is_dimmed_has_its_retina_where_it_was(tmp_path):
     training = training_appearance(rows, tmp_path)
     for factor in (1, 0.7):
         dimmed = np.rint(voxels * factor).astype(np.uint8)
-        warnings = unlike_training(training, "Spectralis", (0.0117, 0.003872, 0.12), appearance_of(dimmed))
+        warnings = unlike_training(training, "Spectralis", (0.0117, 0.003872, 0.12), appearance_of(dimmed), True)
         assert not any("retina" in warning for warning in warnings)
 
 
@@ -316,17 +316,21 @@ def test_a_scan_unlike_the_training_data_is_told():
     known = {"grey_values": grey_values.tolist(), "largest_distance": 2.0, "roi_share": [share, share]}
     training = {"Spectralis": {**known, "spacing_x_z_mm": [[0.011, 0.1], [0.012, 0.13]]}}
     spacing_mm = (0.0117, 0.0039, 0.12)
-    assert unlike_training(training, "Spectralis", spacing_mm, appearance_of(voxels)) == []
-    assert unlike_training(None, "Spectralis", spacing_mm, appearance_of(voxels)) == []
-    assert "not been trained on Cirrus" in unlike_training(training, "Cirrus", spacing_mm, appearance_of(voxels))[0]
-    (warning,) = unlike_training(training, "Spectralis", spacing_mm, appearance_of(np.clip(voxels, 1, 235) + 20))
+    assert unlike_training(training, "Spectralis", spacing_mm, appearance_of(voxels), True) == []
+    assert unlike_training(None, "Spectralis", spacing_mm, appearance_of(voxels), True) == []
+    assert (
+        "not been trained on Cirrus" in unlike_training(training, "Cirrus", spacing_mm, appearance_of(voxels), True)[0]
+    )
+    (warning,) = unlike_training(training, "Spectralis", spacing_mm, appearance_of(np.clip(voxels, 1, 235) + 20), True)
     assert "grey values are 20 levels away" in warning
-    (warning,) = unlike_training(training, "Spectralis", (0.03, 0.0039, 0.12), appearance_of(voxels))
+    (warning,) = unlike_training(training, "Spectralis", (0.03, 0.0039, 0.12), appearance_of(voxels), True)
     assert "spacing x is 0.03 mm, in training 0.011 to 0.012 mm" in warning
-    (warning,) = unlike_training(training, "Spectralis", (0.0117, 0.0039, 0.5), appearance_of(voxels))
+    (warning,) = unlike_training(training, "Spectralis", (0.0117, 0.0039, 0.5), appearance_of(voxels), True)
     assert "spacing z is 0.5 mm, in training 0.1 to 0.13 mm" in warning
-    assert unlike_training(training, "Spectralis", (0.0117, 0.0039, 0.5), appearance_of(voxels[:1])) == []
+    assert unlike_training(training, "Spectralis", (0.0117, 0.0039, 0.5), appearance_of(voxels[:1]), True) == []
+    assert unlike_training(training, "Spectralis", (0.0117, 0.0039, 0.5), appearance_of(voxels), False) == []
+    assert unlike_training(training, "Spectralis", (0.0117, 0.0039, 0.24), appearance_of(voxels), True) == []
     training["Spectralis"]["spacing_x_z_mm"] = [[0.011, None], [0.012, None]]
-    assert unlike_training(training, "Spectralis", (0.0117, 0.0039, 0.5), appearance_of(voxels)) == []
-    warnings = unlike_training(training, "Spectralis", spacing_mm, appearance_of(np.full_like(voxels, 60)))
+    assert unlike_training(training, "Spectralis", (0.0117, 0.0039, 0.5), appearance_of(voxels), True) == []
+    warnings = unlike_training(training, "Spectralis", spacing_mm, appearance_of(np.full_like(voxels, 60)), True)
     assert "retina not found" in warnings[-1]

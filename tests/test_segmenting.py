@@ -27,6 +27,7 @@ from utils.segmentation import predict
 from utils.segmentation.decisions import Decisions, decisions_of_run
 from utils.segmentation.output import Job, segment_to_files
 from utils.segmentation.predict import load_network, prediction_digest
+from utils.segmentation.wording import RESEARCH
 from utils.volumes.mhd import read_volume, write_volume
 from utils.volumes.scans import find_scans
 
@@ -113,7 +114,7 @@ def test_everything_that_is_written_about_a_scan(model, tmp_path):
     folder = output / "Topcon_right eye"
     assert sorted(path.name for path in output.iterdir() if path.name[0] != ".") == [
         "Topcon_right eye",
-        *("Topcon_right eye.mhd", "Topcon_right eye.raw", "index.html", "summary.csv"),
+        *("Topcon_right eye.mhd", "Topcon_right eye.raw", "columns.csv", "index.html", "summary.csv"),
     ]
     for index, slice_ in enumerate(labels):
         np.testing.assert_array_equal(np.asarray(Image.open(folder / f"mask_{index:03d}.png")), slice_)
@@ -123,7 +124,7 @@ def test_everything_that_is_written_about_a_scan(model, tmp_path):
     assert table.volume_mm3["IRF"] == pytest.approx(irf.sum() * np.prod(SPACING_MM))
     assert table.thickness_um["IRF"] == pytest.approx(irf.sum(axis=1).max() * 3.872)
     assert table.lesions["IRF"] == 1
-    assert table.circles_around["IRF"] == "the fovea as given: column 50, B-scan 1"
+    assert table.circles_around["IRF"] == "the fovea as given: column 51, B-scan 2"  # from 1
     assert table.presence["IRF"] > 0.9
     assert table.uncertainty["IRF"] == pytest.approx(0, abs=1e-3)
     thickness = np.asarray(Image.open(folder / "thickness_IRF_um.tif"))
@@ -133,6 +134,9 @@ def test_everything_that_is_written_about_a_scan(model, tmp_path):
     np.testing.assert_array_equal(probability > 127, irf)
     assert read_volume(folder / "uncertainty.mhd")[0].shape == voxels.shape
     assert "right eye" in (output / "index.html").read_text()
+    assert Image.open(folder / "look_at.jpg").width == 320
+    assert set(pd.read_csv(output / "columns.csv").column) > set(pd.read_csv(output / "summary.csv"))
+    assert set(table.note) == {RESEARCH + " Which devices' scans the model has seen is not recorded."}
     record = json.loads((folder / "scan.json").read_text())
     assert record["facts"]["model_sha256"] in (folder / "report.html").read_text()
 
@@ -245,7 +249,7 @@ def test_the_summary_tells_the_model_of_each_scan_and_that_they_are_several(mode
     page = (output / "index.html").read_text()
     for text in (page, stdout):
         assert "These scans were segmented with 2 model(s) and 2 threshold(s)" in text
-    assert f"segmentation step, epoch 7, {read_best(other)['sha256'][:8]}" in page
+    assert f"Model: segmentation step, epoch 7, {read_best(other)['sha256'][:8]}. Decisions: 0.25. 1 scans." in page
 
 
 def test_what_is_wrong_with_a_scan_costs_no_other(model, tmp_path):
@@ -346,8 +350,8 @@ def test_where_nothing_was_trained_the_model_in_the_box_is_taken_and_said_what_i
     write_volume(tmp_path / "scan.mhd", generate_varied(1, 0)[0], SPACING_MM)
     options = ("--vendor", "Spectralis", "--output", tmp_path / "out", "--set", f"OUTPUT_ROOT={tmp_path / 'none'}")
     stdout, _ = run(tmp_path / "scan.mhd", *options)
-    assert "weights/oct_fluid.keras, trained on real Spectralis and on synthetic scans, for research" in stdout
-    assert "not for diagnosis" in stdout
+    assert "weights/oct_fluid.keras" in stdout
+    assert f"note: {RESEARCH} The model has seen scans of Spectralis" in stdout
     record = json.loads((tmp_path / "out" / "Spectralis_scan" / "scan.json").read_text())
     best = json.loads((PROJECT / "weights" / "oct_fluid.json").read_text())
     assert record["facts"]["model_sha256"] == best["sha256"]

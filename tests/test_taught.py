@@ -98,12 +98,14 @@ def test_a_fluid_that_was_not_taught_is_never_found_and_everything_says_so(tmp_p
     model = export_brightness_model(tmp_path / "model", taught=["SRF", "PED"])
     write_volume(tmp_path / "Spectralis.mhd", bright_scan(1), SPACING_MM)
     said, _ = run_python("test.py", tmp_path / "Spectralis.mhd", "--output", tmp_path / "out", "--model", model)
-    assert "Spectralis_Spectralis: SRF 0.000, PED 0.000 mm3" in said
-    assert "note: IRF was not taught: the model never finds it" in said
+    assert "Spectralis_Spectralis: SRF 0.000, PED 0.000 mm2" in said
+    assert "It was not taught IRF, and never finds it." in said
     assert not read_volume(tmp_path / "out" / "Spectralis_Spectralis.mhd")[0].any()
     (row,) = pd.read_csv(tmp_path / "out" / "summary.csv").to_dict("records")
-    assert np.isnan(row["IRF_mm3"])
-    assert row["SRF_mm3"] == 0
+    assert np.isnan([row["IRF_mm2"], row["SRF_mm3"]]).all()
+    assert row["SRF_mm2"] == 0
+    assert row["least_sure"] != "IRF"
+    assert "It was not taught IRF, and never finds it." in row["note"]
     for page in ("index.html", "Spectralis_Spectralis/report.html"):
         assert "not taught" in (tmp_path / "out" / page).read_text()
     of_all = export_brightness_model(tmp_path / "all")

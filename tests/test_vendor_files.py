@@ -5,6 +5,7 @@ import shutil
 import struct
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from vendor_writers import (
 from utils.errors import InputError
 from utils.preparation.preprocessing import to_8_bit
 from utils.volumes.scans import find_scans, read_scan, search_scans
+from utils.volumes.vendor_files import fundus_of
 
 VOXELS = np.random.default_rng(5).integers(0, 256, (5, 24, 30)).astype(np.uint8)
 TIMES = int(os.environ.get("DAMAGES", "60"))  # damaged copies of each file
@@ -205,6 +207,21 @@ def test_topcon(tmp_path, name, form):
         np.testing.assert_array_equal(scan.voxels, expected)
         assert scan.spacing_mm == pytest.approx(SPACING_MM)
         assert (scan.vendor, scan.laterality, scan.scan_date) == ("Topcon", "OS", "2000-01-31")
+        assert scan.fundus.image.shape == (40, 50)
+        assert scan.fundus.lines == tuple((10, row, 30, row) for row in (10, 14, 18, 22, 26))
+        assert scan.fundus.order_assumed
+
+
+def test_a_fundus_that_cannot_be_read_costs_no_scan(tmp_path):
+    write_topcon(tmp_path / "a.fda", VOXELS)
+    content = (tmp_path / "a.fda").read_bytes()
+    (tmp_path / "b.fda").write_bytes(content.replace(b"@IMG_FUNDUS", b"@IMG_FUNDER"))
+    picture = content.index(b"@IMG_FUNDUS") + 11 + 4 + 24
+    (tmp_path / "c.fda").write_bytes(content[:picture] + bytes(40) + content[picture + 40 :])
+    outside = content.replace(struct.pack("<2I", 30, 28), struct.pack("<2I", 30, 41))
+    (tmp_path / "d.fda").write_bytes(outside)
+    assert [read(tmp_path / f"{name}.fda").fundus for name in "bc"] == [None, None]
+    assert read(tmp_path / "d.fda").fundus.lines == (None,) * 5
 
 
 def test_the_older_block_of_sizes(tmp_path):
@@ -253,6 +270,20 @@ def test_a_circular_vol_is_left_out_by_name(tmp_path):
         assert (scan.name, left.why) == ("b", "a circular B-scan, expected parallel B-scans")
     with pytest.raises(InputError, match=r"circle\.vol: a circular B-scan"):
         search_scans([tmp_path / "circle.vol"])
+
+
+@pytest.mark.parametrize(("unit", "origin"), [("mm", 0), ("°", 15)])
+def test_lines_on_the_fundus_of_eyepy(unit, origin):
+    """A picture of 60 x 60 pixels of 0.5 mm or degrees; a B-scan from 3 to 27 in row 6, from its corner."""
+    line = {"start_pos": (3 - origin, 6 - origin), "end_pos": (27 - origin, 6 - origin), "pos_unit": unit}
+    meta = {"scale_x": 0.5, "scale_y": 0.5, "scale_unit": unit, "modality": "NIR"}
+    localizer = SimpleNamespace(data=np.zeros((60, 60), np.uint8), meta=meta)
+    volume = SimpleNamespace(localizer=localizer, meta={"bscan_meta": [line]}, data=np.zeros((1, 4, 4)))
+    assert fundus_of(volume).lines == ((6, 12, 54, 12),)
+    line["pos_unit"] = "pixel"
+    assert fundus_of(volume).lines == (None,)
+    meta["modality"] = None  # eyepy's own projection
+    assert fundus_of(volume) is None
 
 
 # ---- One volume in many forms ---------------------------------------------------------------------------------------
@@ -348,6 +379,9 @@ def test_real_line_scans(tmp_path, name, eye):
     assert scan.spacing_mm[:2] == (struct.unpack_from("<d", head, 24)[0], struct.unpack_from("<d", head, 40)[0])
     assert (scan.laterality, head[84:86].decode()) == (eye, eye)
     assert scan.scan_date == "2023-06-28"
+    assert scan.fundus.image.shape == (768, 768)
+    (line,) = scan.fundus.lines
+    assert line[2] - line[0] == pytest.approx(768, abs=1)  # as wide as the picture
 
 
 @real_files

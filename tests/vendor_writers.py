@@ -86,6 +86,10 @@ def write_topcon(path, voxels, spacing_mm=SPACING_MM, *, pictures=True, name="@I
     sizes = (spacing_mm[0] * columns, spacing_mm[2] * slices, spacing_mm[1] * 1000)
     written = block("@PARAM_SCAN_04", bytes(12) + struct.pack("<3d", *sizes) + bytes(25))
     written += block("@PATIENT_INFO_02", b"Osterhase".ljust(32, b"\0") + bytes(583))
+    fundus = io.BytesIO()  # reddish, scanned from column 10 and row 8 to 30 and 28
+    Image.fromarray(np.full((40, 50, 3), (200, 100, 50), np.uint8)).save(fundus, "JPEG2000", no_jp2=True)
+    written += block("@IMG_FUNDUS", struct.pack("<6I", 50, 40, 24, 1, 0, len(fundus.getvalue())) + fundus.getvalue())
+    written += block("@EFFECTIVE_SCAN_RANGE", struct.pack("<8I", 10, 8, 30, 28, 0, 0, 0, 0))
     captured = bytes([eye, mode]) + bytes(104) + struct.pack("<6H", 2000, 1, 31, 9, 23, 36)
     end = block("@CAPTURE_INFO_02", captured) + b"\0"
     path.write_bytes(b"FOCTFDA" + struct.pack("<2I", 1, 1001) + written + scan + end)

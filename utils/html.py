@@ -29,6 +29,19 @@ figcaption { font-size: .875rem; margin-top: .4rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); gap: 1rem; }
 .pictures figure { margin: 0; } .pictures img { width: 100%; height: auto; display: block; border-radius: 4px; }
 details { margin-top: .5rem; } summary { cursor: pointer; color: var(--soft); }
+.warning { border-left: 4px solid #d55e00; padding: .3rem .9rem; margin: .6rem 0; color: var(--ink); }
+.remark { border-left: 4px solid var(--line); padding: .1rem .9rem; margin: .3rem 0; font-size: .92rem; }
+.research { border: 1px solid var(--line); border-radius: 6px; background: var(--band); padding: .4rem .9rem;
+  color: var(--ink); font-size: .92rem; max-width: none; margin: .6rem 0; }
+@media print {
+  :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --page: #fff; --band: #fff; }
+  @page { margin: 12mm; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  html { font-size: 11.5px; }
+  body { padding: 0; max-width: none; font-size: 1rem; }
+  h1 { font-size: 1.6rem; } h2 { margin: .3cm 0 .1cm; padding-top: .1cm; }
+  .scroll { overflow: visible; margin: .2cm 0; } a { color: inherit; }
+}
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; } }
 """
 

@@ -12,6 +12,7 @@ _SLICES = 12  # of each training case, evenly spaced
 _MARGIN = 1.5  # a scan's distance in grey values may exceed the farthest training case's by this factor
 _SMALLEST_DISTANCE = 4.0  # grey values; smallest value for that distance, since few or synthetic cases may be alike
 _SPACING_MARGIN = 1.25  # factor beyond the training cases' spacings
+_USUAL_Z_MM = 0.25  # between B-scans; many devices' volumes have 0.24
 _ROI_MARGIN = 2.0  # factor beyond the training cases' shares of retina
 
 
@@ -59,11 +60,11 @@ def _summary(grey_values, roi_shares, x_mm, z_mm):
     }
 
 
-def unlike_training(training, vendor, spacing_mm, appearance):
+def unlike_training(training, vendor, spacing_mm, appearance, neighbours):
     """Warnings (sentences) about how a scan differs from the training images.
 
     `training` is the model's `training_appearance`, or None. `appearance` is the scan's `Appearance`, `spacing_mm` its
-    (x, y, z).
+    (x, y, z). Between B-scans the distance matters to a model that sees `neighbours`.
     """
     if not training:
         return [] if vendor in VENDORS else [f"{_OTHER_DEVICE}; what the model was trained on is not recorded"]
@@ -85,10 +86,11 @@ def unlike_training(training, vendor, spacing_mm, appearance):
             f"{most:.0%}"
         )
     for axis, value, low, high in zip("xz", spacing_mm[::2], *known["spacing_x_z_mm"], strict=True):
-        if axis == "z" and (low is None or appearance.n_slices == 1):
+        if axis == "z" and (low is None or appearance.n_slices == 1 or not neighbours):
             continue
-        if not low / _SPACING_MARGIN <= value <= high * _SPACING_MARGIN:
-            warnings.append(f"spacing {axis} is {value:g} mm, in training {low:g} to {high:g} mm")
+        most = max(high * _SPACING_MARGIN, _USUAL_Z_MM if axis == "z" else 0)
+        if not low / _SPACING_MARGIN <= value <= most:
+            warnings.append(f"spacing {axis} is {value:.3g} mm, in training {low:.3g} to {high:.3g} mm")
     return warnings
 
 

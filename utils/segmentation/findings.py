@@ -4,7 +4,7 @@ import numpy as np
 
 from utils.labels import FLUIDS
 from utils.segmentation.appearance import Appearance
-from utils.segmentation.confidence import Certainty, fluid_confidence
+from utils.segmentation.confidence import Certainty, fluid_confidence, uncalibrated_fluids
 from utils.segmentation.fovea import find_fovea
 from utils.segmentation.measurements import Measurements
 
@@ -19,6 +19,7 @@ class Findings:
         self.head_presence = None
         self.surfaces = []  # `utils.segmentation.surfaces.Surfaces` of each B-scan, as the network gets it
         self._axial_spacing_mm, self._x_mm = axial_spacing_mm, scan.spacing_mm[0]
+        self.rows_per_row = axial_spacing_mm / scan.spacing_mm[1]  # of the scan, in one of the surfaces'
         self._removed, self._without = None, None
         self._presence, self._disagreement = np.zeros(len(FLUIDS)), None
 
@@ -61,7 +62,7 @@ class Findings:
 
     def notes(self):
         """A sentence on the B-scans in which fluid counts anywhere although it should count only where it can be."""
-        without = [index for index, of in enumerate(self.surfaces) if not of.is_retina]
+        without = [number for number, of in enumerate(self.surfaces, 1) if not of.is_retina]
         if self._removed is None or not without:
             return []
         return [
@@ -72,11 +73,11 @@ class Findings:
     def fluids(self, centre, decisions):
         """`Measurements.values`, with how sure the network is: see `utils.segmentation.confidence.fluid_confidence`.
 
-        Also the detection scores; ``removed_voxels``, those that lie where the fluid cannot be, if that is decided; and
-        the mean uncertainty of the fluid's pixels, if there is an ensemble.
+        Also whether that is ``calibrated``; the detection scores; ``removed_voxels``, those that lie where the fluid
+        cannot be, if that is decided; and the mean uncertainty of the fluid's pixels, if there is an ensemble.
         """
         rows = self.measurements.values(centre)
-        highest_presence = decisions.presence_probability(self._presence)
+        highest_presence, uncalibrated = decisions.presence_probability(self._presence), uncalibrated_fluids(decisions)
         for index, row in enumerate(rows):
             row["presence"] = float(self._presence[index])
             if self.head_presence is not None:
@@ -84,6 +85,7 @@ class Findings:
             if self._removed is not None:
                 row["removed_voxels"] = int(self._removed[index])
             row |= fluid_confidence(self.certainty, index, float(highest_presence[index]), decisions)
+            row["calibrated"] = row["fluid"] not in uncalibrated
             if self._disagreement is not None:
                 pixels = int(self.measurements.pixels[index].sum())
                 row["uncertainty"] = float(self._disagreement[index] / pixels) if pixels else None

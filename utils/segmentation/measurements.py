@@ -1,4 +1,7 @@
-"""Measurements of a segmented scan, slice by slice: volumes (whole scan and around the fovea), thickness, lesions."""
+"""Measurements of a segmented scan, slice by slice: volumes (whole scan and around the fovea), thickness, lesions.
+
+A single B-scan is no volume: of it, areas are measured.
+"""
 
 import cv2
 import numpy as np
@@ -18,7 +21,7 @@ class Measurements:
     def __init__(self, shape, spacing_mm, z_mm=None):
         x_mm, y_mm, distance_mm = spacing_mm
         self.pixels = np.zeros((len(FLUIDS), shape[0], shape[2]), np.int32)  # of each fluid in each column
-        self.row_mm = y_mm
+        self.row_mm, self._column_mm, self.is_volume = y_mm, x_mm, shape[0] > 1
         self._x_mm = np.arange(shape[2]) * x_mm
         self.z_mm = np.arange(shape[0]) * distance_mm if z_mm is None else np.asarray(z_mm, float)
         self._cells_mm2 = np.outer(cell_lengths(self.z_mm, distance_mm), np.full(shape[2], x_mm))
@@ -36,7 +39,7 @@ class Measurements:
         return (self.pixels * (self.row_mm * 1000)).astype(np.float32)
 
     def values(self, centre):
-        """A dictionary for each fluid: fluid, volumes in mm3, thickness, lesions.
+        """A dictionary for each fluid: fluid, volumes in mm3 or the area in mm2, thickness, lesions.
 
         `centre` is (column, slice) of the circles' centre, in pixels from the middle of the first pixel.
 
@@ -45,16 +48,21 @@ class Measurements:
         | ``volume_mm3`` | of the whole scan |
         | ``volume_1mm_mm3``, ... | within a circle of this diameter |
         | ``covered_1mm``, ... | share of that circle that the scan shows |
+        | ``area_mm2`` | of a single B-scan, in place of the above |
         | ``thickness_um`` | largest thickness |
         | ``lesions`` | number of connected components |
         """
         circles = EtdrsGrid(self._x_mm, self.z_mm, centre).circles()
         rows = []
         for fluid, pixels, lesions in zip(FLUIDS, self.pixels, self._lesions, strict=True):
-            row = {"fluid": fluid, "volume_mm3": self._volume_mm3(pixels)}
-            for diameter, (inside, area_mm2) in circles.items():
-                row[f"volume_{diameter}mm_mm3"] = self._volume_mm3(pixels, inside)
-                row[f"covered_{diameter}mm"] = self._covered(inside, area_mm2)
+            row = {"fluid": fluid}
+            if self.is_volume:
+                row["volume_mm3"] = self._volume_mm3(pixels)
+                for diameter, (inside, area_mm2) in circles.items():
+                    row[f"volume_{diameter}mm_mm3"] = self._volume_mm3(pixels, inside)
+                    row[f"covered_{diameter}mm"] = self._covered(inside, area_mm2)
+            else:
+                row["area_mm2"] = float(pixels.sum() * self._column_mm * self.row_mm)
             row["thickness_um"] = int(pixels.max()) * self.row_mm * 1000
             rows.append({**row, "lesions": lesions.count()})
         return rows
@@ -62,11 +70,11 @@ class Measurements:
     def subfields(self, centre, sides):
         """A dictionary for each fluid: {subfield: {...}} of the nine ETDRS subfields around `centre`.
 
-        `sides` are the scan's `utils.segmentation.etdrs.Sides`. Each subfield has ``mm3``, its volume; ``mean_um`` and
-        ``max_um``, the mean and the largest thickness of the part of it that the scan shows, None if none is shown; and
-        ``covered``, the share of it that is shown.
+        A single B-scan has none. `sides` are the scan's `utils.segmentation.etdrs.Sides`. Each subfield has ``mm3``,
+        its volume; ``mean_um`` and ``max_um``, the mean and the largest thickness of the part of it that the scan
+        shows, None if none is shown; and ``covered``, the share of it that is shown.
         """
-        grid = EtdrsGrid(self._x_mm, self.z_mm, centre).subfields(sides)
+        grid = EtdrsGrid(self._x_mm, self.z_mm, centre).subfields(sides) if self.is_volume else {}
         return [
             {name: self._of_subfield(pixels, inside, area_mm2) for name, (inside, area_mm2) in grid.items()}
             for pixels in self.pixels

@@ -29,16 +29,10 @@ from utils.segmentation.decisions import Decisions
 from utils.segmentation.etdrs import sides_of
 from utils.segmentation.findings import Findings
 from utils.segmentation.label_files import check_formats, write_label_files
-from utils.segmentation.page import (
-    label_runs,
-    measurement_table,
-    save_b_scan,
-    subfield_table,
-    surface_lines,
-    write_scan_page,
-)
+from utils.segmentation.page import label_runs, save_b_scan, save_b_scan_to_look_at, write_scan_page
 from utils.segmentation.predict import MEMORY_GB, NotFinite, head_presence, load_network, segmented_slices
-from utils.segmentation.results import check_uncorrected, finished_record, put_in_place, working_folder
+from utils.segmentation.results import check_uncorrected, finished_record, output_name, put_in_place, working_folder
+from utils.segmentation.wording import model_note
 from utils.volumes.mhd import open_volume, volume_files, volume_writer, voxel_digest
 from utils.volumes.scans import read_scan
 
@@ -70,7 +64,8 @@ _OUTPUT_CODE = (
     "utils.segmentation.findings",
     "utils.segmentation.appearance",
 )
-_OUTPUT_CODE += ("utils.plots", "utils.segmentation.page", "utils.segmentation.label_files")
+_OUTPUT_CODE += ("utils.plots", "utils.segmentation.page", "utils.segmentation.wording")
+_OUTPUT_CODE += ("utils.segmentation.label_files",)
 _OUTPUT_CODE += ("utils.segmentation.dicom_seg", __name__)
 _WAITING = 8  # largest number of B-scans whose pictures are still being written
 
@@ -97,11 +92,6 @@ class Job:
     threads: int | None = None  # of TensorFlow or onnxruntime; None: one for each core
     minutes: float | None = None  # that a scan may take
     ends_when_stuck: bool = False  # whether a scan that takes twice as long, stuck, ends its process; others go on
-
-
-def output_name(vendor, name):
-    """Name of a scan's label files, without suffix, and of its folder."""
-    return f"{vendor}_{name}"
 
 
 def segment_to_files(files, job, on_slice=None):
@@ -193,7 +183,7 @@ def _segment(files, job, on_slice):
 
 def _write_scan(scan, job, folder, on_slice):
     """Segment the scan. Write its label volume beside `folder` and all else into it. Returns most of the record."""
-    slices, rows, columns = scan.voxels.shape
+    slices, _, columns = scan.voxels.shape
     if job.fovea and not (0 <= job.fovea[0] < columns and 0 <= job.fovea[1] < slices):
         given = "{:g} {:g}".format(*job.fovea)
         raise InputError(f"{scan.path}: --fovea {given} is outside of its {columns} columns and {slices} B-scans")
@@ -202,6 +192,7 @@ def _write_scan(scan, job, folder, on_slice):
     found = _write_slices(scan, network, decisions, job, folder, on_slice)
     centre, centre_name = _centre(job.fovea, found.fovea(), scan.voxels.shape)
     sides = sides_of(scan.laterality, scan.placement)
+    around = f"{centre_name}: column {centre[0] + 1:.4g}, B-scan {centre[1] + 1:.4g}"  # counted from 1
     facts = {
         "scan": scan.name,
         "vendor": scan.vendor,
@@ -210,65 +201,51 @@ def _write_scan(scan, job, folder, on_slice):
         "scan_date": scan.scan_date,
         "b_scans": slices,
         **{f"spacing_{axis}_mm": value for axis, value in zip("xyz", scan.spacing_mm, strict=True)},
-        "circles_around": f"{centre_name}: column {centre[0]:.4g}, B-scan {centre[1]:.4g}",
+        "circles_around": around if slices > 1 else None,
         "sides": sides.in_words(),
         **_model_facts(network, decisions, job),
     }
     taught = network.settings.taught
     fluids = [row | {"taught": row["fluid"] in taught} for row in found.fluids(centre, decisions)]
-    untaught = [fluid for fluid in FLUIDS if fluid not in taught]
     subfields = found.measurements.subfields(centre, sides)
     appearance = network.details.get("training_appearance")
     warnings = found.retina_warnings()
     notes = [*scan.notes, *found.notes()]
     if scan.scale_doubt:  # said by the user it is no reason to trust the labels less
         (notes if job.spacing_mm else warnings).append(scan.scale_doubt)
-    warnings += unlike_training(appearance, scan.vendor, scan.spacing_mm, found.appearance)
+    neighbours = network.settings.neighbours
+    warnings += unlike_training(appearance, scan.vendor, scan.spacing_mm, found.appearance, neighbours)
     record = {
         "path": as_text(scan.path),
         "person": scan.person,
         "facts": facts,
         "fluids": [row | {"subfields": of_fluid} for row, of_fluid in zip(fluids, subfields, strict=True)],
         **scan_confidence(fluids, warnings, found.certainty.most_doubtful_b_scan()),
-        "notes": [*notes, *[f"{fluid} was not taught: the model never finds it" for fluid in untaught]],
+        "notes": notes,
         "warnings": warnings,
+        "note": model_note(network.details, decisions),
     }
     rows_of_csv = [
         {
             **facts,
             **row,
             **{f"{name}_{key}": value for name, of_name in of_fluid.items() for key, value in of_name.items()},
+            "note": record["note"],
         }
         for row, of_fluid in zip(fluids, subfields, strict=True)
     ]
     write_csv(folder / "measurements.csv", pd.DataFrame(rows_of_csv))
-    shown_facts = {name: value for name, value in facts.items() if name != "patient"}  # pages are shown to others
-    thickness_um = found.measurements.thickness_um()
-    rows_per_row = network.settings.axial_spacing_mm / scan.spacing_mm[1]
-    save_thickness(folder / "thickness.png", thickness_um, scan.spacing_mm)
-    for fluid, of_fluid in zip(FLUIDS, thickness_um, strict=True):
-        with written_whole(folder / f"thickness_{fluid}_um.tif") as path:
-            Image.fromarray(of_fluid).save(path)
+    if slices > 1:  # a single B-scan has no map
+        thickness_um = found.measurements.thickness_um()
+        save_thickness(folder / "thickness.png", thickness_um, scan.spacing_mm)
+        for fluid, of_fluid in zip(FLUIDS, thickness_um, strict=True):
+            with written_whole(folder / f"thickness_{fluid}_um.tif") as path:
+                Image.fromarray(of_fluid).save(path)
     if scan.fundus is not None:
         save_fundus(folder / "fundus.png", to_8_bit(scan.fundus.image), scan.fundus.lines)
-    write_scan_page(
-        folder / "report.html",
-        title=f"{scan.vendor} {scan.name}",
-        images=[_b_scan_path(folder, index) for index in range(slices)],
-        runs=found.runs,
-        lines=[surface_lines(of, rows_per_row) for of in found.surfaces],
-        thickness_um=thickness_um,
-        spacing_mm=scan.spacing_mm,
-        rows=rows,
-        centre=centre,
-        centre_name=centre_name,
-        warnings=[*record["warnings"], *record["notes"]],
-        tables=[
-            ("Measurements", measurement_table(fluids)),
-            ("ETDRS subfields", subfield_table(subfields)),
-            ("How it was made", pd.DataFrame(shown_facts.items(), columns=["setting", "value"])),
-        ],
-    )
+    images = [_b_scan_path(folder, index) for index in range(slices)]
+    save_b_scan_to_look_at(folder / "look_at.jpg", images, scan, found, record["look_at"] - 1)
+    write_scan_page(folder / "report.html", scan, found, record, images, centre)
     return record
 
 

@@ -14,6 +14,11 @@ from utils.volumes.mhd import VOLUMES, read_volume, voxel_digest
 _OWN_VOLUMES = ("probability_", "uncertainty")  # how the names of the volumes in a scan's folder begin
 
 
+def output_name(vendor, name):
+    """Name of a scan's label files, without suffix, and of its folder."""
+    return f"{vendor}_{name}"
+
+
 def finished_record(output, name):
     """Content of the ``scan.json`` of the scan whose results are called `name` in the folder `output`.
 

@@ -16,6 +16,7 @@ class Fundus:
 
     image: np.ndarray  # (rows, columns), uint8 or uint16
     lines: tuple  # (column, row, column, row) of each B-scan's start and end in pixels; None for one that has none
+    order_assumed: bool = False  # whether the lines hold only if the first B-scan is the uppermost
 
 
 @dataclass

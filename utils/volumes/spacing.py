@@ -67,10 +67,12 @@ def spacing_to_use(stated_mm, vendor, shape):
         raise InputError(f"{stated}; say it: --spacing-mm X Y Z")
     usual = usual_spacing_mm(vendor, shape)
     spacing_mm = tuple(other if value is None else value for value, other in zip(believed, usual, strict=True))
+    axes = "xyz" if shape[0] > 1 else "xy"  # a single B-scan has no distance to others
     assumed = ", ".join(
-        f"{axis} {value:g} mm" for axis, value, known in zip("xyz", spacing_mm, believed, strict=True) if known is None
+        f"{axis} {value:g} mm" for axis, value, known in zip(axes, spacing_mm, believed, strict=False) if known is None
     )
-    return spacing_mm, [f"spacing {assumed} assumed, as is usual for {vendor}; say it with --spacing-mm"]
+    note = f"spacing {assumed} assumed, as is usual for {vendor}; say it with --spacing-mm"
+    return spacing_mm, [note] if assumed else []
 
 
 def usual_spacing_mm(vendor, shape):
@@ -96,8 +98,8 @@ def scale_doubt(spacing_mm, vendor, shape):
     if usual_mm is None or abs(depth_mm / usual_mm - 1) <= _DEPTH_TOLERANCE:
         return None
     return (
-        f"{shape[1]} rows of {y:.4g} mm are {depth_mm:.2g} mm, and a {vendor} scan is {usual_mm:.2g} mm deep: is it "
-        f"shown whole? Then say --spacing-mm {x:.4g} {usual_mm / shape[1]:.4g} {z:.4g}; a wrong scale misses fluid"
+        f"{shape[1]} rows of {y:.4g} mm are {depth_mm:.2g} mm, and a {vendor} scan is {usual_mm:.2g} mm deep: a wrong "
+        f"scale misses fluid; if it is shown whole, say --spacing-mm {x:.4g} {usual_mm / shape[1]:.4g} {z:.4g}"
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from utils.errors import InputError
-from utils.volumes.content import Content
+from utils.volumes.content import Content, Fundus
 
 _MARK = b"FOCT"
 _FIRST_BLOCK = 15  # bytes before it
@@ -22,6 +22,8 @@ _PICTURES = "@IMG_JPEG"
 _PLAIN = ("@IMG_MOT_COMP_03", "@IMG_SCAN_03")
 _PICTURES_HEAD = struct.Struct("<B2I3II")  # scan mode, two unknown, columns, rows, B-scans, unknown
 _PLAIN_HEAD = struct.Struct("<B4IBI")  # scan mode, columns, rows, bits, B-scans, format, bytes
+_FUNDUS_HEAD = struct.Struct("<6I")  # columns, rows, bits, pictures, unknown, bytes
+_RANGE = struct.Struct("<4I")  # left, top, right, bottom of what was scanned, in pixels of the fundus
 _SIZE = struct.Struct("<I")
 _SCANNED = {"@PARAM_SCAN_04": 12, "@PARAM_SCAN_02": 21}  # bytes before width (mm), length (mm) and row (µm) as doubles
 _CAPTURED = {"@CAPTURE_INFO_02": 106, "@CAPTURE_INFO": 1}  # bytes before year, month and day; the eye comes first
@@ -58,7 +60,34 @@ def read_topcon(path):
         if len(block := blocks.get(name, b"")) >= offset + 6:
             eye, date = _EYES.get(block[0]), _date(struct.unpack_from("<3H", block, offset))
             break
-    return Content(voxels, spacing_mm=(x_mm, y_mm, z_mm), vendor="Topcon", laterality=eye, scan_date=date)
+    return Content(
+        voxels,
+        spacing_mm=(x_mm, y_mm, z_mm),
+        vendor="Topcon",
+        laterality=eye,
+        scan_date=date,
+        fundus=_fundus(blocks, len(voxels)),
+    )
+
+
+def _fundus(blocks, slices):
+    """The `Fundus`, in grey; None where it is missing or cannot be read, since it is not needed.
+
+    The B-scans are taken to fill the scanned part evenly, the first on top, which the file does not say.
+    """
+    try:
+        with Image.open(io.BytesIO(blocks["@IMG_FUNDUS"][_FUNDUS_HEAD.size :])) as image:
+            picture = np.asarray(image.convert("L"))
+    except (KeyError, OSError, ValueError, SyntaxError):
+        return None
+    block = blocks.get("@EFFECTIVE_SCAN_RANGE", b"")
+    if len(block) < _RANGE.size:
+        return Fundus(picture, (None,) * slices)
+    left, top, right, bottom = _RANGE.unpack_from(block)
+    if not (left < right <= picture.shape[1] and top < bottom <= picture.shape[0]):
+        return Fundus(picture, (None,) * slices)
+    rows = (top + (np.arange(slices) + 0.5) / slices * (bottom - top)).tolist()
+    return Fundus(picture, tuple((left, row, right, row) for row in rows), order_assumed=slices > 1)
 
 
 def _blocks(path):

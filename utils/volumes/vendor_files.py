@@ -6,7 +6,7 @@ import struct
 import numpy as np
 
 from utils.errors import InputError
-from utils.volumes.content import Content, iso_date
+from utils.volumes.content import Content, Fundus, iso_date
 from utils.volumes.heidelberg_xml import read_xml, scans_in_xml
 from utils.volumes.topcon import read_topcon, scans_in_topcon
 
@@ -88,7 +88,7 @@ def _read_by_eyepy(path, suffix, part):
                 if all(_pattern(series) is None for series in reader.series):
                     raise InputError(f"{path}: holds no series of B-scans that is whole; export it again, or as .vol")
                 volume = reader.volume
-        voxels = np.asarray(volume.data)
+        voxels, fundus = np.asarray(volume.data), fundus_of(volume)
     except InputError:
         raise
     except Exception as error:  # eyepy's parsers raise exceptions of any kind for damaged files
@@ -104,4 +104,23 @@ def _read_by_eyepy(path, suffix, part):
         vendor=VENDORS_OWN[suffix],
         laterality={"OD": "OD", "R": "OD", "OS": "OS", "L": "OS"}.get(str(meta.get("laterality")).strip("\0 ").upper()),
         scan_date=iso_date(date),
+        fundus=fundus,
     )
+
+
+def fundus_of(volume):
+    """The `Fundus` of a volume by eyepy; None where it is no picture of the device's but a projection of the B-scans.
+
+    The B-scans' places are in mm from its corner, or in degrees from its centre.
+    """
+    meta, picture = volume.localizer.meta, np.asarray(volume.localizer.data)
+    if not meta.get("modality") or picture.dtype != np.uint8:
+        return None
+    scale = np.array([meta["scale_x"], meta["scale_y"]])
+    centre = np.array(picture.shape[::-1]) * scale / 2
+    origins = {"mm": np.zeros(2), "°": -centre}
+    unit, b_scans = meta["scale_unit"], volume.meta.get("bscan_meta") or ()
+    if unit not in origins or any(b_scan["pos_unit"] != unit for b_scan in b_scans) or len(b_scans) != len(volume.data):
+        return Fundus(picture, (None,) * len(volume.data))
+    ends = ([(np.array(b_scan[end]) - origins[unit]) / scale for end in ("start_pos", "end_pos")] for b_scan in b_scans)
+    return Fundus(picture, tuple(tuple(np.concatenate(pair).tolist()) for pair in ends))
