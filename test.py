@@ -1,7 +1,7 @@
 """Step 5: segment scans.
 
     python test.py INPUT... --output DIR [--model FILE] [--vendor V] [--spacing-mm X Y Z] [--fovea COLUMN B_SCAN]
-                   [--each] [--eye EYE] [--mirrored] [--dropout-samples N] [--probabilities]
+                   [--each] [--eye EYE] [--mirrored] [--probabilities]
                    [--format FORMAT ...] [--set NAME=VALUE ...]
 
 Each INPUT is a file, a folder or a pattern. Formats:
@@ -20,7 +20,7 @@ Writes  DIR/<Vendor>_<case>.mhd   labels on the scan's own grid, uint8: 0 backgr
                                   (--format: .mhd, .nii.gz or a DICOM segmentation, or several of them)
         DIR/<Vendor>_<case>/      report.html (a page to look at), mask_NNN.png and overlay_NNN.png for each B-scan,
                                   measurements.csv, thickness.png and thickness_<fluid>_um.tif, and volumes of
-                                  probabilities (--probabilities) and uncertainty (--mirrored, --dropout-samples)
+                                  probabilities (--probabilities) and uncertainty (--mirrored)
         DIR/index.html                    the work list: all scans in DIR, those to look at first on top
         DIR/summary.csv, DIR/columns.csv  the same as a table, and what its columns mean
         DIR/follow_up.csv, DIR/follow_up/ volumes by date, and a page, of each eye that was scanned on several days
@@ -93,15 +93,12 @@ def main(argv):
         "--eye", metavar="EYE", help="OD, OS, or a CSV with the columns scan, eye, and maybe patient and date"
     )
     parser.add_argument("--mirrored", action="store_true", help="average with the prediction of the mirrored scan")
-    parser.add_argument("--dropout-samples", type=int, default=0, metavar="N", help="average with N dropout samples")
     parser.add_argument("--probabilities", action="store_true", help="write them, too (uint8, 255 is certain)")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=["mhd"], help="of the labels; default: mhd")
     arguments = config.load(argv, parser)
     config.validate()
     if arguments.spacing_mm:
         check_spacing("--spacing-mm", arguments.spacing_mm)
-    if arguments.dropout_samples < 0:
-        raise InputError(f"--dropout-samples {arguments.dropout_samples}: expected 0 or more")
     check_installed(arguments.format)
     scans, left_out = search_scans(arguments.inputs, leave_out=arguments.output, each=arguments.each)
     scans = told_apart(scans, arguments.vendor)
@@ -139,7 +136,6 @@ def main(argv):
         dtype_policy=config.DTYPE_POLICY,
         memory_gb=config.PREDICTION_GB,
         mirrored=arguments.mirrored,
-        dropout_samples=arguments.dropout_samples,
         probabilities=arguments.probabilities,
         formats=tuple(name for name in FORMATS if name in arguments.format),
         seed=config.SEED,

@@ -95,15 +95,13 @@ def cases(vendor, fluid, present, **scores):
 def test_the_best_score_on_validation_cases_is_chosen():
     good, bad = [0.9, 0.8, 0.1], [0.1, 0.8, 0.9]
     validation = pd.concat(
-        cases("Cirrus", fluid, [1, 1, 0], score_probability=bad, score_volume=good, score_head=[np.nan] * 3)
-        for fluid in ("IRF", "SRF", "PED")
+        cases("Cirrus", fluid, [1, 1, 0], score_probability=bad, score_volume=good) for fluid in ("IRF", "SRF", "PED")
     )
     score, aucs = choose_score([validation])
     assert score == "score_volume"
-    assert aucs == {"score_probability": 0, "score_volume": 1}  # a score that is not to be had is not tried
-    with_heads = validation.assign(score_head=validation.score_volume)
-    assert choose_score([with_heads])[0] == "score_volume"  # the first of equals
-    assert "score_head" not in choose_score([with_heads, validation])[1]
+    assert aucs == {"score_probability": 0, "score_volume": 1}
+    equal = validation.assign(score_probability=validation.score_volume)
+    assert choose_score([equal])[0] == "score_probability"  # the first of equals
 
 
 def test_of_several_models_each_is_judged_on_its_own_validation_cases():
@@ -112,7 +110,7 @@ def test_of_several_models_each_is_judged_on_its_own_validation_cases():
     fluids = ("IRF", "SRF", "PED")
 
     def validation(probability, volume):
-        options = {"score_probability": probability, "score_volume": volume, "score_head": [np.nan] * 2}
+        options = {"score_probability": probability, "score_volume": volume}
         return pd.concat(cases("Cirrus", fluid, [1, 0], **options) for fluid in fluids)
 
     first, second = validation([0.9, 0.1], [2.0, 1.0]), validation([0.1, 0.2], [20.0, 10.0])
@@ -139,7 +137,7 @@ def test_every_threshold_is_held_against_the_score_that_it_was_chosen_for():
 
 
 def test_thresholds_without_the_name_of_their_score_are_refused():
-    table = cases("Cirrus", "IRF", [1, 0], score_probability=0.5, score_volume=1.0, score_head=np.nan, threshold=0.5)
+    table = cases("Cirrus", "IRF", [1, 0], score_probability=0.5, score_volume=1.0, threshold=0.5)
     with pytest.raises(InputError, match=r"fold_1/volumes\.csv: lacks the columns threshold_score; run evaluate\.py"):
         check_thresholds("fold_1/volumes.csv", table)
     with pytest.raises(InputError, match="threshold_score is volume, expected one of score_probability"):

@@ -172,7 +172,7 @@ def test_what_is_done_is_done_again_for_another_model_and_other_code(tmp_path, m
 def write_volumes(path, cases, **scores):
     """A volumes.csv of cases that hold IRF or not, {name: bool}, by their scores."""
     rows = pd.DataFrame({"vendor": "Cirrus", "case": list(cases), "fluid": "IRF", **dict.fromkeys(COLUMNS, 0.0)})
-    rows = rows.assign(reference_mm3=np.array(list(cases.values()), float), score_head=np.nan, **scores)
+    rows = rows.assign(reference_mm3=np.array(list(cases.values()), float), **scores)
     others = [rows.assign(fluid=fluid, reference_mm3=0.0, threshold=np.nan) for fluid in ("SRF", "PED")]
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.concat([rows, *others]).to_csv(path, index=False)

@@ -131,7 +131,6 @@ def test_an_onnx_file_that_is_older_than_its_model_is_noticed(exported, change):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"dropout_samples": 2}, "an ONNX model has no dropout"),
         ({"dtype_policy": "mixed_bfloat16"}, "an ONNX model computes in float32"),
     ],
 )

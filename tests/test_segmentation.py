@@ -127,20 +127,6 @@ def test_a_model_of_the_slice_alone_says_the_same_of_it_in_a_stack():
         assert all(equal) if not neighbours else not any(equal)
 
 
-def test_presence_is_the_largest_output_of_each_head():
-    """Heads that say how bright the brightest pixel of the slice is, half of it, a quarter of it."""
-    network = brightness_model()
-    image = network.input
-    largest = keras.layers.GlobalMaxPooling2D()(image[..., 1:2])
-    heads = [largest * factor for factor in (1.0, 0.5, 0.25)]
-    voxels = retina(slices=3)
-    voxels[1, 100:120, 40:60] = 192  # (192 - 128) / 128
-    segmentation = segment_scan(
-        loaded(keras.Model(image, [network.output, *heads])), voxels, (0.0117, 0.003872, 0.1), "Spectralis"
-    )
-    np.testing.assert_allclose(segmentation.head_presence, [0.5, 0.25, 0.125])
-
-
 def test_probabilities_go_back_by_linear_interpolation():
     rows = np.arange(50, dtype=np.float32)[:, np.newaxis]
     fine = resampling_matrix(50, 100) @ rows
@@ -190,24 +176,15 @@ def test_volumes_are_segmented_in_one_call(tmp_path):
         segment_volume(voxels, (11.7, 3.872, 120), "Spectralis", tmp_path / "best.keras")
 
 
-def test_mirrored_and_dropout_predictions_are_averaged_and_compared():
+def test_mirrored_predictions_are_averaged_and_compared():
     unet = small_unet()
     images = np.random.default_rng(2).normal(size=(2, 136, 144, 3)).astype(np.float32)
     plain = unet.predict_on_batch(images)
     mirrored = unet.predict_on_batch(np.ascontiguousarray(images[:, :, ::-1]))[:, :, ::-1]
-    (both,) = Ensemble([unet], mirrored=True, dropout_samples=0).predict_on_batch(images)
+    (both,) = Ensemble([unet], mirrored=True).predict_on_batch(images)
     np.testing.assert_allclose(both[..., :4], (plain + mirrored) / 2, atol=1e-6)
     np.testing.assert_allclose(both[..., 4], np.abs(plain - mirrored).sum(axis=-1) / 4, atol=1e-6)
     assert both[..., 4].max() > 0.01
-    statistics = [weight.copy() for weight in unet.get_weights()]
-    sampling = Ensemble([unet], mirrored=False, dropout_samples=3)
-    (first,), (second,) = sampling.predict_on_batch(images), sampling.predict_on_batch(images)
-    assert first.shape == (*plain.shape[:3], 5)
-    assert np.abs(first - second).max() > 1e-3  # other samples
-    assert first[..., 4].mean() > 1e-3
-    np.testing.assert_allclose(first[..., :4].sum(axis=-1), 1, atol=1e-5)
-    for weight, before in zip(unet.get_weights(), statistics, strict=True):
-        np.testing.assert_array_equal(weight, before)
 
 
 def test_several_models_are_averaged_and_so_are_their_decisions(tmp_path):

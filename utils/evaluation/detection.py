@@ -13,7 +13,6 @@ from utils.labels import FLUIDS
 SCORES = {  # of equally good scores, the first is preferred
     "score_probability": "largest probability of the fluid after a 5 x 5 mean",
     "score_volume": "predicted volume",
-    "score_head": "largest output of the network's presence head",
 }
 _N_BINS = 1000
 
@@ -90,14 +89,11 @@ def choose_score(validations):
     """The score with the largest AUC on validation cases, and the AUCs by score.
 
     `validations` has a table for each model (each fold has its own). A table has a row for each case and fluid: fluid,
-    reference_mm3 and `SCORES`, nan if the model does not give a score. An AUC is the mean over the models of the mean
-    over the fluids. Cases of different models are never compared, because their scores may differ in scale. If no AUC
-    has a value, the first score without nan is chosen.
+    reference_mm3 and `SCORES`. An AUC is the mean over the models of the mean over the fluids. Cases of different
+    models are never compared, because their scores may differ in scale. If no AUC has a value, the first score is
+    chosen.
     """
-    aucs = {}
-    for score in SCORES:
-        if all(validation[score].notna().all() for validation in validations):
-            aucs[score] = _mean([_mean(_aucs_of_fluids(validation, score)) for validation in validations])
+    aucs = {score: _mean([_mean(_aucs_of_fluids(validation, score)) for validation in validations]) for score in SCORES}
     return max(aucs, key=lambda score: -1 if np.isnan(aucs[score]) else aucs[score]), aucs
 
 

@@ -9,7 +9,7 @@ from utils.evaluation import detection
 from utils.evaluation.pairs import read_reference_labels, score_pairs
 from utils.files import code_digest, fingerprint, read_json, write_json
 from utils.labels import FLUIDS, NOT_JUDGED, without_unjudged
-from utils.segmentation.predict import NotFinite, head_presence, prediction_digest, segmented_slices
+from utils.segmentation.predict import NotFinite, prediction_digest, segmented_slices
 from utils.segmentation.tiling import presence_scores
 from utils.volumes.mhd import read_header, read_volume, volume_files, write_volume
 
@@ -64,9 +64,9 @@ def segment_case(network, pair, decisions):
     record_path.unlink(missing_ok=True)
     voxels, spacing_mm = read_volume(pair.oct_path)
     reference = read_reference_labels(pair)
-    precision, presence, head_outputs = detection.VoxelPrecision(), np.zeros(len(FLUIDS)), []
+    precision, presence = detection.VoxelPrecision(), np.zeros(len(FLUIDS))
     labels = np.empty(voxels.shape, np.uint8)
-    slices = segmented_slices(network, voxels, spacing_mm, pair.vendor, decisions=decisions, head_outputs=head_outputs)
+    slices = segmented_slices(network, voxels, spacing_mm, pair.vendor, decisions=decisions)
     with tqdm(total=len(voxels), desc=f"{pair.vendor} {pair.name}", unit="B-scan", leave=False) as progress:
         for index, (of_slice, probabilities, scores) in enumerate(slices):
             labels[index] = of_slice
@@ -74,11 +74,9 @@ def segment_case(network, pair, decisions):
             precision.add(probabilities, labelled, reference[index] != NOT_JUDGED)
             presence = np.maximum(presence, scores)
             progress.update()
-    heads = head_presence(network, head_outputs)
-    heads = [None] * len(FLUIDS) if heads is None else heads.tolist()
     judged, _ = without_unjudged(labels, reference)
     volumes_mm3 = np.bincount(judged.ravel(), minlength=4)[1:] * float(np.prod(spacing_mm))
-    columns = zip(FLUIDS, precision.values(), presence.tolist(), volumes_mm3.tolist(), heads, strict=True)
+    columns = zip(FLUIDS, precision.values(), presence.tolist(), volumes_mm3.tolist(), strict=True)
     names = ("fluid", "average_precision", *detection.SCORES)
     rows = [{"vendor": pair.vendor, "case": pair.name, **dict(zip(names, values, strict=True))} for values in columns]
     rows = [row for row in rows if row["fluid"] in pair.outlined]

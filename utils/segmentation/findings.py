@@ -16,7 +16,6 @@ class Findings:
         self.measurements = Measurements(scan.voxels.shape, scan.spacing_mm, scan.z_mm)
         self.appearance, self.certainty = Appearance(), Certainty(len(scan.voxels))
         self.runs = []  # `utils.segmentation.page.label_runs` of each B-scan
-        self.head_presence = None
         self.surfaces = []  # `utils.segmentation.surfaces.Surfaces` of each B-scan, as the network gets it
         self._axial_spacing_mm, self._x_mm = axial_spacing_mm, scan.spacing_mm[0]
         self.rows_per_row = axial_spacing_mm / scan.spacing_mm[1]  # of the scan, in one of the surfaces'
@@ -80,8 +79,6 @@ class Findings:
         highest_presence, uncalibrated = decisions.presence_probability(self._presence), uncalibrated_fluids(decisions)
         for index, row in enumerate(rows):
             row["presence"] = float(self._presence[index])
-            if self.head_presence is not None:
-                row["presence_head"] = float(self.head_presence[index])
             if self._removed is not None:
                 row["removed_voxels"] = int(self._removed[index])
             row |= fluid_confidence(self.certainty, index, float(highest_presence[index]), decisions)

@@ -30,7 +30,7 @@ from utils.segmentation.etdrs import sides_of
 from utils.segmentation.findings import Findings
 from utils.segmentation.label_files import check_formats, write_label_files
 from utils.segmentation.page import label_runs, save_b_scan, save_b_scan_to_look_at, write_scan_page
-from utils.segmentation.predict import MEMORY_GB, NotFinite, head_presence, load_network, segmented_slices
+from utils.segmentation.predict import MEMORY_GB, NotFinite, load_network, segmented_slices
 from utils.segmentation.results import check_uncorrected, finished_record, output_name, put_in_place, working_folder
 from utils.segmentation.wording import model_note
 from utils.volumes.mhd import open_volume, volume_files, volume_writer, voxel_digest
@@ -84,7 +84,6 @@ class Job:
     dtype_policy: str = "float32"
     memory_gb: float = MEMORY_GB
     mirrored: bool = False
-    dropout_samples: int = 0
     probabilities: bool = False  # whether to write them as volumes
     formats: tuple = ("mhd",)  # of the labels: keys of `utils.segmentation.label_files.FORMATS`, in their order
     seed: int = 0
@@ -141,7 +140,6 @@ def _network(job):
         dtype_policy=job.dtype_policy,
         memory_gb=job.memory_gb,
         mirrored=job.mirrored,
-        dropout_samples=job.dropout_samples,
         seed=job.seed,
         threads=job.threads,
     )
@@ -260,7 +258,7 @@ def _centre(given, fovea, shape):
 
 def _write_slices(scan, network, decisions, job, folder, on_slice):
     """Segment slice by slice; a slice is written while the next one is computed. Returns its `Findings`."""
-    found, head_outputs = Findings(scan, network.settings.axial_spacing_mm), []
+    found = Findings(scan, network.settings.axial_spacing_mm)
     volumes = {f"probability_{fluid}": label for fluid, label in FLUIDS.items()} if job.probabilities else {}
     volumes |= {"uncertainty": 4} if network.channels > 4 else {}
     folder.mkdir()
@@ -282,7 +280,6 @@ def _write_slices(scan, network, decisions, job, folder, on_slice):
             scan.spacing_mm,
             scan.vendor,
             decisions=decisions,
-            head_outputs=head_outputs,
             on_preprocessed=found.add_preprocessed,
             on_impossible=found.add_impossible,
         )
@@ -296,7 +293,6 @@ def _write_slices(scan, network, decisions, job, folder, on_slice):
                 found.runs.append(waiting.popleft().result())
             on_slice(index + 1, len(scan.voxels))
         found.runs += [future.result() for future in waiting]
-    found.head_presence = head_presence(network, head_outputs)
     return found
 
 
@@ -333,5 +329,4 @@ def _model_facts(network, decisions, job):
         "threshold": decisions.in_words(),
         "precision": job.dtype_policy,
         "mirrored": job.mirrored,
-        "dropout_samples": job.dropout_samples,
     }

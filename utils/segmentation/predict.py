@@ -12,7 +12,6 @@ from utils.ancestry import inherit
 from utils.errors import InputError
 from utils.exported_model import PredictionSettings, read_best
 from utils.files import code_digest, digest
-from utils.labels import FLUIDS
 from utils.networks import LITE_UNET, OUR_NETWORK, as_list, create_network, tile_step
 from utils.onnx_model import OnnxNetwork, is_onnx
 from utils.parallel import ahead
@@ -49,7 +48,6 @@ class Segmentation:
 
     labels: np.ndarray  # uint8 (slices, rows, columns) on the scan's own grid: 0 background, 1 IRF, 2 SRF, 3 PED
     presence: np.ndarray  # float (3,): how sure the model is that IRF, SRF, PED is anywhere in the scan
-    head_presence: np.ndarray | None  # float (3,): largest output of its presence heads, if it has them
 
 
 # ---- Networks ------------------------------------------------------------------------------------------------------
@@ -74,16 +72,14 @@ class LoadedNetwork:
         return 5 if isinstance(self.model, Ensemble) else 4
 
 
-def load_network(
-    *paths, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=False, dropout_samples=0, seed=0, threads=None
-):
+def load_network(*paths, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=False, seed=0, threads=None):
     """The `LoadedNetwork` in the files at `paths`: ``best.keras``, with ``best.json`` beside it, or ``best.onnx``.
 
     `dtype_policy` is the precision that it computes in: "float32", "mixed_bfloat16" or "mixed_float16". `memory_gb`
-    bounds the intermediate results, from which follows how large tiles are. With several paths, `mirrored` or any
-    `dropout_samples` it is an `Ensemble`. `threads` are those of an ONNX model (Keras is told when it is set up); None:
+    bounds the intermediate results, from which follows how large tiles are. With several paths, or `mirrored`, it is an
+    `Ensemble`. `threads` are those of an ONNX model (Keras is told when it is set up); None:
     one for each core. Raises `InputError` where the files are no model of four classes, several take other images or
-    are other networks than the first, or an ONNX model is asked for dropout or another precision than float32.
+    are other networks than the first, or an ONNX model is asked for another precision than float32.
     """
     loaded = [_load(Path(path), dtype_policy, memory_gb, seed, threads) for path in paths]
     first = loaded[0]
@@ -94,11 +90,9 @@ def load_network(
         if other.settings.taught != first.settings.taught:
             taught = [", ".join(one.settings.taught) for one in (other, first)]
             raise InputError(f"{path}: was taught {taught[0]}, {paths[0]} {taught[1]}; leave one out")
-    if len(loaded) == 1 and not mirrored and not dropout_samples:
+    if len(loaded) == 1 and not mirrored:
         return first
-    if dropout_samples and (of_onnx := next(filter(is_onnx, paths), None)):
-        raise InputError(f"{of_onnx}: an ONNX model has no dropout; name the .keras file, or no --dropout-samples")
-    model = Ensemble([one.model for one in loaded], mirrored, dropout_samples)
+    model = Ensemble([one.model for one in loaded], mirrored)
     if len(loaded) == 1:
         return replace(first, model=model)
     digests = [one.details["sha256"] for one in loaded]
@@ -177,14 +171,12 @@ class Ensemble:
     disagreement: the mean over the predictions of half the sum of absolute differences from the mean probabilities, 0
     where all agree, below 1. Further outputs are the means of the plain predictions'.
 
-    Each of the `models` gives a plain prediction, with `mirrored` also that of the image mirrored laterally, and
-    `dropout_samples` with dropout as in training (Gal and Ghahramani, ICML 2016).
+    Each of the `models` gives a plain prediction, with `mirrored` also that of the image mirrored laterally.
     """
 
-    def __init__(self, models, mirrored, dropout_samples):
+    def __init__(self, models, mirrored):
         self.input_shape, self.output = models[0].input_shape, models[0].output
-        self._models, self._mirrored, self._dropout_samples = models, mirrored, dropout_samples
-        self._sampled = [_with_dropout(model) for model in models] if dropout_samples else []
+        self._models, self._mirrored = models, mirrored
 
     def predict_on_batch(self, images):
         """Outputs for `images`, float32 (B, H, W, 3), as numpy arrays."""
@@ -193,30 +185,10 @@ class Ensemble:
         if self._mirrored:
             mirrored = np.ascontiguousarray(images[:, :, ::-1])
             predictions += [as_list(model.predict_on_batch(mirrored))[0][:, :, ::-1] for model in self._models]
-        for model in self._sampled:
-            predictions += [as_list(model.predict_on_batch(images))[0] for _ in range(self._dropout_samples)]
         mean = sum(predictions) / len(predictions)
         disagreement = sum(np.abs(prediction - mean).sum(axis=-1) for prediction in predictions) / 2 / len(predictions)
         further = [sum(outputs) / len(outputs) for outputs in zip(*(outputs[1:] for outputs in plain), strict=True)]
         return [np.concatenate([mean, disagreement[..., np.newaxis]], axis=-1), *further]
-
-
-def _with_dropout(model):
-    """`model` with dropout in prediction as well; all weights are shared."""
-    import keras
-
-    class Always(keras.layers.Layer):
-        def __init__(self, dropout):
-            super().__init__(name=f"{dropout.name}_always", dtype=dropout.dtype_policy)
-            self.dropout = dropout
-
-        def call(self, tensor):
-            return self.dropout(tensor, training=True)
-
-    kinds = (keras.layers.Dropout, keras.layers.SpatialDropout2D)
-    return keras.models.clone_model(
-        model, clone_function=lambda layer: Always(layer) if isinstance(layer, kinds) else layer
-    )
 
 
 def prediction_digest(*details):
@@ -258,28 +230,13 @@ def segment_scan(network, voxels, spacing_mm, vendor, *, decisions=None, on_slic
     probabilities, float32 (rows, columns, 4), of an `Ensemble` (rows, columns, 5). Raises `NotFinite`.
     """
     labels = np.zeros(voxels.shape, np.uint8)
-    presence, head_outputs = np.zeros(3), []
-    for index, (of_slice, probabilities, scores) in enumerate(
-        segmented_slices(network, voxels, spacing_mm, vendor, decisions=decisions, head_outputs=head_outputs)
-    ):
+    presence, segmented = np.zeros(3), segmented_slices(network, voxels, spacing_mm, vendor, decisions=decisions)
+    for index, (of_slice, probabilities, scores) in enumerate(segmented):
         labels[index] = of_slice
         presence = np.maximum(presence, scores)
         if on_slice:
             on_slice(index, probabilities)
-    return Segmentation(labels, presence, head_presence(network, head_outputs))
-
-
-def head_presence(network, head_outputs):
-    """Largest of the `head_outputs` of `segmented_slices` for each fluid, float (3,); None without presence heads.
-
-    Raises `NotFinite`.
-    """
-    if not network.has_heads:
-        return None
-    largest = np.max([np.zeros(3), *(tile for batch in head_outputs for tile in batch)], axis=0)
-    if not np.isfinite(largest).all():
-        raise NotFinite(f"{_NOT_FINITE} in its presence heads; {_FINITE}")
-    return largest * [fluid in network.settings.taught for fluid in FLUIDS]
+    return Segmentation(labels, presence)
 
 
 def segmented_slices(
@@ -289,17 +246,16 @@ def segmented_slices(
     vendor,
     *,
     decisions=None,
-    head_outputs=None,
     on_preprocessed=None,
     on_impossible=None,
 ):
     """Yield, for each B-scan of a scan, labels and probabilities on its own grid, and its `presence_scores`.
 
-    Arguments are as in `segment_scan`. What the network of further outputs says is appended to `head_outputs`.
-    ``on_preprocessed(slice, region, surfaces)``, if given, is called with each preprocessed B-scan and its region of
-    interest, both uint8 (rows, columns), and its `Surfaces`; ``on_impossible(labels)`` with the labels that the next
-    B-scan would have without `Decisions.only_possible`, if there is that. The next B-scan is prepared while one is
-    predicted, and no more than a few are held. The scan's padding is background with probability 1. Raises `NotFinite`.
+    Arguments are as in `segment_scan`. ``on_preprocessed(slice, region, surfaces)``, if given, is called with each
+    preprocessed B-scan and its region of interest, both uint8 (rows, columns), and its `Surfaces`;
+    ``on_impossible(labels)`` with the labels that the next B-scan would have without `Decisions.only_possible`, if
+    there is that. The next B-scan is prepared while one is predicted, and no more than a few are held. The scan's
+    padding is background with probability 1. Raises `NotFinite`.
     """
     settings, decisions = network.settings, decisions or network.decisions
     rows, pixel_mm2 = voxels.shape[1], spacing_mm[0] * spacing_mm[1]
@@ -336,7 +292,6 @@ def segmented_slices(
         settings.slice_sd,
         tile_pixels=network.tile_pixels,
         step=tile_step(settings.network),
-        head_outputs=head_outputs if network.has_heads else None,
         channels=network.channels,
     )
     of_taught = (of_taught_fluids(probabilities, settings.taught) for probabilities in predicted)

@@ -49,11 +49,10 @@ def predict_probabilities(
     neighbours=True,
     tile_pixels=TILE_PIXELS,
     step=STEP,
-    head_outputs=None,
 ):
     """Class probabilities of B-scans of a preprocessed volume.
 
-    `model`, `tile_pixels`, `step` and `head_outputs` are as in `predict_stacks`; `volume` is uint8 (slices, rows,
+    `model`, `tile_pixels` and `step` are as in `predict_stacks`; `volume` is uint8 (slices, rows,
     columns) with 0 = invalid. `find_region` maps a B-scan to the mask of the pixels to predict. `slices` are the
     indices of the B-scans to predict, by default all; `neighbours` says what the network sees of each, as
     `slices_seen`. Nothing else is read, so that `volume` may be a memory map. Yields float32 (rows, columns, 4) for
@@ -70,21 +69,17 @@ def predict_probabilities(
         slice_sd,
         tile_pixels=tile_pixels,
         step=step,
-        head_outputs=head_outputs,
     )
 
 
-def predict_stacks(
-    model, stacks, slice_mean, slice_sd, *, tile_pixels=TILE_PIXELS, step=STEP, head_outputs=None, channels=4
-):
+def predict_stacks(model, stacks, slice_mean, slice_sd, *, tile_pixels=TILE_PIXELS, step=STEP, channels=4):
     """Class probabilities, float32 (rows, columns, channels), of each of `stacks`.
 
     `model` maps (B, H, W, 3) to (B, H - 2 m, W - 2 m, channels) for any H, W divisible by `step`, or for the only H, W
     that it takes (its first output is used). `stacks` is an iterable of (the slices of a preprocessed volume that
     the network sees, uint8 (3, rows, columns), all of one size; the region to predict, (rows, columns), not 0 there).
     The rest is background with probability 1: what lies beyond the region's bounding box is not computed. As many
-    B-scans are computed at once, in as large tiles, as `tile_pixels` allow, which bound the memory. Of a model with
-    further outputs, each tile's are appended to the list `head_outputs`, if given, as float (B, n).
+    B-scans are computed at once, in as large tiles, as `tile_pixels` allow, which bound the memory.
     """
     stacks = iter(stacks)
     first = next(stacks, None)
@@ -103,11 +98,7 @@ def predict_stacks(
             inputs = tile.cut(images).astype(np.float32)
             inputs -= slice_mean
             inputs /= slice_sd
-            outputs = model.predict_on_batch(inputs)
-            probabilities, *heads = as_list(outputs)
-            if head_outputs is not None:
-                head_outputs.append(np.concatenate([np.reshape(head, (len(group), -1)) for head in heads], axis=1))
-            tile.paste(probabilities, stitched)
+            tile.paste(as_list(model.predict_on_batch(inputs))[0], stitched)
         stitched[~regions] = np.eye(channels, dtype=np.float32)[0]
         yield from stitched
 
