@@ -1,13 +1,12 @@
 """Time of a step of adversarial fine-tuning against plain training's, and against the straightforward form.
 
     python -m benchmarks.adversarial [--base-filters 64] [--batch 16] [--repeats 5] [--dtype-policy float32]
-        [--d-base-filters N] [--verdict patch] [--unlabelled]
+        [--d-base-filters N]
 
 The straightforward form predicts the masks and trains the discriminator on readers' and generated masks by
 `train_on_batch`. Then it trains the U-Net by `train_on_batch` on both networks joined, with the discriminator frozen;
 this computes the U-Net's forward pass again. Plain training is model_training.py's, with its metrics. The three take
-turns; the best time of each counts. Prints a Markdown table. With `--unlabelled` half of the batch has no labels, which
-the straightforward form cannot do; plain training has all of it.
+turns; the best time of each counts. Prints a Markdown table.
 """
 
 import argparse
@@ -25,20 +24,16 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype-policy", default="float32")
     parser.add_argument("--d-base-filters", type=int, help="as --base-filters unless given")
-    parser.add_argument("--verdict", default="patch", choices=("patch", "pixel"))
-    parser.add_argument("--unlabelled", action="store_true", help="leave half of the batch without labels")
     arguments = parser.parse_args()
 
     set_up_keras(seed=0, deterministic=True)
     create = {"base_filters": arguments.base_filters, "dtype_policy": arguments.dtype_policy, "seed": 0}
-    judging = {"base_filters": arguments.d_base_filters or arguments.base_filters, "verdict": arguments.verdict}
-    n_labelled = arguments.batch // 2 if arguments.unlabelled else arguments.batch
+    judging = {"base_filters": arguments.d_base_filters or arguments.base_filters}
     forms = {
         "plain training": plain_training(arguments.batch, create),
-        "adversarial step": adversarial_step(n_labelled, create, create | judging),
+        "adversarial step": adversarial_step(arguments.batch, create, create | judging),
+        "predict and two train_on_batch": straightforward(arguments.batch, create),
     }
-    if not arguments.unlabelled:
-        forms["predict and two train_on_batch"] = straightforward(arguments.batch, create)
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, 1, (arguments.batch, 256, 128, 3)).astype(np.float32)
     masks = np.eye(4, dtype=np.uint8)[rng.integers(0, 4, images.shape[:3])]
@@ -53,8 +48,7 @@ def main():
     print("| a step | s | times plain training |\n|---|---|---|")
     for name, value in best.items():
         print(f"| {name} | {value:.3f} | {value / best['plain training']:.2f} |")
-    if not arguments.unlabelled:
-        print(f"\nfaster than the straightforward form by {best[name] / best['adversarial step']:.2f}")
+    print(f"\nfaster than the straightforward form by {best[name] / best['adversarial step']:.2f}")
 
 
 def adam(create, name):
@@ -80,10 +74,10 @@ def plain_training(batch, create):
     return lambda images, masks: scores(unet.train_on_batch(images, masks, return_dict=True))
 
 
-def adversarial_step(n_labelled, create, judging):
+def adversarial_step(batch, create, judging):
     """Function (images, masks) that takes an `AdversarialStep` in which both networks learn.
 
-    Only `n_labelled` of the images have labels. `judging` are arguments of `create_discriminator`.
+    `judging` are arguments of `create_discriminator`.
     """
     from model import create_discriminator, create_unet_model
     from utils.training.adversarial import AdversarialStep
@@ -94,12 +88,12 @@ def adversarial_step(n_labelled, create, judging):
         create_unet_model(**create, rearranged_output=True),
         create_discriminator(**judging),
         *optimizers,
-        losses(n_labelled),
-        AdversarialRules(weight=0.05),
+        losses(batch),
+        AdversarialRules(weight=0.05, real_label=1.0, ready_accuracy=0.0, ahead_accuracy=1.0),
     )
 
     def train(images, masks):
-        step(images[:n_labelled], masks[:n_labelled], *([images[n_labelled:]] if n_labelled < len(images) else []))
+        step(images, masks)
         return step.means()
 
     return train

@@ -20,7 +20,6 @@ from loss_functions import (
     get_plain_cross_entropy_and_class_dice_loss_function,
     presence_loss,
     self_training_loss,
-    smoothed_reference,
     straight_through_one_hot,
 )
 from utils.base import center_crop
@@ -228,15 +227,6 @@ def test_the_generators_gradient_from_the_discriminators():
     logits = np.array([[0.0], [2.0], [-100.0]], "float32")
     factors = ops.convert_to_numpy(generator_to_discriminator_gradient(logits))
     np.testing.assert_allclose(factors, [[-2], [-0.270671], [-2 * math.exp(60)]], rtol=1e-5)
-
-
-def test_a_smoothed_reference_by_hand():
-    """Right and surer than 0.9: the network's own; right and less sure, or wrong: 0.9, and the rest in its shares."""
-    probabilities = np.array([[[[0.96, 0.04, 0, 0], [0.5, 0.3, 0.1, 0.1], [0, 1, 0, 0]]]], "float32")
-    reference = one_hot(np.array([[[0, 0, 0]]]))
-    smoothed = ops.convert_to_numpy(smoothed_reference(reference, probabilities))
-    expected = [[0.96, 0.04, 0, 0], [0.9, 0.06, 0.02, 0.02], [0.9, 0.1, 0, 0]]
-    np.testing.assert_allclose(smoothed[0, 0], expected, atol=1e-6)
 
 
 def test_self_training_loss_by_hand():
