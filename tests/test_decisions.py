@@ -247,6 +247,11 @@ def test_a_smallest_lesion_never_loses_dice(true_ones, smallest_mm2):
     assert choose_decisions([false] * 3 + [true], Decisions(0.5)).smallest_lesion_mm2 == smallest_mm2
 
 
+def test_a_b_scan_of_which_nothing_is_said_is_right_where_nothing_is_outlined():
+    scans = [b_scan([(1, 0.9, True, 20), (1, 0.9, False, 4)]), b_scan([])]
+    assert choose_decisions(scans, Decisions(0.5)).smallest_lesion_mm2 == 0.002
+
+
 def test_small_false_lesions_set_the_smallest_lesion():
     chosen = choose_decisions([b_scan([(1, 0.9, True, 20), (1, 0.9, False, 4), (1, 0.9, False, 4)])], Decisions(0.5))
     assert chosen.smallest_lesion_mm2 == 0.002  # 16 pixels of the larger one are 0.0016 mm2

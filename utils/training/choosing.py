@@ -53,7 +53,7 @@ class Predicted:
         """The same without the rows and columns in which nothing is outlined and no fluid is as probable as `least`."""
         matters = (self.reference > 0) | (self.probabilities[..., 1:].max(axis=-1) >= least)
         window = tuple(
-            slice(*(np.flatnonzero(along)[[0, -1]] + (0, 1))) if along.any() else slice(0)
+            slice(*(np.flatnonzero(along)[[0, -1]] + (0, 1))) if along.any() else slice(1)  # OpenCV needs a pixel
             for along in (matters.any(axis=1), matters.any(axis=0))
         )
         return replace(self, probabilities=self.probabilities[window], reference=self.reference[window], possible=None)
