@@ -203,6 +203,16 @@ def test_a_healthy_eye_comes_back_empty():
         np.testing.assert_array_equal(chosen.labels(probabilities, presence, PIXEL_MM2), scan.reference)
 
 
+def test_a_gate_never_costs_the_fluid_that_few_b_scans_hold():
+    """One of thirteen holds it, and all look alike: that one does is unlikely, and yet most of its pixels are right."""
+    scans = [b_scan([(1, 0.8, True, 20)]), *[b_scan([(1, 0.8, False, 5)])] * 12]
+    chosen = choose_decisions(scans, Decisions(0.5))
+    probabilities = chosen.calibrated(scans[0].probabilities)
+    presence = presence_scores(probabilities)
+    assert chosen.present_from[0] <= chosen.presence_probability(presence)[0] < 0.5
+    np.testing.assert_array_equal(chosen.labels(probabilities, presence, PIXEL_MM2), scans[0].reference)
+
+
 def test_the_presence_line_is_where_likelihood_and_priors_balance():
     """Normal priors: of the offset around 0 with a spread of 1, of the slope around 1 with a spread of 0.3."""
     bodies = [(0.55, True), (0.8, True), (0.9, True), (0.6, False), (0.3, False), (0.85, False)]

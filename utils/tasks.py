@@ -70,7 +70,8 @@ BOX_SETTINGS = {
     "OUTPUT_ROOT": BOX_BUILD / "real" / "fold_untouched",
     "PATIENT_PATTERN": r"^[A-Z]+-(\d+)",
     "RUN_NAME": "box",
-    "EPOCH": 5,
+    "EPOCH": 6,
+    "MONITOR": "val_loss",  # Dice is that of two B-scans for SRF and for PED
     "CHOOSE_DECISIONS": False,  # the folds' held-out B-scans choose them
 }
 FOLD_SETTINGS = {**BOX_LEARNS_FROM, "EPOCH": 4, "VALIDATION_B_SCANS": 40}

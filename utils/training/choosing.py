@@ -22,7 +22,7 @@ from utils.training.validation import predicted_b_scans
 # 1 and 10 % more or less than the one before, from 0.38 to 4.2; those that change least come first.
 TEMPERATURES = sorted((10.0 ** (np.arange(-10, 16) / 24)).tolist(), key=lambda value: abs(np.log(value)))
 THRESHOLDS = (*np.arange(0.05, 0.951, 0.05).round(2).tolist(), 0.97, 0.98, 0.99)
-AS_LIKELY_AS_NOT = 0.5  # the probability of presence from which on a fluid counts
+PRESENT_FROM = (0.5, 0.4, 0.3, 0.2, 0.1, 0.0)  # probability of presence from which on a fluid counts
 PRIOR_SPREAD = (1.0, 0.3)  # of offset and slope around 0 and 1: a handful of B-scans moves them little
 SMALLEST_LESIONS_MM2 = (0.0, 0.0005, 0.001, 0.002, 0.004)  # 11 to 90 pixels of a Spectralis B-scan
 EQUAL_DICE = 0.005  # Dice values that differ by less count as equal: the validation B-scans are few
@@ -64,8 +64,8 @@ def choose_decisions(b_scans, start, earlier=None):
 
     One after the other: whether fluid counts only where it can be, which is so if nearly all outlines lie there; the
     temperature by cross-entropy; each fluid's threshold by Dice over all B-scans together; what makes a probability of
-    a presence score, by logistic regression: a fluid counts where it is more likely there than not; the smallest
-    lesion, by the mean Dice of the B-scans, which is 1 where rightly nothing is found, as far as the Dice of all
+    a presence score, by logistic regression; from which probability of presence on a fluid counts, and the smallest
+    lesion, both by the mean Dice of the B-scans, which is 1 where rightly nothing is found, as far as the Dice of all
     together does not fall; what makes an expected Dice, by the same regression on the B-scans' Dice. Of equal values
     that is taken which changes least. A fluid counts in the B-scans in which it was outlined. One that none of these
     holds keeps what it has in `earlier`, the `Decisions` of the model that training started from, else its start.
@@ -109,7 +109,7 @@ def choose_decisions(b_scans, start, earlier=None):
         offset, slope = _line(np.array(presences)[known, index], holds[known, index])
         chosen = _with(chosen, "presence_offsets", index, offset)
         chosen = _with(chosen, "presence_slopes", index, slope)
-        chosen = _with(chosen, "present_from", index, AS_LIKELY_AS_NOT)
+        chosen = _with_gate(chosen, index, lambda candidate, index=index: dice_of(candidate)[:, index])
     for index in sorted({*range(len(FLUIDS))} - {*held}):
         for name in ("fluid_thresholds", "present_from", "presence_offsets", "presence_slopes"):
             if earlier and getattr(earlier, name):
@@ -181,6 +181,18 @@ def _line(values, truth):
 
     bounds = [(None, None), (0.1, None)]  # a higher value never means less
     return optimize.minimize(loss, (0.0, 1.0), bounds=bounds).x.tolist()
+
+
+def _with_gate(decisions, index, dice):
+    """`decisions` with the probability of presence from which on the fluid at `index` counts, as likely as not at most.
+
+    That is the best by the mean Dice of the B-scans, among those with no less Dice of all together than without it.
+    ``dice(candidate)`` gives (Dice of all together, mean Dice).
+    """
+    candidates = [_with(decisions, "present_from", index, value) for value in PRESENT_FROM]
+    values = [dice(candidate) for candidate in candidates]
+    kept = [pair for pair in zip(candidates, values, strict=True) if pair[1][0] >= values[-1][0]]
+    return _first_of_the_best([candidate for candidate, _ in kept], [mean for _, (_, mean) in kept])
 
 
 def _first_of_the_best(candidates, values):
