@@ -232,7 +232,7 @@ def test_imports_take_any_device_and_ask_about_the_scale(tmp_path, capsys):
         output = run_import(tmp_path, "masks", *PAIRED, *BY_COLOUR, said=said)
         assert (output / vendor / "1__1-a" / "oct.mhd").exists()
         printed = capsys.readouterr().out
-        assert f"python prepare_data.py {flag}--set DATA_ROOT=" in printed
+        assert f"next: python prepare_data.py {flag}--recipe " in printed
         assert (f"300 rows of 0.00387 mm are {rows:.2g} mm" in printed) == (vendor == "Spectralis")
         shutil.rmtree(output)
     (line,) = refusal(tmp_path, "masks", *PAIRED, *BY_COLOUR, said=["--vendor", "my-device", *SAID[2:]])

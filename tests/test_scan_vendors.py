@@ -1,5 +1,7 @@
 """Heidelberg's .e2e files with several series, each of which is stood in for: such files cannot be made here."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ class Volume:
     def __init__(self, grey):
         self.data = np.full((2, 20, 30), grey, np.uint8)
         self.meta = {"scale_unit": "px", "laterality": "OD"}
+        self.localizer = SimpleNamespace(meta={}, data=np.zeros((4, 4), np.uint8))  # without a picture
 
 
 class Series:

@@ -194,7 +194,8 @@ def test_fine_tuning_keeps_the_starting_model_unless_it_is_beaten(trained):
 
 def test_fine_tuning_with_unlabelled_scans_says_where_there_are_none(trained):
     settings, _ = trained
-    _, stderr = run("adversarial_training.py", expected=2, **settings, UNLABELLED_SHARE=0.5)
+    unlabelled = {"UNLABELLED_SHARE": 0.5, "SELF_TRAINING_WEIGHT": 1.0, "EMA_MOMENTUM": 0.9}
+    _, stderr = run("adversarial_training.py", expected=2, **settings, **unlabelled)
     (line,) = stderr.strip().splitlines()
     assert "slice_gt.csv: holds 0 B-scans without labels" in line
 

@@ -6,8 +6,6 @@ import pytest
 from helpers import arguments, run_python, write_raw_case
 from stand_in import bright_scan, export_brightness_model
 
-import adversarial_training
-import config
 from utils.ancestry import inherit
 from utils.errors import InputError
 from utils.evaluation.held_out import segment_and_score
@@ -169,16 +167,6 @@ def test_training_says_what_no_case_outlines(start, validation, notes):
     found = list(data.notes_on_outlines())
     assert len(found) == len(notes)
     assert all(note.startswith(expected) for note, expected in zip(found, notes, strict=True))
-
-
-def test_a_discriminator_refuses_scans_without_outlines_beside_partly_outlined_ones(monkeypatch):
-    partly = rows_that_outline((1, 0, 0), (1, None, 0))
-    monkeypatch.setattr(config, "ADVERSARIAL_WEIGHT", 0.1)
-    with pytest.raises(InputError, match=r"UNLABELLED_SHARE = 0: Topcon a outlines IRF, PED alone, expected all"):
-        adversarial_training.check_masks_are_alike(partly)
-    adversarial_training.check_masks_are_alike(partly[:1])
-    monkeypatch.setattr(config, "ADVERSARIAL_WEIGHT", 0.0)
-    adversarial_training.check_masks_are_alike(partly)  # the teacher stays
 
 
 @pytest.mark.slow
