@@ -48,7 +48,9 @@ def test_its_entry_point_segments_with_what_is_copied(tmp_path):
                 shutil.copytree(PROJECT / source, app / target, ignore=shutil.ignore_patterns("*.keras", "build"))
             else:
                 shutil.copy(PROJECT / source, app / target)
-    export_onnx(export_brightness_model(tmp_path), app / "weights" / "oct_fluid.onnx")
+    model = export_brightness_model(tmp_path)
+    shutil.copy(model.with_suffix(".json"), app / "weights" / "oct_fluid.json")
+    export_onnx(model, app / "weights" / "oct_fluid.onnx")
     write_volume(data / "scan.mhd", bright_scan(), (0.0117, 0.003872, 0.12))
     (entry,) = (json.loads(line.removeprefix("ENTRYPOINT ")) for line in LINES if line.startswith("ENTRYPOINT"))
     assert entry == ["python", "/app/test.py"]

@@ -1,5 +1,7 @@
 """A training step of our own, compiled, whose measures are summed where it runs: no step waits for the one before."""
 
+import abc
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,11 +9,11 @@ from keras import ops
 from utils.training.backends import create_backend
 
 
-class MeasuredStep:
+class MeasuredStep(abc.ABC):
     """What `AdversarialStep` and `TeacherStep` share: the steps taken, means of measures, weights that rise.
 
-    A subclass has `names`, those of its measures, and `variables`, all that a step changes and that the next one
-    depends on. It calls `compile` at the end of its ``__init__``, and `count` with the measures in each step.
+    A subclass has `names`, those of its measures. It calls `compile` at the end of its ``__init__``, and `count` with
+    the measures in each step.
     """
 
     names: tuple = ()
@@ -22,8 +24,9 @@ class MeasuredStep:
         self._summed_steps = 0
 
     @property
+    @abc.abstractmethod
     def variables(self):
-        raise NotImplementedError
+        """All Keras variables that a step changes and that the next one depends on."""
 
     def compile(self, step, jit_compile, further_variables=()):
         """Let ``self(...)`` run `step`, which uses `variables` and may use `further_variables`."""
