@@ -21,20 +21,20 @@ import numpy as np
 import config
 from utils.data_prepare import get_iterator_nuts
 from utils.errors import InputError, run_script
-from utils.exported_model import check_input, export_epoch, is_whole, set_weights
-from utils.keras_setup import failures_named, set_up_keras
-from utils.networks import as_list, create_inference_network, create_network
-from utils.patch_settings import blind_to_labels
+from utils.networks.exported_model import check_input, export_epoch, is_whole, set_weights
+from utils.networks.keras_setup import failures_named, set_up_keras
+from utils.networks.networks import as_list, create_inference_network, create_network
 from utils.plots import save_comparison
 from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.segmentation.decisions import decisions_of_run
+from utils.settings.patch_settings import blind_to_labels
+from utils.settings.rules import OptimizerSettings
 from utils.training import run_folder
 from utils.training.choosing import add_decisions
 from utils.training.data import read_training_data, with_unlabelled
 from utils.training.discriminator_state import converged, discriminator_state
 from utils.training.epoch import compile_for_scoring, epoch_batches, estimate_steps, score_epoch, segmentation_losses
 from utils.training.optimizer import copy_weights, create_optimizer
-from utils.training.rules import OptimizerSettings
 from utils.training.run import TrainingRun, why_finished
 from utils.training.state import newest_state
 
@@ -116,7 +116,6 @@ def fine_tune(folder, data, state):
     run = TrainingRun(
         folder,
         inference,
-        step.generator_optimizer,
         step.variables,
         state,
         config.training_rules(adversarial_epochs()),
@@ -137,7 +136,7 @@ def fine_tune(folder, data, state):
                 for batch in batches:
                     step(*batch)
                     run.after_step(step.means())
-            row = run.end_epoch(score(run, step, epoch, data, shown), config.BATCH_SIZE)
+            row = run.end_epoch(score(run, step, epoch, data, shown), config.BATCH_SIZE, step.generator_optimizer)
             report(row, run.progress["best"], run.seconds_left())
             warning = discriminator_state(run.progress["history"], config.D_WARM_UP_STEPS)
             if warning and config.ADVERSARIAL_WEIGHT:
@@ -227,17 +226,8 @@ def score(run, step, epoch, data, shown):
     inference = run.network
     copy_weights(step.generator, step.generator_optimizer, inference)
     held_out = try_discriminator(run, step, epoch, shown) if shown else {}
-    return held_out | score_epoch(
-        inference,
-        config.split_csv("val"),
-        data.b_scans,
-        run.folder / "previews" / f"{epoch:04d}.png",
-        config.batch_settings(),
-        network=config.MODEL,
-        threshold=config.THRESHOLD,
-        taught=data.taught,
-        stop_if_asked=run.stop_if_asked,
-    )
+    preview = run.folder / "previews" / f"{epoch:04d}.png"
+    return held_out | score_epoch(inference, data, config.scoring_rules(), preview, run.stop_if_asked)
 
 
 def try_discriminator(run, step, epoch, shown):

@@ -9,11 +9,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from utils import exported_model, setting_rules
 from utils.errors import InputError
-from utils.patch_settings import BatchSettings, MixedRoot, PatchSettings, augmentations
-from utils.settings import add_options, options_of, read_overrides, read_recipe
-from utils.training.rules import AdversarialRules, OptimizerSettings, TrainingRules
+from utils.networks import exported_model
+from utils.settings import setting_rules
+from utils.settings.patch_settings import BatchSettings, MixedRoot, PatchSettings, augmentations
+from utils.settings.rules import AdversarialRules, OptimizerSettings, ScoringRules, SplitRules, TrainingRules
+from utils.settings.settings import add_options, options_of, read_overrides, read_recipe
 
 # ---- Where things are ----------------------------------------------------------------------------------------------
 # Folder of the raw volumes: RETOUCH-TrainingSet-<Vendor>/<case>/{oct,reference}.mhd.
@@ -246,7 +247,7 @@ def matched_histogram_csv(preprocessed=None):
 
 
 def preparation_settings(preprocessed=None):
-    """Arguments of `utils.prepared.describe_data`: where step 1 has put its files, and how it should have made them.
+    """Arguments of `describe_data`: where step 1 has put its files, and how it should have made them.
 
     `preprocessed` is a fold's folder in place of `preprocessed_folder`.
     """
@@ -256,6 +257,11 @@ def preparation_settings(preprocessed=None):
         "reference_histogram_csv": matched_histogram_csv(preprocessed),
         "patient_pattern": PATIENT_PATTERN,
     }
+
+
+def split_rules():
+    """The `SplitRules` by which patients train, validate or test."""
+    return SplitRules(PATIENT_PATTERN, TEST_FRACTION, VALIDATION_FRACTION, SEED, FOLDS, FOLD)
 
 
 def mixed_roots():
@@ -298,7 +304,7 @@ def batch_settings():
 
 
 def network_settings():
-    """Arguments of `utils.networks.create_network`."""
+    """Arguments of `utils.networks.networks.create_network`."""
     return {
         "name": MODEL,
         "encoder_weights": ENCODER_WEIGHTS,
@@ -323,6 +329,11 @@ def training_rules(epochs):
         keep_epochs=KEEP_EPOCHS,
         save_minutes=SAVE_MINUTES,
     )
+
+
+def scoring_rules():
+    """The `ScoringRules` by which epochs are scored on the validation cases."""
+    return ScoringRules(split_csv("val"), batch_settings(), MODEL, THRESHOLD)
 
 
 def optimizer_settings(epochs):
@@ -390,7 +401,7 @@ def load(argv, parser=None):
     """Apply every ``--recipe NAME``, then every ``--set NAME=VALUE`` in `argv`, and return the other arguments.
 
     `parser` is the script's own `argparse.ArgumentParser`, to which both are added. A recipe is a file, or one of those
-    in recipes/ (`utils.settings.read_recipe`). Raises `InputError` for an unknown name (with the closest match) or a
+    in recipes/ (`read_recipe`). Raises `InputError` for an unknown name (with the closest match) or a
     value of another type than the one in this file.
     """
     parser = parser or argparse.ArgumentParser()

@@ -36,12 +36,11 @@ import pandas as pd
 from tqdm import tqdm
 
 import config
-from utils.ancestry import doubts, inherit
 from utils.errors import InputError, run_script
 from utils.evaluation import detection
 from utils.evaluation.held_out import segment_and_score
 from utils.evaluation.pairs import fullest_b_scan, match_pairs, pairs_of_split, score_pairs, typical_cases
-from utils.evaluation.report import markdown_table, write_report
+from utils.evaluation.report import Evaluation, markdown_table, write_report
 from utils.evaluation.statistics import (
     check_once,
     compare_volumes,
@@ -50,14 +49,15 @@ from utils.evaluation.statistics import (
     summarise_volumes,
     with_patients,
 )
-from utils.exported_model import BOX_MODEL, best_model, check_input, read_best
 from utils.files import write_csv, write_json
 from utils.html import number
-from utils.keras_setup import set_up_keras
 from utils.labels import FLUIDS
+from utils.networks.exported_model import BOX_MODEL, best_model, check_input, read_best
+from utils.networks.keras_setup import set_up_keras
 from utils.plots import save_comparison
+from utils.preparation.ancestry import doubts, inherit
+from utils.preparation.prepared import all_seen, check_unseen, fluids_outlined, read_csv_data, read_outlined_rows
 from utils.preparation.reference_histogram import read_histogram_if_any
-from utils.prepared import all_seen, check_unseen, fluids_outlined, read_csv_data, read_outlined_rows
 from utils.segmentation.decisions import decisions_of_run
 from utils.segmentation.predict import load_network
 from utils.training import run_folder
@@ -161,9 +161,16 @@ def evaluate_model(given, output):
             f"(mean AUC there: {_tried(aucs)}).",
             "Detection's thresholds: largest sensitivity + specificity on the validation cases.",
         ]
-        title = f"Evaluation of {config.RUN_NAME}"
         write_csv(folder / "reliability.csv", reliability["test"])
-        report(folder, title, facts, tables["test"], parts["test"], failed, score, notes, patches, reliability["test"])
+        report(
+            *(folder, tables["test"], parts["test"], score),
+            title=f"Evaluation of {config.RUN_NAME}",
+            facts=facts,
+            notes=notes,
+            failed=failed,
+            patches=patches,
+            reliability=reliability["test"],
+        )
     arguments = [parts["test"][0].oct_path.parent, "--output", "segmented", *(["--model", given] if given else [])]
     print(f"next: {config.command('test.py', *arguments)}")
 
@@ -223,7 +230,7 @@ def evaluate_predictions(predictions, references, output):
     volumes = volumes.assign(average_precision=np.nan, threshold=0.0, threshold_score=score)
     volumes[score] = volumes.volume_mm3
     facts = {"predictions": str(predictions), "reference": str(references)}
-    report(output, "Evaluation", facts, volumes, pairs, failed, score, notes)
+    report(output, volumes, pairs, score, title="Evaluation", facts=facts, notes=notes, failed=failed)
 
 
 # ---- All folds ------------------------------------------------------------------------------------------------------
@@ -259,8 +266,8 @@ def pool_folds():
     pooled = pd.concat(volumes, ignore_index=True)
     check_once(f"{config.OUTPUT_ROOT}: all folds' held-out cases", pooled)
     facts = {"folds": f"{config.FOLDS}, each case scored by the model that has not seen it", "run": config.RUN_NAME}
-    title = f"Evaluation of {config.RUN_NAME}"
-    report(config.run_folder("evaluation"), title, facts, pooled, pairs, failed, score, notes)
+    told = {"title": f"Evaluation of {config.RUN_NAME}", "facts": facts, "notes": notes, "failed": failed}
+    report(config.run_folder("evaluation"), pooled, pairs, score, **told)
 
 
 def choose_decisions_by_folds(further):
@@ -338,12 +345,12 @@ def _read_with_patients(path):
 
 
 # ---- Tables and report ----------------------------------------------------------------------------------------------
-def report(folder, title, facts, volumes, pairs, failed, score, notes, patches=None, reliability=None):
+def report(folder, volumes, pairs, score, *, title, facts, notes, failed, **content):
     """Write all tables, pictures and both reports into `folder` and print the summary.
 
     `volumes` has a row for each case and fluid, with detection's scores, thresholds and the names of the scores that
-    these belong to. `score` names the score of the ROC curves. `reliability` is a `reliability_table`. Raises
-    `InputError` with the messages in `failed`.
+    these belong to; `pairs` are the cases. `score` names the score of the ROC curves. The other arguments are those of
+    an `Evaluation`. Raises `InputError` with the messages in `failed`.
     """
     volumes = with_patients(volumes, config.PATIENT_PATTERN)
     notes = [*notes, *one_sided(volumes)]
@@ -365,26 +372,16 @@ def report(folder, title, facts, volumes, pairs, failed, score, notes, patches=N
         shown = np.unique(np.linspace(0, len(with_scan) - 1, COMPARED_CASES).round().astype(int))
         rows = [fullest_b_scan(with_scan[index], list(FLUIDS.values())) for index in shown]
         save_comparison(folder / "comparison.png", rows)
-    write_report(
-        folder,
-        title=title,
-        facts=facts,
-        volumes=volumes,
-        summary=summary,
-        detection=detected,
-        curves=curves,
-        patches=patches,
-        reliability=reliability,
-        overlays=typical_cases(volumes, pairs),
-        failed=failed,
-        notes=notes,
-    )
+    overlays = typical_cases(volumes, pairs)
+    content |= {"summary": summary, "detection": detected, "curves": curves, "overlays": overlays}
+    evaluation = Evaluation(title, facts, volumes, notes=notes, failed=failed, **content)
+    write_report(folder, evaluation)
     tables = {"volumes": summary, "detection": detected}
     records = {
         name: table.astype(object).where(table.notna(), None).to_dict("records") for name, table in tables.items()
     }
-    content = {"facts": facts, "patches": patches, **records, "notes": notes, "failed": failed}
-    write_json(folder / "summary.json", {**content, "settings": config.values(), "versions": run_folder.versions()})
+    told = {"facts": facts, "patches": evaluation.patches, **records, "notes": notes, "failed": failed}
+    write_json(folder / "summary.json", {**told, "settings": config.values(), "versions": run_folder.versions()})
     print((folder / "report.md").read_text("utf-8").partition("\n## By vendor")[0])
     print(f"\nreport: {folder / 'report.html'}")
     if failed:

@@ -22,17 +22,17 @@ The loop, from the settings in config.py to the exported model:
 import functools
 
 import config
-from utils.ancestry import doubts
 from utils.errors import run_script
-from utils.exported_model import check_input, export_epoch, is_whole, set_weights, taught_fluids
-from utils.keras_setup import failures_named, set_up_keras
 from utils.labels import FLUIDS
-from utils.networks import check_encoder_weights, create_inference_network, create_network
+from utils.networks.exported_model import check_input, export_epoch, is_whole, set_weights, taught_fluids
+from utils.networks.keras_setup import failures_named, set_up_keras
+from utils.networks.networks import check_encoder_weights, create_inference_network, create_network
+from utils.preparation.ancestry import doubts
+from utils.preparation.prepared import all_seen, check_unseen
 from utils.preparation.reference_histogram import read_histogram_if_any
-from utils.prepared import all_seen, check_unseen
 from utils.segmentation.appearance import training_appearance
 from utils.segmentation.decisions import decisions_of_run
-from utils.settings import RETIRED
+from utils.settings.settings import RETIRED
 from utils.training import run_folder
 from utils.training.choosing import add_decisions
 from utils.training.data import read_training_data
@@ -123,7 +123,6 @@ def train(folder, data, sharing, state):
     run = TrainingRun(
         folder,
         inference,
-        optimizer,
         [*unet.non_trainable_variables, *unet.trainable_variables, *optimizer.variables],
         state,
         config.training_rules(config.EPOCH),
@@ -135,7 +134,7 @@ def train(folder, data, sharing, state):
     batches_of_host = sharing.part_of_batches(config.batch_settings())
     if data.watched and not state:
         copy_weights(unet, optimizer, inference)
-        dice = dice_text(score(inference, data, None, run.stop_if_asked))
+        dice = dice_text(score_epoch(inference, data, config.scoring_rules(), None, run.stop_if_asked))
         print(f"starting model: val Dice IRF/SRF/PED {dice}", flush=True)
     expected_steps = config.STEPS_PER_EPOCH or estimate_steps(config.split_csv("train"), config.batch_settings())
     with run.interruptible(), failures_named():
@@ -155,8 +154,8 @@ def train(folder, data, sharing, state):
                 fit_epoch(unet, batches, run.after_step)
             copy_weights(unet, optimizer, inference)
             preview = folder / "previews" / f"{epoch:04d}.png" if run.records else None
-            validation = score(inference, data, preview, run.stop_if_asked)
-            row = run.end_epoch(sharing.agreed(validation), config.BATCH_SIZE)
+            validation = score_epoch(inference, data, config.scoring_rules(), preview, run.stop_if_asked)
+            row = run.end_epoch(sharing.agreed(validation), config.BATCH_SIZE, optimizer)
             report(row, run.progress["best"], run.seconds_left())
     run.finish(reason)
     print(f"next: {config.command('adversarial_training.py')}\nor:   {config.command('evaluate.py')}")
@@ -169,21 +168,6 @@ def starts_from(data, state):
     if data.start:
         return f"{data.start.path}, taught {', '.join(taught_fluids(data.start.details))}"
     return "random weights" + f", an encoder of {config.ENCODER_WEIGHTS}" * bool(config.ENCODER_WEIGHTS)
-
-
-def score(inference, data, preview, stop_if_asked):
-    """`score_epoch` of `inference` on the validation cases of the `TrainingData`; `preview` is the picture's path."""
-    return score_epoch(
-        inference,
-        config.split_csv("val"),
-        data.b_scans,
-        preview,
-        config.batch_settings(),
-        network=config.MODEL,
-        threshold=config.THRESHOLD,
-        taught=data.taught,
-        stop_if_asked=stop_if_asked,
-    )
 
 
 def model_details(data):

@@ -55,10 +55,10 @@ from utils.preparation.prepare_case import (
     why_images_unfinished,
     why_roi_unfinished,
 )
+from utils.preparation.prepared import COLUMNS, record_path, volume_paths
 from utils.preparation.preprocessing import grey_value_histogram, resampled_rows, to_8_bit
 from utils.preparation.reference_histogram import read_reference_histogram, write_reference_histogram
 from utils.preparation.splits import PARTS, not_outlined_text, split_patients, split_text
-from utils.prepared import COLUMNS, record_path, volume_paths
 from utils.volumes.mhd import read_volume
 
 LEFT_OUT_LINES = 12  # printed, of volume files that are part of no case
@@ -167,13 +167,8 @@ def create_split(facts, existing):
         )
     return split_patients(
         [(case.vendor, case.name) for case in of_labelled],
-        pattern=config.PATIENT_PATTERN,
-        test_fraction=config.TEST_FRACTION,
-        validation_fraction=config.VALIDATION_FRACTION,
-        seed=config.SEED,
+        config.split_rules(),
         fluids={(case.vendor, case.name): fluids_held(of_case) for case, of_case in of_labelled.items()},
-        folds=config.FOLDS,
-        fold=config.FOLD,
         existing=existing,
     )
 

@@ -44,10 +44,10 @@ from tqdm import tqdm
 
 import config
 from utils.errors import InputError, run_script
-from utils.exported_model import BOX_MODEL, PredictionSettings, find_best_model, read_best
 from utils.files import locked, remove_unfinished, write_csv
 from utils.labels import FLUIDS
 from utils.names import as_text
+from utils.networks.exported_model import BOX_MODEL, PredictionSettings, find_best_model, read_best
 from utils.parallel import map_unordered
 from utils.segmentation.columns import write_columns, write_results
 from utils.segmentation.decisions import Decisions, decisions_of_run

@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from utils.keras_setup import set_up_keras
+from utils.networks.keras_setup import set_up_keras
 
 
 def main():
@@ -52,8 +52,8 @@ def main():
 
 
 def adam(create, name):
+    from utils.settings.rules import OptimizerSettings
     from utils.training.optimizer import create_optimizer
-    from utils.training.rules import OptimizerSettings
 
     return create_optimizer(OptimizerSettings(2e-4, 0.5), create["dtype_policy"], name)
 
@@ -80,8 +80,8 @@ def adversarial_step(batch, create, judging):
     `judging` are arguments of `create_discriminator`.
     """
     from model import create_discriminator, create_unet_model
+    from utils.settings.rules import AdversarialRules
     from utils.training.adversarial import AdversarialStep
-    from utils.training.rules import AdversarialRules
 
     optimizers = adam(create, "unet_adam"), adam(create, "discriminator_adam")
     step = AdversarialStep(

@@ -138,7 +138,7 @@ def score(folder, settings, outlined_vendor=None):
     import keras
 
     from utils.evaluation.scores import score_volume
-    from utils.prepared import read_csv_data
+    from utils.preparation.prepared import read_csv_data
     from utils.segmentation.predict import load_network, segment_scan
     from utils.volumes.mhd import read_volume
 

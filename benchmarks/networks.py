@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 from benchmarks.scripts import prepare, run
-from utils.networks import tile_step
+from utils.networks.networks import tile_step
 from utils.phantom.retouch_like import generate_phantom
 from utils.preparation.preprocessing import preprocess_volume
-from utils.segmentation.tiling import predict_probabilities
+from utils.segmentation.tiling import Predictor
 
 NETWORKS = ("tennakoon", "Unet/resnet34", "Linknet/resnet34", "FPN/efficientnetb0", "PSPNet/resnet34")
 EPOCHS = 4
@@ -57,7 +57,7 @@ def measure(path, name):
     model = keras.models.load_model(path, compile=False)
     voxels, _, spacing_mm = generate_phantom("Spectralis", 496, slices=B_SCANS + 1, seed=0)
     volume = preprocess_volume(voxels, spacing_mm, "Spectralis", axial_spacing_mm=0.003872)
-    predictions = predict_probabilities(model, volume, 128.0, 128.0, step=tile_step(name))
+    predictions = Predictor(model, step=tile_step(name)).of_volume(volume)
     next(predictions)
     started = time.perf_counter()
     for _ in predictions:

@@ -16,8 +16,9 @@ import pandas as pd
 from utils.errors import InputError, run_script
 from utils.labels import FLUIDS
 from utils.preparation.cases import find_cases
+from utils.preparation.prepared import patient_digest
 from utils.preparation.splits import patient_of, split_patients
-from utils.prepared import patient_digest
+from utils.settings.rules import SplitRules
 from utils.volumes.mhd import read_volume
 
 FOLDS_CSV = Path(__file__).with_name("real_folds.csv")
@@ -98,13 +99,8 @@ def _drawn(patients, held, test_fraction=0.2, folds=None, fold=0):
     """The `patients` whom `split_patients` makes test."""
     parts = split_patients(
         [("", patient) for patient in patients],
-        pattern=r"^(.*)$",
-        test_fraction=test_fraction,
-        validation_fraction=0.2,
-        seed=0,
+        SplitRules(r"^(.*)$", test_fraction, validation_fraction=0.2, seed=0, folds=folds, fold=fold),
         fluids={("", patient): held[patient] for patient in patients},
-        folds=folds,
-        fold=fold,
     )
     return [patient for (_, patient), part in parts.items() if part == "test"]
 

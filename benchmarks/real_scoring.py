@@ -13,15 +13,15 @@ from benchmarks.real_folds import PATIENTS, kind_of_eye
 from benchmarks.real_unlike import BScan, make_unlike
 from utils.errors import InputError
 from utils.evaluation.held_out import where_judged
-from utils.exported_model import read_best
 from utils.files import code_digest, digest, write_csv
 from utils.labels import FLUIDS, NOT_JUDGED
+from utils.networks.exported_model import read_best
 from utils.plots import save_comparison
 from utils.preparation.outlined import read_reference
 from utils.preparation.prepare_case import source_files
+from utils.preparation.prepared import all_seen, patient_digest
 from utils.preparation.preprocessing import to_8_bit
 from utils.preparation.splits import patient_of
-from utils.prepared import all_seen, patient_digest
 from utils.segmentation.confidence import Certainty, fluid_confidence
 from utils.segmentation.predict import load_network, prediction_digest, segmented_slices
 from utils.volumes.mhd import read_volume

@@ -37,8 +37,8 @@ from benchmarks.real_training import link_to, split_of, write_split
 from benchmarks.real_transfer import fluid_lines, heading
 from benchmarks.scripts import run, settings_of
 from utils.errors import run_script
-from utils.exported_model import export_best, read_best
 from utils.files import write_csv
+from utils.networks.exported_model import export_best, read_best
 from utils.preparation.splits import patient_of
 
 

@@ -21,13 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.scripts import run_measured
-from utils.exported_model import export_best, read_best
 from utils.labels import FLUIDS
+from utils.networks.exported_model import export_best, read_best
 from utils.phantom.retouch_like import generate_phantom
 from utils.preparation.preprocessing import preprocess_volume, resampled_rows, resampling_matrix
 from utils.preparation.roi import prediction_region
 from utils.segmentation.decisions import labels_from_probabilities
-from utils.segmentation.tiling import predict_probabilities
 from utils.volumes.mhd import volume_writer
 
 PATCH, USED, LOST = (256, 128), (160, 32), 46  # pixels: a patch, what of its output is used, what it loses a side
@@ -63,7 +62,7 @@ def widened(path, folder, filters):
     """The exported network at `path` with `filters` in its first level, computing the same; returns its best.keras."""
     import keras
 
-    from utils.networks import create_inference_network
+    from utils.networks.networks import create_inference_network
 
     narrow, details = keras.models.load_model(path, compile=False), read_best(path)
     repeats = filters // narrow.get_weights()[0].shape[-1]
@@ -143,9 +142,7 @@ def one_by_one(model, volume, index):
 
 def agreement(network, volume, plain):
     """In words how many pixels of the retina get the same label, and how near to a tie those are that do not."""
-    ours = predict_probabilities(
-        network.model, volume, 128.0, 128.0, find_region=prediction_region, tile_pixels=network.tile_pixels
-    )
+    ours = network.predictor.of_volume(volume, prediction_region)
     same, n_pixels, widest = 0, 0, 0.0
     for slice_, of_ours, of_plain in zip(volume, ours, plain, strict=True):
         retina = prediction_region(slice_) > 0

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from utils.errors import InputError
-from utils.exported_model import read_best
 from utils.files import UNFINISHED, sha256
+from utils.networks.exported_model import read_best
 from utils.volumes.mhd import open_volume
 
 # Names in tables and JSON that two equal runs may differ in; Keras puts addresses in memory into a model's config.

@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.scripts import prepare, run
-from utils.keras_setup import set_up_keras
+from utils.networks.keras_setup import set_up_keras
+from utils.settings.rules import OptimizerSettings
 from utils.training.epoch import compile_for_scoring, fit_epoch, segmentation_losses
 from utils.training.optimizer import create_optimizer
-from utils.training.rules import OptimizerSettings
 
 VARIANTS = ("float32/plain/ops", "float32/rearranged/ops", "float32/rearranged/xla", "mixed_bfloat16/rearranged/ops")
 ROUNDS = 2

@@ -11,8 +11,8 @@ import pandas
 
 import config
 from utils.files import write_json
-from utils.patch_settings import PatchSettings
-from utils.prepared import VOLUME_KINDS, SliceRow, record_path
+from utils.preparation.prepared import VOLUME_KINDS, SliceRow, record_path
+from utils.settings.patch_settings import PatchSettings
 from utils.volumes.mhd import write_volume
 from utils.volumes.vendors import VENDORS
 

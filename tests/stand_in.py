@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from utils.exported_model import export_best
+from utils.networks.exported_model import export_best
 
 DETAILS = {
     "network": "Unet/resnet18",  # any that is not rebuilt from its weights

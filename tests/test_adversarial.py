@@ -26,8 +26,8 @@ from loss_functions import (
     straight_through_one_hot,
 )
 from model import create_discriminator, create_unet_model
+from utils.settings.rules import AdversarialRules
 from utils.training.adversarial import AdversarialStep, discriminator_policy
-from utils.training.rules import AdversarialRules
 from utils.training.teacher import Teacher, TeacherStep
 
 SEGMENTATION_LOSS = get_combined_cross_entropy_and_dice_loss_function(4, 4)

@@ -5,8 +5,8 @@ import re
 import pytest
 from stand_in import export_brightness_model
 
-from utils.ancestry import doubts, inherit, says_what_it_saw
-from utils.prepared import all_seen
+from utils.preparation.ancestry import doubts, inherit, says_what_it_saw
+from utils.preparation.prepared import all_seen
 from utils.segmentation.predict import load_network
 from utils.tools.export_onnx import export_onnx
 

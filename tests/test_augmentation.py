@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from helpers import batch_settings, write_prepared_case
 
-from utils import augmentation
-from utils.augmentation import draw_scale, resized, with_other_grey_values
 from utils.custom_nuts import CutPatch, Patch
 from utils.data_prepare import SliceRow
-from utils.patch_settings import AugmentationSettings, PatchSettings
-from utils.patch_stream import plan_block
+from utils.patches import augmentation
+from utils.patches.augmentation import draw_scale, resized, with_other_grey_values
+from utils.patches.patch_stream import plan_block
+from utils.settings.patch_settings import AugmentationSettings, PatchSettings
 
 Row = namedtuple("Row", "image_name vendor slice folder is_IRF is_SRF is_PED", defaults=(None, 0, 0, 0))
 NONE = AugmentationSettings(10.0, False, 0.0, 0.0, 0.0)

@@ -72,7 +72,7 @@ def test_the_shipped_values_are_valid_and_serialisable():
 
 # ---- Recipes -------------------------------------------------------------------------------------------------------
 def write_recipe(monkeypatch, folder, text, name="mine"):
-    monkeypatch.setattr("utils.settings.RECIPES", folder)
+    monkeypatch.setattr("utils.settings.settings.RECIPES", folder)
     (folder / f"{name}.py").write_text(text, "utf-8")
 
 

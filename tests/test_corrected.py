@@ -15,12 +15,12 @@ from PIL import Image
 from stand_in import export_brightness_model
 
 from utils.errors import InputError
-from utils.exported_model import read_best
 from utils.files import sha256
 from utils.labels import FLUIDS
+from utils.networks.exported_model import read_best
 from utils.plots import CLASS_COLOURS
 from utils.preparation.outlined import read_outlined
-from utils.prepared import all_seen, check_unseen, describe_data, read_csv_data
+from utils.preparation.prepared import all_seen, check_unseen, describe_data, read_csv_data
 from utils.segmentation.output import Job, segment_to_files
 from utils.segmentation.predict import prediction_digest
 from utils.tools.import_cases import main

@@ -7,7 +7,6 @@ import skimage.transform
 from helpers import write_prepared_case
 
 from utils import custom_nuts
-from utils.augmentation import MirrorAndRotate, rotated, rotation_map
 from utils.custom_nuts import (
     CutPatch,
     ImagePatchesByMaskRetouch_resampled,
@@ -22,7 +21,8 @@ from utils.custom_nuts import (
     sample_patches_retouch_mask,
 )
 from utils.errors import InputError
-from utils.patch_settings import AugmentationSettings, PatchSettings
+from utils.patches.augmentation import MirrorAndRotate, rotated, rotation_map
+from utils.settings.patch_settings import AugmentationSettings, PatchSettings
 
 Row = namedtuple("Row", "image_name vendor slice folder is_IRF is_SRF is_PED", defaults=(None, 0, 0, 0))
 PATCH = (256, 128)

@@ -20,8 +20,8 @@ from utils.data_prepare import (
     patch_samples,
 )
 from utils.errors import InputError
-from utils.patch_settings import MixedRoot
-from utils.prepared import SliceRow, read_csv_data
+from utils.preparation.prepared import SliceRow, read_csv_data
+from utils.settings.patch_settings import MixedRoot
 
 HEADER = "image_name,vendor,root,slice,is_IRF,is_SRF,is_PED"
 PATCH = (256, 128)  # B-scans of this size hold exactly one patch, which is the B-scan

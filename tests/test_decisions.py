@@ -8,8 +8,8 @@ import pytest
 from helpers import batch_settings, write_prepared_case
 from stand_in import export_brightness_model
 
-from utils.exported_model import read_best
-from utils.prepared import SliceRow
+from utils.networks.exported_model import read_best
+from utils.preparation.prepared import SliceRow
 from utils.segmentation.decisions import Decisions, decisions_of_run
 from utils.segmentation.tiling import presence_scores
 from utils.training.choosing import Predicted, add_decisions, choose_decisions

@@ -13,12 +13,12 @@ import pytest
 from stand_in import DETAILS
 from test_torch_weights import Storage, tensor, write
 
-from utils.efficientnet_lite import encoder_variables, set_encoder_weights
 from utils.errors import InputError
-from utils.exported_model import export_best
-from utils.networks import LITE_UNET, create_inference_network, create_network, tile_step
+from utils.networks.efficientnet_lite import encoder_variables, set_encoder_weights
+from utils.networks.exported_model import export_best
+from utils.networks.networks import LITE_UNET, create_inference_network, create_network, tile_step
+from utils.networks.torch_weights import PACKAGE, find_efficientnet_lite_weights
 from utils.segmentation.predict import load_network
-from utils.torch_weights import PACKAGE, find_efficientnet_lite_weights
 
 SETTINGS = {"input_shape": (64, 96, 3), "regularizer_weight": 1e-4, "base_filters": 2, "train_classes": False}
 SETTINGS |= {"n_classes": 4, "dtype_policy": "float32", "seed": 5}
@@ -233,7 +233,7 @@ def test_jax_computes_the_same(tmp_path):
     network.save_weights(tmp_path / "of.weights.h5")
     np.save(tmp_path / "image.npy", image())
     code = (
-        "import sys, numpy; from utils.networks import LITE_UNET, create_network;"
+        "import sys, numpy; from utils.networks.networks import LITE_UNET, create_network;"
         f"settings = {SETTINGS!r} | dict(dtype_policy=sys.argv[2]);"
         "m = create_network(LITE_UNET, **settings); m.load_weights(sys.argv[1] + '/of.weights.h5');"
         "numpy.save(sys.argv[1] + '/p.npy', m.predict_on_batch(numpy.load(sys.argv[1] + '/image.npy')))"

@@ -10,7 +10,7 @@ import pytest
 
 from utils.errors import InputError
 from utils.files import sha256
-from utils.training.rules import TrainingRules
+from utils.settings.rules import TrainingRules
 from utils.training.run import TrainingRun, epoch_score, why_finished
 from utils.training.state import newest_state
 
@@ -43,7 +43,6 @@ def start(folder, state=None, exported=None, **rules):
     return TrainingRun(
         folder,
         None,
-        SimpleNamespace(learning_rate=learning_rate),
         [learning_rate, Variable(0.0)],
         state,
         replace(RULES, **rules),
@@ -57,7 +56,11 @@ def take_epoch(run, dice, losses=(1.0, 3.0)):
     run.begin_epoch(len(losses))
     for count in range(1, len(losses) + 1):
         run.after_step({"loss": float(np.mean(losses[:count]))})
-    return run.end_epoch({"val_dice": dice}, patches_a_step=4)
+    return end_epoch(run, dice)
+
+
+def end_epoch(run, dice):
+    return run.end_epoch({"val_dice": dice}, 4, SimpleNamespace(learning_rate=run.variables[0]))
 
 
 # ---- Choosing ------------------------------------------------------------------------------------------------------
@@ -216,7 +219,7 @@ def test_an_epoch_in_two_parts_has_the_means_of_both(tmp_path):
     assert run.begin_epoch() == (1, 3)
     for mean in (7.0, 8.0):  # losses 7, 9
         run.after_step({"loss": mean})
-    row = run.end_epoch({"val_dice": 0.1}, 4)
+    row = end_epoch(run, 0.1)
     assert (row["loss"], row["steps"]) == (5.0, 5)
 
 
@@ -279,7 +282,7 @@ def test_a_second_ctrl_c_ends_at_once(ctrl_c_interrupts, tmp_path):
 def test_a_host_that_does_not_record_writes_nothing(tmp_path):
     learning_rate = Variable(0.5)
     run = TrainingRun(
-        *(tmp_path, None, SimpleNamespace(learning_rate=learning_rate), [learning_rate], None, RULES),
+        *(tmp_path, None, [learning_rate], None, RULES),
         panels={},
         export=pytest.fail,
         records=False,

@@ -15,9 +15,9 @@ from utils.evaluation import held_out
 from utils.evaluation.held_out import segment_case
 from utils.evaluation.pairs import Pair, pairs_of_split
 from utils.evaluation.statistics import COLUMNS
-from utils.exported_model import read_best
 from utils.files import write_json
-from utils.prepared import SliceRow, patient_digest
+from utils.networks.exported_model import read_best
+from utils.preparation.prepared import SliceRow, patient_digest
 from utils.segmentation import predict
 from utils.segmentation.decisions import Decisions
 from utils.segmentation.predict import load_network

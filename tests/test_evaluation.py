@@ -16,7 +16,7 @@ from utils.evaluation.pairs import (
     typical_cases,
 )
 from utils.files import write_csv, write_json
-from utils.prepared import SliceRow, record_path
+from utils.preparation.prepared import SliceRow, record_path
 from utils.volumes.mhd import write_volume
 
 SPACING_MM = (0.01, 0.02, 0.1)

@@ -1,8 +1,15 @@
 import pytest
 
-from utils import exported_model
 from utils.errors import InputError
-from utils.exported_model import PredictionSettings, best_model, check_input, export_best, find_best_model, read_best
+from utils.networks import exported_model
+from utils.networks.exported_model import (
+    PredictionSettings,
+    best_model,
+    check_input,
+    export_best,
+    find_best_model,
+    read_best,
+)
 
 
 class Exported:

@@ -16,7 +16,7 @@ from dicoms import save, save_tomographies, tomography
 from helpers import run_python
 from stand_in import bright_scan, export_brightness_model
 
-from utils.exported_model import read_best
+from utils.networks.exported_model import read_best
 from utils.segmentation import output
 from utils.segmentation.label_files import FORMATS, write_nifti
 from utils.segmentation.output import Job, segment_to_files

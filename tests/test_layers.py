@@ -9,22 +9,11 @@ PROJECT = Path(__file__).parents[1]
 
 # From the bottom. A name with a folder stands for all modules in it.
 LAYERS = [
-    {"errors", "own_code", "settings", "files", "names", "labels"}
-    | {"parallel", "compiled", "html", "plots"},  # the ground
-    {"loss_functions", "model", "base", "losses", "metrics", "torch_weights", "efficientnet_lite", "networks"}
-    | {"exported_model", "onnx_model", "keras_setup", "setting_rules"},
+    {"errors", "own_code", "files", "names", "labels", "parallel", "compiled", "html", "plots"},  # the ground
+    {"loss_functions", "model", "base", "losses", "metrics", "networks", "settings"},
     {"volumes"},
     {"preparation", "phantom"},  # phantoms stand on volumes alone
-    {
-        "prepared",
-        "ancestry",
-        "patch_settings",
-        "augmentation",
-        "custom_nuts",
-        "patch_stream",
-        "patch_preview",
-        "data_prepare",
-    },
+    {"patches", "custom_nuts", "data_prepare"},
     {"segmentation"},
     {"training", "evaluation", "importing"},
     {"tools"},
@@ -39,7 +28,7 @@ STRANGERS = {
 }
 SCRIPTS = ("prepare_data", "model_training", "adversarial_training", "evaluate", "test")
 MODULES = [*(PROJECT / "utils").rglob("*.py"), PROJECT / "model.py", PROJECT / "loss_functions.py"]
-CONFIG_NEEDS = {"errors", "setting_rules", "patch_settings", "settings", "exported_model", "training"}
+CONFIG_NEEDS = {"errors", "settings", "networks"}
 TASKS_NEED = {"settings"}  # which needs no installed package either
 
 

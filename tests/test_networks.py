@@ -5,7 +5,7 @@ import pytest
 from helpers import run_python
 
 from utils.errors import InputError
-from utils.networks import (
+from utils.networks.networks import (
     BACKBONES,
     FIXED_SIZE,
     LITE_UNET,

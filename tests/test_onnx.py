@@ -11,10 +11,10 @@ from stand_in import DETAILS, bright_scan, export_brightness_model
 
 from model import create_unet_model
 from utils.errors import InputError
-from utils.exported_model import export_best, read_best
 from utils.files import read_json, sha256, write_json
-from utils.networks import as_list, create_inference_network, tile_step
-from utils.onnx_model import OnnxNetwork
+from utils.networks.exported_model import export_best, read_best
+from utils.networks.networks import as_list, create_inference_network, tile_step
+from utils.networks.onnx_model import OnnxNetwork
 from utils.segmentation.predict import load_network
 from utils.tools import export_onnx as export_module
 from utils.tools.export_onnx import export_onnx, main

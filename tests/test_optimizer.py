@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from utils.settings.rules import OptimizerSettings
 from utils.training.optimizer import copy_weights, create_optimizer
-from utils.training.rules import OptimizerSettings
 
 RATE, BETA_1 = 1e-2, 0.5
 

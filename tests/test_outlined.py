@@ -10,13 +10,13 @@ from helpers import batch_settings, noise, prepare, read_csv, write_prepared_cas
 from utils.data_prepare import get_iterator_nuts, patch_samples
 from utils.errors import InputError
 from utils.labels import allowed_tables, unlabelled_value, without_unjudged
-from utils.patch_preview import class_balance
+from utils.patches.patch_preview import class_balance
 from utils.plots import NOT_JUDGED_COLOUR, overlay
 from utils.preparation.cases import find_cases, outlined_below
 from utils.preparation.checks import read_facts_or_finding
 from utils.preparation.outlined import as_judged, read_outlined, write_outlined
+from utils.preparation.prepared import SliceRow, outlined_in, read_csv_data, read_outlined_rows
 from utils.preparation.roi import roi_mask
-from utils.prepared import SliceRow, outlined_in, read_csv_data, read_outlined_rows
 from utils.volumes.mhd import open_volume, read_volume, write_volume
 
 SPACING_MM = (0.0117, 0.003872, 0.12)

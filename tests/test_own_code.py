@@ -9,8 +9,8 @@ import pytest
 from helpers import PROJECT
 
 from utils.errors import InputError
-from utils.exported_model import read_best
-from utils.networks import check_network, create_network
+from utils.networks.exported_model import read_best
+from utils.networks.networks import check_network, create_network
 from utils.own_code import own_function
 from utils.phantom.varied import generate_varied
 

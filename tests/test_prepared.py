@@ -11,8 +11,7 @@ import config
 import evaluate
 import model_training
 from utils.errors import InputError
-from utils.patch_settings import MixedRoot
-from utils.prepared import (
+from utils.preparation.prepared import (
     SliceRow,
     all_seen,
     check_unseen,
@@ -21,6 +20,7 @@ from utils.prepared import (
     read_csv_data,
     read_records,
 )
+from utils.settings.patch_settings import MixedRoot
 from utils.training.data import check_matching, describe_mixed, read_training_data
 from utils.volumes.mhd import write_volume
 from utils.volumes.vendors import VENDORS

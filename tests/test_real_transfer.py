@@ -25,8 +25,8 @@ from benchmarks.real_unlike import WAYS, BScan, make_unlike
 from utils.errors import InputError
 from utils.labels import FLUIDS
 from utils.preparation.cases import find_cases
+from utils.preparation.prepared import patient_digest
 from utils.preparation.preprocessing import to_8_bit
-from utils.prepared import patient_digest
 from utils.volumes.mhd import read_volume, write_volume
 
 SPACING_MM = (0.0117, 0.00387, 0.12)

@@ -7,7 +7,7 @@ import pytest
 from browser import needs_browser, open_page
 
 from utils.evaluation.detection import detection_table, reliability_table, roc_curve
-from utils.evaluation.report import markdown_table, write_report
+from utils.evaluation.report import Evaluation, markdown_table, write_report
 from utils.evaluation.scores import score_volume
 from utils.evaluation.statistics import summarise_volumes
 
@@ -34,8 +34,7 @@ def report(tmp_path_factory):
         overlays.append({"fluid": "IRF", "rank": "best", "title": name, "dice": 0.5, **pictured})
     volumes = pd.DataFrame(rows)
     irf = volumes[volumes.fluid == "IRF"]
-    write_report(
-        folder,
+    evaluation = Evaluation(
         title="A report",
         facts={"model": HOSTILE},
         volumes=volumes,
@@ -48,6 +47,7 @@ def report(tmp_path_factory):
         failed=[f"{HOSTILE}: no prediction"],
         notes=["A note."],
     )
+    write_report(folder, evaluation)
     return folder
 
 

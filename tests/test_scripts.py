@@ -26,9 +26,9 @@ import evaluate
 import model_training
 from model import create_unet_model
 from utils.errors import InputError
-from utils.exported_model import export_best, read_best
 from utils.files import read_json, sha256, write_json
-from utils.prepared import record_path
+from utils.networks.exported_model import export_best, read_best
+from utils.preparation.prepared import record_path
 from utils.tasks import overrides
 from utils.volumes.mhd import read_volume, write_volume
 

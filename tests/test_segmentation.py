@@ -10,11 +10,11 @@ from stand_in import DETAILS, bright_scan, brightness_model, export_brightness_m
 
 from model import create_unet_model
 from utils.errors import InputError
-from utils.exported_model import PredictionSettings, export_best
+from utils.networks.exported_model import PredictionSettings, export_best
 from utils.preparation.invalid import find_invalid
+from utils.preparation.prepared import SliceRow
 from utils.preparation.preprocessing import resampling_matrix
 from utils.preparation.roi import prediction_region, roi_mask
-from utils.prepared import SliceRow
 from utils.segmentation.appearance import Appearance, training_appearance, unlike_training
 from utils.segmentation.decisions import Decisions
 from utils.segmentation.predict import (

@@ -18,9 +18,9 @@ from stand_in import DETAILS, bright_scan, export_brightness_model
 
 from utils.evaluation.held_out import segment_and_score
 from utils.evaluation.pairs import Pair
-from utils.exported_model import read_best
 from utils.files import sha256
 from utils.labels import FLUIDS
+from utils.networks.exported_model import read_best
 from utils.phantom.varied import generate_varied
 from utils.segmentation import output as output_module
 from utils.segmentation import predict

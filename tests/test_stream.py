@@ -14,8 +14,8 @@ from nutsflow import Chunk
 from benchmarks.plain_stream import plain_samples, write_tiff_slices
 from utils.data_prepare import patch_samples
 from utils.errors import InputError
-from utils.patch_stream import PlanPatches, Prefetch, plan_block
-from utils.prepared import SliceRow
+from utils.patches.patch_stream import PlanPatches, Prefetch, plan_block
+from utils.preparation.prepared import SliceRow
 
 EPOCH = {"training": True, "epoch": 0}
 

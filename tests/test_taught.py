@@ -6,16 +6,16 @@ import pytest
 from helpers import arguments, run_python, write_raw_case
 from stand_in import bright_scan, export_brightness_model
 
-from utils.ancestry import inherit
 from utils.errors import InputError
 from utils.evaluation.held_out import segment_and_score
 from utils.evaluation.pairs import Pair, match_pairs, read_reference_labels, score_pairs
 from utils.evaluation.report import measures
 from utils.evaluation.statistics import summarise_volumes, with_patients
-from utils.exported_model import read_best
 from utils.labels import FLUIDS
+from utils.networks.exported_model import read_best
+from utils.preparation.ancestry import inherit
 from utils.preparation.outlined import write_outlined
-from utils.prepared import SliceRow, fluids_outlined
+from utils.preparation.prepared import SliceRow, fluids_outlined
 from utils.segmentation.decisions import Decisions, of_taught_fluids
 from utils.segmentation.predict import load_network
 from utils.training.data import TrainingData

@@ -12,9 +12,9 @@ from utils.segmentation.decisions import labels_from_probabilities
 from utils.segmentation.tiling import (
     CONTEXT,
     FAR_CONTEXT,
+    Predictor,
     Tile,
     plan_tiles,
-    predict_probabilities,
     presence_scores,
 )
 
@@ -69,8 +69,8 @@ def test_stitched_tiles_equal_the_whole_slice():
     unet = create_unet_model((None, None, 3), base_filters=4, seed=3)
     unet.set_weights([2 * weight if weight.ndim == 4 else weight for weight in unet.get_weights()])
     volume = np.random.default_rng(1).integers(1, 256, (1, 264, 200)).astype(np.uint8)
-    (tiled,) = predict_probabilities(unet, volume, 128.0, 128.0, tile_pixels=192 * 192)
-    (whole,) = predict_probabilities(unet, volume, 128.0, 128.0, tile_pixels=10**6)
+    (tiled,) = Predictor(unet, tile_pixels=192 * 192).of_volume(volume)
+    (whole,) = Predictor(unet, tile_pixels=10**6).of_volume(volume)
     image = (np.repeat(volume[0, :, :, np.newaxis], 3, axis=2).astype(np.float32) - 128) / 128
     untiled = unet.predict_on_batch(image[np.newaxis])[0]  # without the 46 pixels around, which tiles take by mirroring
     for axis in (0, 1):  # no two neighbours are alike: stitching off by one pixel would show
@@ -86,7 +86,7 @@ def test_a_network_that_halves_five_times_sees_all_tiles_as_the_whole_slice():
     region = np.zeros((330, 420), bool)
     region[41:330, 9:400] = True
     tiled, whole = (
-        next(predict_probabilities(model, volume, 128.0, 128.0, find_region=lambda slice_: region, **options))
+        next(Predictor(model, **options).of_volume(volume, lambda slice_: region))
         for options in ({"tile_pixels": 192 * 192, "step": 32}, {"tile_pixels": 10**6, "step": 32})
     )
     assert len(plan_tiles(region, 192 * 192, 32)) > 10
@@ -97,7 +97,7 @@ def test_borders_are_predicted_and_invalid_pixels_are_not():
     """Known mistake: predicted borders left empty because the valid crop was padded with background."""
     volume = np.full((1, 256, 136), 250, np.uint8)
     volume[0, :10, :20] = 0
-    (probabilities,) = predict_probabilities(brightness_model(), volume, 128.0, 128.0)
+    (probabilities,) = Predictor(brightness_model()).of_volume(volume)
     labels = labels_from_probabilities(probabilities, 0.5)
     np.testing.assert_array_equal(labels == 1, volume[0] > 0)
     np.testing.assert_array_equal(probabilities[0, 0], [1, 0, 0, 0])
@@ -116,9 +116,7 @@ def test_tiles_outside_the_region_are_not_computed():
     region = np.zeros((256, 256), bool)
     region[200:210, 10:20] = True  # from row 200 and column 8 on, in a core of 16 x 16
     volume = np.full((1, 256, 256), 100, np.uint8)
-    (probabilities,) = predict_probabilities(
-        Model(), volume, 128.0, 128.0, find_region=lambda slice_: region, tile_pixels=10**5
-    )
+    (probabilities,) = Predictor(Model(), tile_pixels=10**5).of_volume(volume, lambda slice_: region)
     assert computed == [(1, 128, 128, 3)]
     assert (probabilities[region] == 0.25).all()
     assert (probabilities[~region] == (1, 0, 0, 0)).all()
@@ -139,7 +137,7 @@ def test_channels_are_the_neighbouring_slices_or_the_slice_alone(neighbours, exp
             return np.full((len(batch), batch.shape[1] - 92, batch.shape[2] - 92, 4), 0.25, np.float32)
 
     volume = np.broadcast_to(np.array([64, 128, 192], np.uint8)[:, None, None], (3, 256, 128))
-    list(predict_probabilities(Model(), volume, 128.0, 128.0, neighbours=neighbours))
+    list(Predictor(Model()).of_volume(volume, neighbours=neighbours))
     np.testing.assert_allclose(seen, expected)
 
 
@@ -155,14 +153,14 @@ def test_chosen_slices_are_predicted_in_their_order_and_only_their_neighbours_re
 
     grey = keras.layers.Lambda(lambda image: image[..., 1:2] * [0.0, 1.0, 0.0, 0.0])
     model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Cropping2D(46), grey])
-    greys = [p[0, 0, 1] for p in predict_probabilities(model, Volume(), 0.0, 1.0, slices=[7, 0, 3])]
+    greys = [p[0, 0, 1] for p in Predictor(model, 0.0, 1.0).of_volume(Volume(), slices=[7, 0, 3])]
     assert greys == [71, 1, 31]
     assert read == {0, 1, 2, 3, 4, 6, 7, 8}
     read.clear()
-    list(predict_probabilities(model, Volume(), 0.0, 1.0, slices=[7, 0, 3], neighbours=False))
+    list(Predictor(model, 0.0, 1.0).of_volume(Volume(), slices=[7, 0, 3], neighbours=False))
     assert read == {7, 0, 3}
     with pytest.raises(IndexError):
-        next(predict_probabilities(model, np.ones((9, 256, 128), np.uint8), 0.0, 1.0, slices=[9]))
+        next(Predictor(model, 0.0, 1.0).of_volume(np.ones((9, 256, 128), np.uint8), slices=[9]))
 
 
 def test_label_is_the_likeliest_class_unless_it_is_unlikely():

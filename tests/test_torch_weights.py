@@ -7,10 +7,10 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from utils import torch_weights
 from utils.errors import InputError
-from utils.networks import check_encoder_weights
-from utils.torch_weights import find_efficientnet_lite_weights, read_torch_weights
+from utils.networks import torch_weights
+from utils.networks.networks import check_encoder_weights
+from utils.networks.torch_weights import find_efficientnet_lite_weights, read_torch_weights
 
 MAGIC_NUMBER, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 

@@ -17,11 +17,18 @@ import adversarial_training
 from utils.data_prepare import get_iterator_nuts, patch_samples
 from utils.errors import InputError
 from utils.files import read_json, write_json
-from utils.patch_settings import blind_to_labels
-from utils.prepared import COLUMNS, SliceRow, check_volumes_exist, read_csv_data, read_unlabelled_rows, record_path
+from utils.preparation.prepared import (
+    COLUMNS,
+    SliceRow,
+    check_volumes_exist,
+    read_csv_data,
+    read_unlabelled_rows,
+    record_path,
+)
+from utils.settings.patch_settings import blind_to_labels
+from utils.settings.rules import OptimizerSettings
 from utils.training.data import TrainingData, with_unlabelled
 from utils.training.optimizer import create_optimizer
-from utils.training.rules import OptimizerSettings
 from utils.training.teacher import Teacher, TeacherStep, pasted_rectangles
 
 PATIENT = r"^(p\d)"

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
-from utils.patch_settings import AugmentationSettings, BatchSettings, PatchSettings
-from utils.prepared import SliceRow
+from utils.preparation.prepared import SliceRow
+from utils.segmentation.decisions import labels_from_probabilities
+from utils.segmentation.tiling import Predictor
+from utils.settings.patch_settings import AugmentationSettings, BatchSettings, PatchSettings
 from utils.training.epoch import fit_epoch, keras_batches
-from utils.training.validation import FluidDice, check_monitor, choose_b_scans, segment_b_scans
+from utils.training.validation import FluidDice, check_monitor, choose_b_scans, predicted_b_scans
 from utils.volumes.mhd import write_volume
 
 
@@ -106,9 +108,11 @@ def test_b_scans_are_segmented_as_a_new_scans_would_be(tmp_path, neighbours, cha
     asked = rows("Topcon", "--I")[::-2]
     patches = PatchSettings((256, 128), 12, 42, 0.75, AugmentationSettings(0, False, 0, 0, 0), neighbours=neighbours)
     settings = BatchSettings(tmp_path, patches, seed=0, batch_size=4, slice_mean=128.0, slice_sd=100.0)
-    results = list(segment_b_scans(model, asked, settings, threshold=0.5))
+    results = list(predicted_b_scans(Predictor(model, 128.0, 100.0), asked, settings))
     assert [row.slice for row, *_ in results] == [0, 2]
-    for row, grey, reference, labels in results:
+    for row, grey, reference, probabilities, spacing_mm in results:
+        labels = labels_from_probabilities(probabilities, 0.5)
+        assert spacing_mm == (1, 1, 1)
         np.testing.assert_array_equal(grey, volume[row.slice])
         np.testing.assert_array_equal(reference, masks[row.slice])
         is_bright = volume[row.slice] > 178

@@ -6,8 +6,8 @@ from helpers import write_record, write_slice_csv
 import adversarial_training
 import config
 import model_training
-from utils.exported_model import export_best
-from utils.prepared import SliceRow
+from utils.networks.exported_model import export_best
+from utils.preparation.prepared import SliceRow
 
 PARTS = ("train", "val", "test")
 

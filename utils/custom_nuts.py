@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from nutsflow import NutFunction, nut_processor
 
-from utils.augmentation import draw_scale, resized, rotated, rotation_map, with_other_grey_values
 from utils.errors import InputError
 from utils.labels import CLASS_NAMES, NOT_JUDGED, unlabelled_value
-from utils.prepared import VOLUME_KINDS, outlined_in, slices_seen, volume_paths
+from utils.patches.augmentation import draw_scale, resized, rotated, rotation_map, with_other_grey_values
+from utils.preparation.prepared import VOLUME_KINDS, outlined_in, slices_seen, volume_paths
 from utils.volumes.mhd import open_volume
 
 COLUMN_STEP = 10  # pixels between columns that patches are centred on
@@ -287,7 +287,7 @@ def ImagePatchesByMaskRetouch_resampled(
 def PlanRetouchPatches(samples, settings, rnd):
     """samples >> PlanRetouchPatches(settings, rnd): the same patches, decided on and not cut out.
 
-    Takes what `MirrorAndRotate` yields, with an ROI of 0 and 1, and `utils.patch_settings.PatchSettings`; yields a
+    Takes what `MirrorAndRotate` yields, with an ROI of 0 and 1, and `PatchSettings`; yields a
     `Patch` for each that `ImagePatchesByMaskRetouch_resampled` cuts out with the same generator `rnd`.
     """
     n_pixels = settings.shape[0] * settings.shape[1]
@@ -309,7 +309,7 @@ def drop_patch(sample, probability, rng):
 class CutPatch(NutFunction):
     """patches >> CutPatch(preprocessed_folder, settings): `Patch` to (image, mask, is_IRF, is_SRF, is_PED).
 
-    `settings` are `utils.patch_settings.PatchSettings`. image is uint8 (rows, columns, 3) of the patch's size, the
+    `settings` are `PatchSettings`. image is uint8 (rows, columns, 3) of the patch's size, the
     slices of `slices_seen`; mask is uint8 (rows, columns), with values as there. Reads, mirrors and rotates no more
     of the B-scan than the patch, and the margin around it that a rotation turns in. B-scans smaller than a patch are
     padded as in `ReadOCT`, and errors are those of `ReadOCT`. A patch with a seed is scaled and changed in its grey

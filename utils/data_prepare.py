@@ -23,8 +23,8 @@ from nutsml import BuildBatch, Stratify
 from utils.custom_nuts import CutPatch
 from utils.errors import InputError, run_script
 from utils.labels import FLUIDS, allowed_tables
-from utils.patch_stream import B_SCANS_PER_BLOCK, SHUFFLE_B_SCANS, STRATIFY, PlanPatches, Prefetch
-from utils.prepared import SliceRow, check_volumes_exist, read_outlined_rows, volume_paths
+from utils.patches.patch_stream import B_SCANS_PER_BLOCK, SHUFFLE_B_SCANS, STRATIFY, PlanPatches, Prefetch
+from utils.preparation.prepared import SliceRow, check_volumes_exist, read_outlined_rows, volume_paths
 from utils.volumes.mhd import open_volume
 
 BATCHES_AHEAD = 4  # batches prepared ahead of the training step; one of 16 patches takes 8 MB
@@ -33,7 +33,7 @@ BATCHES_AHEAD = 4  # batches prepared ahead of the training step; one of 16 patc
 def patch_samples(rows, settings, *, training, epoch, first_patch=0, repeated=False):
     """Iterator over one epoch's patch samples (image, mask, is_IRF, is_SRF, is_PED) of `rows`, a list of `SliceRow`.
 
-    `settings` are `utils.patch_settings.BatchSettings`. image is uint8 (rows, columns, 3) of the patch's size, slices
+    `settings` are `BatchSettings`. image is uint8 (rows, columns, 3) of the patch's size, slices
     z-1, z, z+1. mask is uint8 (rows, columns), labels 0..3, or as `utils.labels` says where the class is not known.
     is_* are 0, 1, or 255 where that is not known.
 
@@ -149,7 +149,7 @@ def get_data_iterator(csv_path, settings, *, training, epoch, first_batch=0, rep
 
 
 def mixed_rows(root):
-    """The training rows (`SliceRow`) of a `utils.patch_settings.MixedRoot`, which name its folder.
+    """The training rows (`SliceRow`) of a `utils.settings.patch_settings.MixedRoot`, which name its folder.
 
     Raises InputError if its CSV is unusable or volumes are missing.
     """
@@ -232,7 +232,7 @@ def _stream(seed, epoch, stage, draw, *root):
 
 def main(argv):
     import config  # only here: the functions above take what they need as arguments
-    from utils.patch_preview import PATCHES_A_VENDOR, class_balance, save_patch_sheet
+    from utils.patches.patch_preview import PATCHES_A_VENDOR, class_balance, save_patch_sheet
 
     parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description="Draw patches and print the class balance.")
     parser.add_argument("--preview", action="store_true", required=True)

@@ -29,7 +29,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # called as FOLDER/utils/tasks.py, Python would look beside this file
 
-from utils.settings import add_options, options_of  # noqa: E402
+from utils.settings.settings import add_options, options_of  # noqa: E402
 
 ENVIRONMENT = Path(".venv")
 DEMO = Path("demo")

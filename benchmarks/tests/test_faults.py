@@ -11,8 +11,8 @@ from helpers import run_python
 from PIL import Image
 
 from benchmarks.states import difference, incomplete
-from utils.exported_model import export_best
 from utils.files import remove_unfinished
+from utils.networks.exported_model import export_best
 from utils.segmentation.results import put_in_place
 from utils.training.state import save_state
 from utils.volumes.mhd import write_volume

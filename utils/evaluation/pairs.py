@@ -15,8 +15,8 @@ from utils.parallel import map_unordered
 from utils.preparation.cases import outlined_below, warn_of_unused
 from utils.preparation.checks import notes_text
 from utils.preparation.outlined import as_judged, check_one_class, root_stated
+from utils.preparation.prepared import read_outlined_rows, record_path
 from utils.preparation.preprocessing import to_8_bit
-from utils.prepared import read_outlined_rows, record_path
 from utils.volumes.mhd import read_header, read_volume, read_volume_onto, reordering_onto
 from utils.volumes.vendors import KNOWN, VENDORS, vendor_in
 
@@ -220,7 +220,7 @@ def read_labels(path, onto=None, is_reference=False):
 def typical_cases(volumes, pairs):
     """For the report's pictures: the best, median and worst case by Dice among the cases that hold a fluid.
 
-    Returns a list of dictionaries, the argument `overlays` of `utils.evaluation.report.write_report`. Cases without a
+    Returns a list of dictionaries, the `overlays` of an `utils.evaluation.report.Evaluation`. Cases without a
     scan are left out.
     """
     by_case = {(pair.vendor, pair.name): pair for pair in pairs}

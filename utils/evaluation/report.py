@@ -1,6 +1,7 @@
 """The evaluation as one page: report.html, which needs no other file, and report.md with the same text and tables."""
 
 import html
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -58,57 +59,46 @@ _FURTHER_TEXT = (
 )
 
 
-def write_report(
-    folder,
-    *,
-    title,
-    facts,
-    volumes,
-    summary,
-    detection=None,
-    curves=None,
-    patches=None,
-    reliability=None,
-    overlays=(),
-    failed=(),
-    notes=(),
-):
-    """Write ``report.html`` and ``report.md`` into `folder`.
+@dataclass(frozen=True)
+class Evaluation:
+    """What a report tells."""
 
-    | argument | content |
-    |---|---|
-    | `facts` | {name: text} |
-    | `volumes`, `summary`, `detection` | tables of `utils.evaluation.scores`, `.statistics` and `.detection` |
-    | `curves` | {(vendor, fluid): (false positive rate, true positive rate)} |
-    | `patches` | {name: score} |
-    | `reliability` | table of `utils.evaluation.detection.reliability_table` |
-    | `overlays` | dictionaries with fluid, rank ("best", "median" or "worst"), title, dice, and grey, reference and
-      labels, uint8 (rows, columns) |
-    | `failed` | a line for each case that could not be scored |
-    | `notes` | sentences |
-    """
-    blocks = report_blocks(
-        title, facts, volumes, summary, detection, curves, patches, reliability, overlays, failed, notes
-    )
-    for name, text in (("report.md", to_markdown(blocks)), ("report.html", to_html(title, blocks))):
+    title: str
+    facts: dict  # {name: text}
+    volumes: pd.DataFrame  # of `utils.evaluation.scores`
+    summary: pd.DataFrame  # of `utils.evaluation.statistics`
+    detection: pd.DataFrame | None = None  # of `utils.evaluation.detection`
+    curves: dict = field(default_factory=dict)  # {(vendor, fluid): (false positive rate, true positive rate)}
+    patches: dict = field(default_factory=dict)  # {name: score}
+    reliability: pd.DataFrame | None = None  # of `utils.evaluation.detection.reliability_table`
+    overlays: list = field(default_factory=list)  # of `utils.evaluation.pairs.typical_cases`
+    failed: list = field(default_factory=list)  # a line for each case that could not be scored
+    notes: list = field(default_factory=list)  # sentences
+
+
+def write_report(folder, evaluation):
+    """Write an `Evaluation` as ``report.html`` and ``report.md`` into `folder`."""
+    blocks = report_blocks(evaluation)
+    for name, text in (("report.md", to_markdown(blocks)), ("report.html", to_html(evaluation.title, blocks))):
         with written_whole(folder / name) as temporary:
             temporary.write_text(text, "utf-8")
 
 
-def report_blocks(title, facts, volumes, summary, detection, curves, patches, reliability, overlays, failed, notes):
+def report_blocks(evaluation):
     """The report as a list of (kind, content, ...). The two writers below know the kinds."""
+    volumes, summary, detection = evaluation.volumes, evaluation.summary, evaluation.detection
     n_cases, n_patients = len(volumes.drop_duplicates(["vendor", "case"])), volumes.patient.nunique()
     vendors = list(summary.vendor.unique())
     blocks = [
-        ("title", title),
-        ("facts", facts),
+        ("title", evaluation.title),
+        ("facts", evaluation.facts),
         ("text", f"{n_cases} cases of {n_patients} patients: {', '.join(vendors[:-1])}."),
     ]
-    if failed:
-        blocks += [("heading", f"Not scored: {len(failed)}"), ("list", list(failed))]
+    if evaluation.failed:
+        blocks += [("heading", f"Not scored: {len(evaluation.failed)}"), ("list", evaluation.failed)]
     blocks += [("heading", "Results"), ("text", _CONVENTIONS)]
     blocks += [("table", headline(summary, detection, ["all"]).drop(columns="vendor"))]
-    blocks += [("list", list(notes))] if notes else []
+    blocks += [("list", evaluation.notes)] if evaluation.notes else []
     blocks += [("heading", "By vendor"), ("table", headline(summary, detection, vendors[:-1]))]
     blocks += [("figure", "Dice of each case that holds the fluid; lines are means.", figures.dice_strips(volumes))]
     blocks += [
@@ -122,17 +112,17 @@ def report_blocks(title, facts, volumes, summary, detection, curves, patches, re
     blocks += [("table", measures(summary, vendors, _FURTHER))]
     if detection is not None:
         blocks += [("heading", "Detection"), ("table", detection_text(detection))]
-    if curves:
-        blocks += [("figure", "ROC curves of detection.", figures.roc_curves(curves))]
-    if reliability is not None:
+    if evaluation.curves:
+        blocks += [("figure", "ROC curves of detection.", figures.roc_curves(evaluation.curves))]
+    if evaluation.reliability is not None:
         caption = "Reliability: how often voxels are the fluid, by its probability."
-        blocks += [("figure", caption, figures.reliability_curves(reliability))]
-    if overlays:
+        blocks += [("figure", caption, figures.reliability_curves(evaluation.reliability))]
+    if evaluation.overlays:
         legend = "Outlined: reader (green), prediction (magenta), both (white); the B-scan with most of the fluid."
-        blocks += [("heading", "Best, median and worst case"), ("text", legend), ("pictures", overlays)]
-    if patches:
+        blocks += [("heading", "Best, median and worst case"), ("text", legend), ("pictures", evaluation.overlays)]
+    if evaluation.patches:
         blocks += [("heading", "Held-out patches"), ("text", "IoU and F-score: means of batches, as in training.")]
-        blocks += [("table", pd.DataFrame([{name: f"{value:.3f}" for name, value in patches.items()}]))]
+        blocks += [("table", pd.DataFrame([{name: f"{value:.3f}" for name, value in evaluation.patches.items()}]))]
     blocks += [("heading", "Published figures"), ("text", _not_comparable(n_cases))]
     blocks += [("table", published(summary, detection, n_cases))]
     return [*blocks, ("heading", "Every case"), ("long table", volumes)]

@@ -25,30 +25,28 @@ def find_patient(name, pattern):
     return match and (match.group(1) if match.re.groups else match.group(0))
 
 
-def split_patients(
-    cases, *, pattern, test_fraction, validation_fraction, seed, fluids=None, folds=None, fold=0, existing=None
-):
-    """Part ("test", "val" or "train") of each case, as {(vendor, name): part}.
+def split_patients(cases, rules, *, fluids=None, existing=None):
+    """Part ("test", "val" or "train") of each case, as {(vendor, name): part}, drawn by `SplitRules`.
 
     `cases` are (vendor, name) pairs. `fluids` is {case: names of the fluids it holds}; a case missing there holds none.
     `existing` is {part: cases} of the parts that are fixed already. They stay as they are. Other patients are drawn
     into the remaining parts, or left out if all three are fixed. Raises `InputError` where
 
-    - a name does not match `pattern`;
+    - a name does not match the pattern;
     - `existing` puts a patient in two parts, or names a case that is not among `cases`;
     - `existing` fixes "train" without "test" and "val": patients train who neither test nor validate.
 
-    All cases of a patient share a part. `seed` shuffles the patients of each vendor separately, so that another
+    All cases of a patient share a part. The seed shuffles the patients of each vendor separately, so that another
     vendor's cases change nothing; patients with scans of several vendors form strata of their own. Within a stratum:
 
-    - `test_fraction` of the patients test. With `folds`, the patients of part `fold` of `folds` parts test.
-    - `validation_fraction` of the others validate; the rest train.
+    - The test fraction of the patients test. With folds, the patients of one of so many parts test.
+    - The validation fraction of the others validate; the rest train.
     - Each part holds its share of the patients with each fluid, as nearly as `_divided` can.
     - Of three patients or more, each part gets at least one. Of two, one trains and one tests. A single one trains.
     - With folds, each patient tests in exactly one fold; a stratum's only patient never tests.
     """
     existing, fluids = existing or {}, fluids or {}
-    patients = {case: patient_of(case[1], pattern) for case in cases}
+    patients = {case: patient_of(case[1], rules.pattern) for case in cases}
     part_of = _settled_parts(patients, existing)
     if all(part in existing for part in PARTS):
         return {case: part for part, settled in existing.items() for case in settled}
@@ -64,18 +62,19 @@ def split_patients(
         held.setdefault(patient, set()).update(fluids.get(case, ()))
     for stratum in sorted({tuple(sorted(vendors)) for vendors in strata.values()}):
         members = sorted(patient for patient, vendors in strata.items() if tuple(sorted(vendors)) == stratum)
-        shuffled = [members[index] for index in np.random.default_rng(seed).permutation(len(members))]
+        shuffled = [members[index] for index in np.random.default_rng(rules.seed).permutation(len(members))]
         remaining = [patient for patient in shuffled if patient not in part_of]
         testing, validating = [], []
         if "test" not in existing and len(remaining) > 1:
-            if folds is None:
-                count = min(max(1, round(test_fraction * len(remaining))), max(1, len(remaining) - 2))
+            if rules.folds is None:
+                count = min(max(1, round(rules.test_fraction * len(remaining))), max(1, len(remaining) - 2))
                 testing = _divided(remaining, held, [count, len(remaining) - count])[0]
             else:
-                testing = _divided(remaining, held, [len(remaining[i::folds]) for i in range(folds)])[fold]
+                sizes = [len(remaining[index :: rules.folds]) for index in range(rules.folds)]
+                testing = _divided(remaining, held, sizes)[rules.fold]
         remaining = [patient for patient in remaining if patient not in testing]
         if "val" not in existing and len(remaining) > 1:
-            count = min(max(1, round(validation_fraction * len(remaining))), len(remaining) - 1)
+            count = min(max(1, round(rules.validation_fraction * len(remaining))), len(remaining) - 1)
             validating = _divided(remaining, held, [count, len(remaining) - count])[0]
         part_of |= dict.fromkeys(remaining, "train") | dict.fromkeys(validating, "val") | dict.fromkeys(testing, "test")
     return {case: part_of[patient] for case, patient in patients.items()}

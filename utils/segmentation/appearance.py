@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from utils.preparation.prepared import volume_paths
 from utils.preparation.roi import prediction_region
-from utils.prepared import volume_paths
 from utils.volumes.mhd import open_volume
 from utils.volumes.vendors import OTHER, VENDORS
 

@@ -17,10 +17,10 @@ from PIL import Image
 
 from utils.errors import InputError, what_failed
 from utils.files import code_digest, fingerprint, write_csv, write_json, written_whole
-from utils.keras_setup import OUT_OF_MEMORY, set_up_keras
 from utils.labels import FLUIDS
 from utils.names import as_text
-from utils.onnx_model import is_onnx
+from utils.networks.keras_setup import OUT_OF_MEMORY, set_up_keras
+from utils.networks.onnx_model import is_onnx
 from utils.plots import save_fundus, save_mask, save_overlay, save_thickness
 from utils.preparation.preprocessing import to_8_bit
 from utils.segmentation.appearance import unlike_training

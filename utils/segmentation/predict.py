@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from utils.ancestry import inherit
 from utils.errors import InputError
-from utils.exported_model import PredictionSettings, read_best
 from utils.files import code_digest, digest
-from utils.networks import LITE_UNET, OUR_NETWORK, as_list, create_network, tile_step
-from utils.onnx_model import OnnxNetwork, is_onnx
+from utils.networks.exported_model import PredictionSettings, read_best
+from utils.networks.networks import LITE_UNET, OUR_NETWORK, as_list, create_network, tile_step
+from utils.networks.onnx_model import OnnxNetwork, is_onnx
 from utils.parallel import ahead
+from utils.preparation.ancestry import inherit
 from utils.preparation.preprocessing import (
     PREPROCESSING_CODE,
     invalid_pixels,
@@ -27,7 +27,7 @@ from utils.preparation.roi import ROI_CODE, prediction_region
 from utils.segmentation.decisions import Decisions, of_taught_fluids
 from utils.segmentation.possible import only_possible, possible_places
 from utils.segmentation.surfaces import retinal_surfaces
-from utils.segmentation.tiling import TILE_PIXELS, predict_stacks, presence_scores
+from utils.segmentation.tiling import TILE_PIXELS, Predictor, presence_scores
 from utils.volumes.spacing import check_spacing
 
 MEMORY_GB = 0.8  # of intermediate results, by default
@@ -55,7 +55,7 @@ class Segmentation:
 class LoadedNetwork:
     """A network that is ready to predict, and what it needs to know about scans."""
 
-    model: Any  # what `utils.segmentation.tiling.predict_stacks` takes
+    model: Any  # what `utils.segmentation.tiling.Predictor` takes
     settings: PredictionSettings
     tile_pixels: int  # at most, of a batch of tiles
     details: dict  # content of best.json
@@ -70,6 +70,19 @@ class LoadedNetwork:
     def channels(self):
         """Of its first output: the four classes and, of an `Ensemble`, the disagreement."""
         return 5 if isinstance(self.model, Ensemble) else 4
+
+    @property
+    def predictor(self):
+        """The `Predictor` of its class probabilities."""
+        settings = self.settings
+        return Predictor(
+            self.model,
+            settings.slice_mean,
+            settings.slice_sd,
+            tile_step(settings.network),
+            self.channels,
+            self.tile_pixels,
+        )
 
 
 def load_network(*paths, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=False, seed=0, threads=None):
@@ -196,7 +209,7 @@ def prediction_digest(*details):
 
     `details` are contents of ``best.json``, which holds the SHA-256 of ``best.keras``. Returns text.
     """
-    of_networks = ("model", "utils.networks", "utils.onnx_model")
+    of_networks = ("model", "utils.networks.networks", "utils.networks.onnx_model")
     of_segmentation = [f"utils.segmentation.{name}" for name in ("tiling", "decisions", "surfaces", "possible")]
     code = code_digest(*PREPROCESSING_CODE, *ROI_CODE, *of_networks, *of_segmentation, __name__)
     return digest(json.dumps([*details, code], sort_keys=True).encode())
@@ -285,15 +298,7 @@ def segmented_slices(
             seen = (before, slice_, after) if settings.neighbours else 3 * (slice_,)
             yield np.stack([slice_ if near is None else near for near in seen]), region
 
-    predicted = predict_stacks(
-        network.model,
-        ahead(stacks(), 1),
-        settings.slice_mean,
-        settings.slice_sd,
-        tile_pixels=network.tile_pixels,
-        step=tile_step(settings.network),
-        channels=network.channels,
-    )
+    predicted = network.predictor.of_stacks(ahead(stacks(), 1))
     of_taught = (of_taught_fluids(probabilities, settings.taught) for probabilities in predicted)
 
     def labelled(probabilities, padding, decisions):

@@ -11,12 +11,13 @@ where tiles begin at multiples of 8). Larger tiles have fewer seams.
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from utils.networks import as_list
-from utils.prepared import slices_seen
+from utils.networks.networks import as_list
+from utils.preparation.prepared import slices_seen
 
 CONTEXT = 56  # pixels of each tile side that are not stitched: 46 + 9, rounded up to the network's step
 STEP = 8  # the network's total stride
@@ -38,69 +39,61 @@ def valid_pixels(slice_):
     return slice_ > 0
 
 
-def predict_probabilities(
-    model,
-    volume,
-    slice_mean,
-    slice_sd,
-    *,
-    find_region=valid_pixels,
-    slices=None,
-    neighbours=True,
-    tile_pixels=TILE_PIXELS,
-    step=STEP,
-):
-    """Class probabilities of B-scans of a preprocessed volume.
-
-    `model`, `tile_pixels` and `step` are as in `predict_stacks`; `volume` is uint8 (slices, rows,
-    columns) with 0 = invalid. `find_region` maps a B-scan to the mask of the pixels to predict. `slices` are the
-    indices of the B-scans to predict, by default all; `neighbours` says what the network sees of each, as
-    `slices_seen`. Nothing else is read, so that `volume` may be a memory map. Yields float32 (rows, columns, 4) for
-    each, in that order.
-    """
-    stacks = (
-        volume[slices_seen(index, volume.shape[0], neighbours)]
-        for index in (range(volume.shape[0]) if slices is None else slices)
-    )
-    yield from predict_stacks(
-        model,
-        ((stack, find_region(stack[1])) for stack in stacks),
-        slice_mean,
-        slice_sd,
-        tile_pixels=tile_pixels,
-        step=step,
-    )
-
-
-def predict_stacks(model, stacks, slice_mean, slice_sd, *, tile_pixels=TILE_PIXELS, step=STEP, channels=4):
-    """Class probabilities, float32 (rows, columns, channels), of each of `stacks`.
+@dataclass(frozen=True)
+class Predictor:
+    """A network, and what it takes to predict whole B-scans with it.
 
     `model` maps (B, H, W, 3) to (B, H - 2 m, W - 2 m, channels) for any H, W divisible by `step`, or for the only H, W
-    that it takes (its first output is used). `stacks` is an iterable of (the slices of a preprocessed volume that
-    the network sees, uint8 (3, rows, columns), all of one size; the region to predict, (rows, columns), not 0 there).
-    The rest is background with probability 1: what lies beyond the region's bounding box is not computed. As many
-    B-scans are computed at once, in as large tiles, as `tile_pixels` allow, which bound the memory.
+    that it takes; its first output is used. As many B-scans are computed at once, in as large tiles, as `tile_pixels`
+    allow, which bound the memory.
     """
-    stacks = iter(stacks)
-    first = next(stacks, None)
-    if first is None:
-        return
-    only_size = model.input_shape[1:3]
-    rows, columns = (length + 2 * _context(step, only_size) for length in first[1].shape)
-    stacks = itertools.chain([first], stacks)
-    n_together = max(1, tile_pixels // (rows * columns))
-    while group := list(itertools.islice(stacks, n_together)):
-        images = np.moveaxis(np.stack([stack for stack, _ in group]), 1, -1)
-        regions = np.stack([region for _, region in group]) != 0
-        stitched = np.zeros((*regions.shape, channels), np.float32)
-        plan = plan_tiles(regions.any(axis=0), tile_pixels // len(group), step, only_size)
-        for tile in plan:
-            inputs = tile.cut(images).astype(np.float32)
-            inputs -= slice_mean
-            inputs /= slice_sd
-            tile.paste(as_list(model.predict_on_batch(inputs))[0], stitched)
-        stitched[~regions] = np.eye(channels, dtype=np.float32)[0]
-        yield from stitched
+
+    model: Any
+    slice_mean: float = 128.0
+    slice_sd: float = 128.0
+    step: int = STEP
+    channels: int = 4
+    tile_pixels: int = TILE_PIXELS
+
+    def of_volume(self, volume, find_region=valid_pixels, *, slices=None, neighbours=True):
+        """Yield the class probabilities, float32 (rows, columns, channels), of B-scans of a preprocessed volume.
+
+        `volume` is uint8 (slices, rows, columns) with 0 = invalid. `find_region` maps a B-scan to the mask of the
+        pixels to predict. `slices` are the indices of the B-scans to predict, by default all; `neighbours` says what
+        the network sees of each, as `slices_seen`. Nothing else is read, so that `volume` may be a memory map.
+        """
+        stacks = (
+            volume[slices_seen(index, volume.shape[0], neighbours)]
+            for index in (range(volume.shape[0]) if slices is None else slices)
+        )
+        return self.of_stacks((stack, find_region(stack[1])) for stack in stacks)
+
+    def of_stacks(self, stacks):
+        """Yield the class probabilities, float32 (rows, columns, channels), of each of `stacks`.
+
+        `stacks` is an iterable of (the slices of a preprocessed volume that the network sees, uint8 (3, rows, columns),
+        all of one size; the region to predict, (rows, columns), not 0 there). The rest is background with probability
+        1: what lies beyond the region's bounding box is not computed.
+        """
+        stacks = iter(stacks)
+        first = next(stacks, None)
+        if first is None:
+            return
+        only_size = self.model.input_shape[1:3]
+        rows, columns = (length + 2 * _context(self.step, only_size) for length in first[1].shape)
+        stacks = itertools.chain([first], stacks)
+        n_together = max(1, self.tile_pixels // (rows * columns))
+        while group := list(itertools.islice(stacks, n_together)):
+            images = np.moveaxis(np.stack([stack for stack, _ in group]), 1, -1)
+            regions = np.stack([region for _, region in group]) != 0
+            stitched = np.zeros((*regions.shape, self.channels), np.float32)
+            for tile in plan_tiles(regions.any(axis=0), self.tile_pixels // len(group), self.step, only_size):
+                inputs = tile.cut(images).astype(np.float32)
+                inputs -= self.slice_mean
+                inputs /= self.slice_sd
+                tile.paste(as_list(self.model.predict_on_batch(inputs))[0], stitched)
+            stitched[~regions] = np.eye(self.channels, dtype=np.float32)[0]
+            yield from stitched
 
 
 @dataclass(frozen=True)

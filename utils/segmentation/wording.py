@@ -2,8 +2,8 @@
 
 import re
 
-from utils.exported_model import taught_fluids
 from utils.labels import FLUIDS
+from utils.networks.exported_model import taught_fluids
 from utils.segmentation.confidence import uncalibrated_fluids
 from utils.volumes.vendors import VENDORS
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError, run_script
-from utils.exported_model import read_best
 from utils.files import written_whole
-from utils.keras_setup import set_up_keras
-from utils.networks import as_list
-from utils.onnx_model import DETAILS, SUFFIX, OnnxNetwork, is_onnx
+from utils.networks.exported_model import read_best
+from utils.networks.keras_setup import set_up_keras
+from utils.networks.networks import as_list
+from utils.networks.onnx_model import DETAILS, SUFFIX, OnnxNetwork, is_onnx
 from utils.segmentation.predict import load_network
 
 NEEDED = ("tf2onnx", "onnxruntime")

@@ -10,7 +10,7 @@ from loss_functions import (
     generator_to_discriminator_gradient,
     get_dice_loss,
 )
-from utils.networks import as_list
+from utils.networks.networks import as_list
 from utils.training.measured_step import MeasuredStep
 from utils.training.verdicts import Verdicts, masks_of_both, told_rightly
 

@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 from scipy import optimize
 
-from utils.exported_model import read_best, taught_fluids
 from utils.files import write_json
-from utils.keras_setup import set_up_keras
 from utils.labels import FLUIDS, NOT_JUDGED, allowed_tables, unlabelled_value
-from utils.networks import tile_step
-from utils.prepared import outlined_in
+from utils.networks.exported_model import read_best, taught_fluids
+from utils.networks.keras_setup import set_up_keras
+from utils.networks.networks import tile_step
+from utils.preparation.prepared import outlined_in
 from utils.segmentation.confidence import Certainty
 from utils.segmentation.decisions import Decisions, logits_of
 from utils.segmentation.possible import only_possible, possible_places
 from utils.segmentation.surfaces import retinal_surfaces
-from utils.segmentation.tiling import presence_scores
+from utils.segmentation.tiling import Predictor, presence_scores
 from utils.training.validation import predicted_b_scans
 
 # 1 and 10 % more or less than the one before, from 0.38 to 4.2; those that change least come first.
@@ -250,13 +250,9 @@ def predict_for_decisions(model_path, rows, settings, network):
     """
     import keras
 
-    predicted = predicted_b_scans(
-        keras.models.load_model(model_path, compile=False),
-        rows,
-        settings,
-        taught=taught_fluids(read_best(model_path)),
-        step=tile_step(network),
-    )
+    model = keras.models.load_model(model_path, compile=False)
+    predictor = Predictor(model, settings.slice_mean, settings.slice_sd, tile_step(network))
+    predicted = predicted_b_scans(predictor, rows, settings, taught_fluids(read_best(model_path)))
     return [
         Predicted(
             probabilities.astype(np.float16),

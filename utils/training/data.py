@@ -3,15 +3,12 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils.ancestry import inherit
 from utils.data_prepare import mixed_rows
 from utils.errors import InputError
-from utils.exported_model import read_best, taught_fluids
 from utils.labels import FLUIDS, in_order
-from utils.preparation.preprocessing import VENDOR_RULES
-from utils.preparation.reference_histogram import read_histogram_if_any
-from utils.preparation.splits import find_patient
-from utils.prepared import (
+from utils.networks.exported_model import read_best, taught_fluids
+from utils.preparation.ancestry import inherit
+from utils.preparation.prepared import (
     all_seen,
     check_unseen,
     check_volumes_exist,
@@ -20,6 +17,9 @@ from utils.prepared import (
     read_outlined_rows,
     read_unlabelled_rows,
 )
+from utils.preparation.preprocessing import VENDOR_RULES
+from utils.preparation.reference_histogram import read_histogram_if_any
+from utils.preparation.splits import find_patient
 from utils.training.validation import check_monitor, choose_b_scans
 
 

@@ -7,12 +7,14 @@ import numpy as np
 
 from utils.data_prepare import get_data_iterator, patch_samples, read_outlined_rows
 from utils.labels import FLUIDS
-from utils.networks import tile_step
+from utils.networks.networks import tile_step
 from utils.own_code import is_own, own_function
 from utils.plots import save_comparison
-from utils.prepared import outlined_in
+from utils.preparation.prepared import outlined_in
+from utils.segmentation.decisions import labels_from_probabilities
+from utils.segmentation.tiling import Predictor
 from utils.training.devices import mean_over_replicas
-from utils.training.validation import FluidDice, segment_b_scans
+from utils.training.validation import FluidDice, predicted_b_scans
 
 SAMPLED_B_SCANS = 32  # of every vendor, to guess how many patches an epoch has
 PREVIEWS_A_VENDOR = 2
@@ -22,7 +24,7 @@ PREVIEWS_A_VENDOR = 2
 def epoch_batches(csv_path, settings, *, training, epoch, steps=None, first_step=0):
     """``with epoch_batches(...) as batches``: one epoch of `get_data_iterator` as Keras takes it.
 
-    `settings` are `utils.patch_settings.BatchSettings`. `batches` yields (image, mask), or all four targets where
+    `settings` are `BatchSettings`. `batches` yields (image, mask), or all four targets where
     ``settings.train_classes``, from the epoch's batch `first_step` on; with `steps` the epoch has so many batches,
     however often that takes all B-scans. What goes wrong in preparing them leaves the block as itself, not as
     TensorFlow's error about it.
@@ -163,23 +165,23 @@ def fit_epoch(network, batches, after_step):
     network.fit(keras_batches(generator()), shuffle=False, callbacks=[AfterStep()], verbose=0)
 
 
-def score_epoch(
-    inference, csv_path, b_scans, preview_path, settings, *, network, threshold, stop_if_asked, taught=tuple(FLUIDS)
-):
-    """Score `inference`, the exported form of the `network` of that name, compiled, as ``val_...`` values.
+def score_epoch(inference, data, rules, preview_path, stop_if_asked):
+    """Score `inference`, the exported form of what is trained, compiled, by `ScoringRules`, as ``val_...`` values.
 
-    These are IoU, F-score and losses on patches, by `settings` as in `epoch_batches`, and Dice on the stitched
-    `b_scans`, of which the first two of each vendor are drawn with the reader's and the network's outlines (not where
-    `preview_path` is None). Fluids that are not among `taught` count as background. Each fluid's Dice is over the
-    B-scans in which it was outlined.
+    These are IoU, F-score and losses on patches, and Dice on the stitched B-scans of the `TrainingData`, of which the
+    first two of each vendor are drawn with the reader's and the network's outlines (not where `preview_path` is None).
+    Fluids that the network is not taught count as background. Each fluid's Dice is over the B-scans in which it was
+    outlined. ``stop_if_asked()`` is called after each.
     """
-    with epoch_batches(csv_path, settings, training=False, epoch=0) as batches:
+    b_scans = data.b_scans
+    with epoch_batches(rules.csv_path, rules.batches, training=False, epoch=0) as batches:
         values = scores(inference.evaluate(keras_batches(batches), verbose=0, return_dict=True))
     vendors = sorted({row.vendor for row in b_scans})
     previewed = [row for of in vendors for row in [row for row in b_scans if row.vendor == of][:PREVIEWS_A_VENDOR]]
-    dice, pictures = FluidDice(), []
-    prediction = {"threshold": threshold, "step": tile_step(network), "taught": taught}
-    for row, grey, reference, labels in segment_b_scans(inference, b_scans, settings, **prediction):
+    dice, pictures, settings = FluidDice(), [], rules.batches
+    predictor = Predictor(inference, settings.slice_mean, settings.slice_sd, tile_step(rules.network))
+    for row, grey, reference, probabilities, _ in predicted_b_scans(predictor, b_scans, settings, data.taught):
+        labels = labels_from_probabilities(probabilities, rules.threshold)
         stop_if_asked()
         dice.add(reference, labels, outlined_in(row))
         if row in previewed:

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.errors import InputError
-from utils.exported_model import is_whole, read_best
+from utils.networks.exported_model import is_whole, read_best
 from utils.plots import save_progress
 from utils.training import run_folder
 from utils.training.state import restore_variables, save_state
@@ -51,15 +51,14 @@ class TrainingRun:
 
     An epoch is `begin_epoch`, `after_step` after every step, `end_epoch`, all within ``with run.interruptible():``.
 
-    `folder` is the step's, `network` the exported form of what is trained, `optimizer` its own, `variables` all that
-    training changes, and `state` that of `newest_state` to go on from, or None. `rules` are `TrainingRules`,
-    `panels` those of `save_progress`.
-    ``export(best)`` writes the network as the best one. With `records` False nothing is written or printed: another
-    host does that.
+    `folder` is the step's, `network` the exported form of what is trained, `variables` all that training changes, and
+    `state` that of `newest_state` to go on from, or None. `rules` are `TrainingRules`, `panels` those of
+    `save_progress`. ``export(best)`` writes the network as the best one. With `records` False nothing is written or
+    printed: another host does that.
     """
 
-    def __init__(self, folder, network, optimizer, variables, state, rules, *, panels, export, records=True):
-        self.folder, self.network, self.optimizer, self.variables = folder, network, optimizer, variables
+    def __init__(self, folder, network, variables, state, rules, *, panels, export, records=True):
+        self.folder, self.network, self.variables = folder, network, variables
         self.rules, self.panels, self.export, self.records = rules, panels, export, records
         self.progress = {"epoch": 0, "step": 0, "means": {}, "seconds": 0.0}
         self.progress |= {"best": None, "history": []}
@@ -215,13 +214,16 @@ class TrainingRun:
             self._saved = time.monotonic()
 
     # ---- The end of an epoch ---------------------------------------------------------------------------------------
-    def end_epoch(self, validation, patches_a_step):
-        """Record the epoch whose steps are taken, with its `validation` values; returns its row of the log."""
+    def end_epoch(self, validation, patches_a_step, optimizer):
+        """Record the epoch whose steps are taken, with its `validation` values; returns its row of the log.
+
+        A step is one of `optimizer` and has so many patches.
+        """
         self._note_steps()
         self._bar.close()
         steps, seconds = self.progress["step"], self.progress["seconds"]
         row = {"epoch": self.progress["epoch"] + 1, **self.progress["means"], **validation, "steps": steps}
-        row["learning_rate"] = float(np.asarray(self.optimizer.learning_rate))
+        row["learning_rate"] = float(np.asarray(optimizer.learning_rate))
         row["seconds"] = round(self._earlier["seconds"] + time.monotonic() - self._started, 2)
         row["patches_per_s"] = round(steps * patches_a_step / seconds, 2)
         self.record(row)

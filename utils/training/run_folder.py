@@ -11,9 +11,9 @@ from pathlib import Path
 
 from utils.errors import InputError
 from utils.files import locked, read_json, remove_unfinished, write_json, written_whole
-from utils.patch_settings import AugmentationSettings, augmentations
-from utils.prepared import all_seen
-from utils.settings import RENAMED, RETIRED
+from utils.preparation.prepared import all_seen
+from utils.settings.patch_settings import AugmentationSettings, augmentations
+from utils.settings.settings import RENAMED, RETIRED
 
 # Settings that may differ when a run goes on: they say how long, where and with how many processes, not what.
 MAY_CHANGE = {

@@ -6,7 +6,7 @@ from keras import ops
 from loss_functions import self_training_loss
 from utils.base import center_crop, crop_and_cast
 from utils.labels import FLUIDS
-from utils.networks import as_list
+from utils.networks.networks import as_list
 from utils.training.measured_step import MeasuredStep
 from utils.training.optimizer import average_into
 

@@ -9,10 +9,9 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.labels import FLUIDS, in_order, without_unjudged
+from utils.preparation.prepared import volume_paths
 from utils.preparation.roi import prediction_region
-from utils.prepared import volume_paths
-from utils.segmentation.decisions import labels_from_probabilities, of_taught_fluids
-from utils.segmentation.tiling import STEP, predict_probabilities
+from utils.segmentation.decisions import of_taught_fluids
 from utils.volumes.mhd import open_volume
 
 _STREAM = 7  # separates the random numbers of this choice from others of the same seed
@@ -66,37 +65,20 @@ def check_monitor(monitor, b_scans, csv_path, taught=tuple(FLUIDS)):
         )
 
 
-def segment_b_scans(model, rows, settings, *, threshold, **prediction):
-    """Yield (row, grey, reference, labels) for each of `rows`, arrays uint8 (rows, columns) of preprocessed volumes.
-
-    The other arguments are those of `predicted_b_scans`.
-    """
-    for row, grey, reference, probabilities, _ in predicted_b_scans(model, rows, settings, **prediction):
-        yield row, grey, reference, labels_from_probabilities(probabilities, threshold)
-
-
-def predicted_b_scans(model, rows, settings, *, taught=tuple(FLUIDS), step=STEP):
+def predicted_b_scans(predictor, rows, settings, taught=tuple(FLUIDS)):
     """Yield (row, grey, reference, probabilities, spacing in mm) for each of `rows`, by preprocessed volumes.
 
     grey and reference are uint8 (rows, columns), probabilities float32 (rows, columns, 4); fluids that are not among
-    `taught` count as background. `settings` are `utils.patch_settings.BatchSettings`; `model` and
-    `step` are as in `predict_probabilities`. Predictions are limited to the region of interest, as for a new scan.
+    `taught` count as background. `predictor` is a `Predictor`, `settings` are `BatchSettings`.
+    Predictions are limited to the region of interest, as for a new scan.
     """
     by_case = sorted(rows, key=lambda row: (row.vendor, row.image_name, row.slice))
     for (vendor, image_name), of_case in itertools.groupby(by_case, lambda row: (row.vendor, row.image_name)):
         of_case = list(of_case)
         volume_path, masks_path, _ = volume_paths(settings.preprocessed_folder, vendor, image_name)
         (volume, spacing_mm), (masks, _) = open_volume(volume_path), open_volume(masks_path)
-        probabilities_of_slices = predict_probabilities(
-            model,
-            volume,
-            settings.slice_mean,
-            settings.slice_sd,
-            find_region=prediction_region,
-            slices=[row.slice for row in of_case],
-            neighbours=settings.patches.neighbours,
-            step=step,
-        )
+        slices, neighbours = [row.slice for row in of_case], settings.patches.neighbours
+        probabilities_of_slices = predictor.of_volume(volume, prediction_region, slices=slices, neighbours=neighbours)
         for row, probabilities in zip(of_case, probabilities_of_slices, strict=True):
             probabilities = of_taught_fluids(probabilities, taught)
             yield row, np.array(volume[row.slice]), np.array(masks[row.slice]), probabilities, spacing_mm

@@ -56,7 +56,7 @@ class MixedRoot:
 class BatchSettings:
     """How the patches of an epoch become batches. Together with a CSV, `training` and the epoch it determines them."""
 
-    preprocessed_folder: Path  # of the volumes, see `utils.prepared`
+    preprocessed_folder: Path  # of the volumes, see `utils.preparation.prepared`
     patches: PatchSettings
     seed: int
     batch_size: int

@@ -11,9 +11,9 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import read_json, sha256, write_json, written_whole
 from utils.labels import CLASS_NAMES, FLUIDS, in_order
-from utils.onnx_model import is_onnx, read_onnx_details
+from utils.networks.onnx_model import is_onnx, read_onnx_details
 
-BOX_MODEL = Path(__file__).parents[1] / "weights" / "oct_fluid.keras"  # the model in the box
+BOX_MODEL = Path(__file__).parents[2] / "weights" / "oct_fluid.keras"  # the model in the box
 NETWORK_SETTINGS = ("MODEL", "BASE_FILTERS", "TRAIN_CLASSES")  # what decides the shapes of weights
 
 

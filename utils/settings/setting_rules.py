@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from utils.errors import InputError
 from utils.labels import FLUIDS
-from utils.networks import check_network
+from utils.networks.networks import check_network
 from utils.own_code import check_own, is_own
 
 # Names that may be None and the type that they have otherwise.

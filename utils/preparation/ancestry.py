@@ -1,14 +1,14 @@
 """What a model takes over from the models that it came from: what an ancestor has seen or was taught, so has it."""
 
-from utils.exported_model import taught_fluids
 from utils.labels import in_order
-from utils.prepared import all_seen
+from utils.networks.exported_model import taught_fluids
+from utils.preparation.prepared import all_seen
 
 
 def inherit(details, ancestors):
     """`details` of a model with what its `ancestors` hand on, all as in ``best.json``. Nothing is handed on elsewhere.
 
-    In the model's "data" (of `utils.prepared.describe_data`) the part "earlier" holds the cases and patients of every
+    In the model's "data" (of `describe_data`) the part "earlier" holds the cases and patients of every
     part of the ancestors' that the model's own does not repeat. It says ``"complete": False`` where an ancestor does
     not say what it has seen. "taught" holds the fluids that the model or an ancestor was taught.
     """

@@ -12,7 +12,7 @@ from keras import layers
 
 from model import LayerOptions
 from utils.errors import InputError
-from utils.torch_weights import read_torch_weights
+from utils.networks.torch_weights import read_torch_weights
 
 # (repeats, kernel size, stride of the first, expansion, filters) of each stage of inverted bottlenecks.
 STAGES = (

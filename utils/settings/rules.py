@@ -1,6 +1,21 @@
-"""The rules that a training run follows: what config.py decides about them, handed on as a whole."""
+"""The rules that a split and a training run follow: what config.py decides about them, handed on as a whole."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from utils.settings.patch_settings import BatchSettings
+
+
+@dataclass(frozen=True)
+class SplitRules:
+    """How patients are drawn into the parts of a split."""
+
+    pattern: str  # regular expression that finds the patient in a case's name
+    test_fraction: float  # of the patients
+    validation_fraction: float  # of the others
+    seed: int
+    folds: int | None = None  # of cross-validation; None: one split by `test_fraction`
+    fold: int = 0  # which of them tests
 
 
 @dataclass(frozen=True)
@@ -13,6 +28,16 @@ class TrainingRules:
     keep_epochs: int | None  # how many epochs' weights stay on disk; None: all
     save_minutes: float  # between two checkpoints within an epoch
     window: int = 3  # epochs that the monitored column is averaged over, against noise
+
+
+@dataclass(frozen=True)
+class ScoringRules:
+    """What the epochs of a run are scored on, and how."""
+
+    csv_path: Path  # of the validation cases
+    batches: BatchSettings  # which of their patches are drawn
+    network: str  # config.MODEL
+    threshold: float  # a pixel whose likeliest class is less probable is background
 
 
 @dataclass(frozen=True)

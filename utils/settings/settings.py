@@ -19,22 +19,22 @@ RETIRED = {
     "D_SPECTRAL_NORM": (False, "the discriminator is not bounded"),
     "D_POOLING": ("max", "the maximum is pooled"),
     "D_SEES_IMAGE": (True, "the discriminator sees the image"),
-    "D_READY_ACCURACY": (0.55, "it is a constant, in utils/training/rules.py"),
-    "D_AHEAD_ACCURACY": (0.9, "it is a constant, in utils/training/rules.py"),
-    "D_REAL_LABEL": (0.9, "it is a constant, in utils/training/rules.py"),
+    "D_READY_ACCURACY": (0.55, "it is a constant, in utils/settings/rules.py"),
+    "D_AHEAD_ACCURACY": (0.9, "it is a constant, in utils/settings/rules.py"),
+    "D_REAL_LABEL": (0.9, "it is a constant, in utils/settings/rules.py"),
     "SELF_TRAINING": (None, "the teacher takes part where SELF_TRAINING_WEIGHT is above 0"),
     "SELF_TRAINING_CONFIDENCE": (0.9, "it is a constant, in utils/training/teacher.py"),
     "NOISE_TRANSFER": (0.0, "patches take no other scans' noise"),
     "NOISE_ROOTS": ([], "patches take no other scans' noise"),
     "SLOW_DOWN_AFTER": (None, "LR_SCHEDULE = 'cosine' lowers the learning rate"),
-    "MONITOR_EPOCHS": (3, "it is a constant, in utils/training/rules.py"),
+    "MONITOR_EPOCHS": (3, "it is a constant, in utils/settings/rules.py"),
     "OPTIMIZER": (None, "WEIGHT_DECAY above 0 means AdamW"),
     **dict.fromkeys(
         ("ROTATION_DEGREES", "ROTATE_BOTH_WAYS", "GREY_AUGMENTATION", "SCALE_AUGMENTATION", "SCALE_RANGE"),
         (None, "AUGMENTATION is 'paper' or 'strong'"),
     ),
 }
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def add_options(parser):

@@ -10,11 +10,11 @@ import random
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.networks.torch_weights import find_efficientnet_lite_weights
 from utils.own_code import check_own, check_standard, is_own, own_function
-from utils.torch_weights import find_efficientnet_lite_weights
 
 OUR_NETWORK = "tennakoon"  # model.create_unet_model
-LITE_UNET = "Unet/efficientnetlite0"  # utils.efficientnet_lite
+LITE_UNET = "Unet/efficientnetlite0"  # utils.networks.efficientnet_lite
 IMAGENET = "imagenet"  # as ENCODER_WEIGHTS: those of the backbone's authors
 
 # Pixels of which height and width must be multiples: what the encoder divides by, and for PSPNet the six cells of its
@@ -116,7 +116,7 @@ def create_network(name, *, encoder_weights=None, rearranged_output=True, **sett
         return _own_network(name, settings["input_shape"], settings["n_classes"])
     settings = {key: settings[key] for key in settings if key not in ("base_filters", "train_classes", "padding")}
     if name == LITE_UNET:
-        from utils.efficientnet_lite import create_efficientnet_lite_unet
+        from utils.networks.efficientnet_lite import create_efficientnet_lite_unet
 
         path = find_efficientnet_lite_weights() if encoder_weights == IMAGENET else encoder_weights
         return create_efficientnet_lite_unet(**settings, encoder_weights=path)

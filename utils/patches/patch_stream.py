@@ -16,11 +16,12 @@ from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from nutsflow import FilterFalse, Map, nut_processor
 
-# Worker processes import this module. It imports neither TensorFlow nor nutsml, because each takes a second to load.
-from utils.augmentation import MirrorAndRotate
 from utils.custom_nuts import PlanRetouchPatches, ReadOCT, drop_patch
 from utils.errors import InputError
 from utils.parallel import ahead, ctrl_c_blocked
+
+# Worker processes import this module. It imports neither TensorFlow nor nutsml, because each takes a second to load.
+from utils.patches.augmentation import MirrorAndRotate
 
 B_SCANS_PER_BLOCK = 16  # some 150 patches; a batch of 16 patches then comes from about 10 B-scans
 BLOCKS_AHEAD = 4  # blocks for each worker that are decided ahead
@@ -35,7 +36,7 @@ STRATIFY, SHUFFLE_B_SCANS, PATCHES = range(3)
 def plan_block(block, settings, *, training, epoch):
     """The patches to keep of `block`, a pair (number in the epoch, rows of the slice CSV): a list of `Patch`, shuffled.
 
-    `settings` are `utils.patch_settings.BatchSettings`. All hosts' shards are equally long, so a block may lose up to
+    `settings` are `BatchSettings`. All hosts' shards are equally long, so a block may lose up to
     (number of hosts - 1) patches.
     """
     number, rows = block

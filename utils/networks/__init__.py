@@ -1,0 +1,1 @@
+"""Networks, trained and exported ones."""
