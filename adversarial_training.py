@@ -30,9 +30,9 @@ from utils.segmentation.decisions import decisions_of_run
 from utils.settings.patch_settings import blind_to_labels
 from utils.settings.rules import OptimizerSettings
 from utils.training import run_folder
+from utils.training.balance import converged, out_of_balance
 from utils.training.choosing import add_decisions
 from utils.training.data import read_training_data, with_unlabelled
-from utils.training.discriminator_state import converged, discriminator_state
 from utils.training.epoch import compile_for_scoring, epoch_batches, estimate_steps, score_epoch, segmentation_losses
 from utils.training.optimizer import copy_weights, create_optimizer
 from utils.training.run import TrainingRun, why_finished
@@ -138,7 +138,7 @@ def fine_tune(folder, data, state):
                     run.after_step(step.means())
             row = run.end_epoch(score(run, step, epoch, data, shown), config.BATCH_SIZE, step.generator_optimizer)
             report(row, run.progress["best"], run.seconds_left())
-            warning = discriminator_state(run.progress["history"], config.D_WARM_UP_STEPS)
+            warning = out_of_balance(run.progress["history"], config.D_WARM_UP_STEPS)
             if warning and config.ADVERSARIAL_WEIGHT:
                 print(f"warning: {warning}", flush=True)
     run.finish(reason)

@@ -8,6 +8,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Literal
 
 from utils.errors import InputError
 from utils.networks import exported_model
@@ -34,15 +35,15 @@ DETERMINISTIC = True
 # Match the grey values of Cirrus and Topcon to Spectralis. Set False for a model that must cope with any grey values.
 MATCH_INTENSITIES = True
 # The Spectralis case whose grey values Cirrus and Topcon are matched to. None: the first one that trains.
-REFERENCE_CASE = None
+REFERENCE_CASE: str | None = None
 # A CSV (grey_value, count) to match to where no Spectralis case trains, for example another data set's.
-REFERENCE_HISTOGRAM = None
+REFERENCE_HISTOGRAM: str | None = None
 # A regular expression on the case name. Its first group names the patient, whom no split divides.
 PATIENT_PATTERN = r"^(.*)$"
 # Share of each vendor's patients that is held out for evaluate.py (the original's 75/25).
 TEST_FRACTION = 0.25
 # Number of cross-validation folds. None: one split by TEST_FRACTION.
-FOLDS = None
+FOLDS: int | None = None
 # Which fold is held out when FOLDS is set, counted from 0.
 FOLD = 0
 # Share of the remaining patients on which epochs and thresholds are chosen.
@@ -84,9 +85,9 @@ DROP_HEALTHY = 0.75
 # segmentation_models' by "architecture/backbone", such as "Unet/resnet34". "module:function" is yours (docs/code.md).
 MODEL = "tennakoon"
 # "imagenet", or a file of pretrained weights for such a backbone. None: random ones.
-ENCODER_WEIGHTS = None
+ENCODER_WEIGHTS: str | None = None
 # A best.keras of the same network to start from, or "box" for the one in weights/. None: random weights.
-INIT_WEIGHTS = None
+INIT_WEIGHTS: str | None = None
 # Filters of the first level, doubled at each further one. 16 trains about ten times faster on a CPU.
 BASE_FILTERS = 64
 # L2 penalty on convolution kernels.
@@ -96,13 +97,13 @@ BATCH_NORM_MOMENTUM = 0.9
 # True adds three heads that say whether IRF, SRF and PED are in the patch.
 TRAIN_CLASSES = False
 # "mixed_bfloat16" is up to twice as fast where the hardware supports it.
-DTYPE_POLICY = "float32"
+DTYPE_POLICY: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
 # Memory for a tile's intermediate results when scans are segmented. A GPU is faster with more.
 PREDICTION_GB = 0.8
 # A pixel whose likeliest class is less probable than this is background.
 THRESHOLD = 0.5
 # Instead, one for each fluid's own probability: [IRF, SRF, PED], such as [0.4, 0.3, 0.5]. None: THRESHOLD.
-FLUID_THRESHOLDS = None
+FLUID_THRESHOLDS: list | None = None
 # Choose at the end of training, on validation cases: FLUID_THRESHOLDS, from which presence a fluid counts, whether only
 # where the retina's surfaces let it be, the smallest lesion, and a temperature of the probabilities. They go into
 # best.json and win over THRESHOLD. Where --set gives that one, the temperature and the probability of presence stay.
@@ -114,7 +115,7 @@ BATCH_SIZE = 16
 # Epochs of model_training.py.
 EPOCH = 100
 # Steps an epoch. None: every B-scan of the stratified draw.
-STEPS_PER_EPOCH = None
+STEPS_PER_EPOCH: int | None = None
 # Learning rate of the segmentation network.
 ADAM_LR = 2e-4
 # First-moment decay of Adam. Adversarial training is usually stable with 0.5 rather than 0.9.
@@ -124,15 +125,15 @@ VALIDATION_B_SCANS = 48
 # Column of log.csv that chooses the best epoch: the Dice on those B-scans, mean of the fluids.
 MONITOR = "val_dice"
 # Epochs without a better one after which training ends. None: it continues to EPOCH.
-PATIENCE = None
+PATIENCE: int | None = None
 # How many epochs' weights stay on disk: 0 none, N the last N, None all.
-KEEP_EPOCHS = 1
+KEEP_EPOCHS: int | None = 1
 # Minutes between two checkpoints within an epoch: what a power cut can cost.
 SAVE_MINUTES = 15.0
 # Processes that prepare data beside the main one. 0: everything in-process.
 WORKERS = 0
 # Minutes that test.py may take for a scan. A slower one fails, the others go on. None: any time.
-SCAN_MINUTES = None
+SCAN_MINUTES: float | None = None
 # GPUs of a host that share every batch (without a GPU: parts of the CPU, for trials).
 DEVICES = 1
 # Machines that share every batch. Several need KERAS_BACKEND=jax and one OUTPUT_ROOT for all.
@@ -140,33 +141,33 @@ HOSTS = 1
 # Which of them this is, counted from 0. The first writes the results.
 HOST = 0
 # "address:port" at which the others reach host 0.
-COORDINATOR = None
+COORDINATOR: str | None = None
 # "tcp://host:port" of a Dask cluster that cases and scans go to instead of WORKERS.
-DASK_SCHEDULER = None
+DASK_SCHEDULER: str | None = None
 
 # ---- Beyond the paper: off here, for recipes -----------------------------------------------------------------------
 # "same" gives an output of the patch's size: every pixel carries a loss. With "valid", as in the paper, 18 % do.
-PADDING = "valid"
+PADDING: Literal["valid", "same"] = "valid"
 # Dice loss and cross-entropy. "balanced", as in the paper: every class of a patch has the same weight. With "plain"
 # every pixel has, and each fluid has its own Dice: fewer false pixels. "module:function" is your own (docs/code.md).
 LOSS = "balanced"
 # Decoupled weight decay a step (AdamW), as a share of the learning rate; biases and batch normalisation have none.
 WEIGHT_DECAY = 0.0
 # Largest norm of a step's gradient, over all weights. None: no limit.
-GRADIENT_CLIP = None
+GRADIENT_CLIP: float | None = None
 # "cosine" lets the learning rate fall from ADAM_LR to 0 over all steps. It needs STEPS_PER_EPOCH.
-LR_SCHEDULE = "constant"
+LR_SCHEDULE: Literal["constant", "cosine"] = "constant"
 # Steps over which the learning rate of "cosine" first rises from 0 to ADAM_LR.
 WARM_UP_STEPS = 0
 # Validation, export and prediction take a running average of the weights with this momentum, such as 0.99. None: not.
-EMA_MOMENTUM = None
+EMA_MOMENTUM: float | None = None
 # Other prepared data sets that training draws from as well, such as synthetic scans: {OUTPUT_ROOT: share of B-scans}.
 MIXED_ROOTS = {}
 # Draws B-scans that hold a rare fluid more often: 0 not, 1 until IRF, SRF, PED and none are equally frequent.
 OVERSAMPLING = 0.0
 # How training's B-scans are varied. "paper": mirrored, and rotated by up to 10 degrees, counter-clockwise. "strong"
 # rotates by up to 15 to either side, stretches every other patch, and changes grey values, noise and resolution.
-AUGMENTATION = "paper"
+AUGMENTATION: Literal["paper", "strong"] = "paper"
 
 # Share of the patches of a step of adversarial_training.py that scans without outlines give, beside BATCH_SIZE with
 # outlines. prepare_data.py --unlabelled prepares them. DROP_HEALTHY and OVERSAMPLING then do not apply to any patch.
@@ -177,14 +178,14 @@ SELF_TRAINING_WEIGHT = 0.0
 
 # ---- Adversarial fine-tuning ---------------------------------------------------------------------------------------
 # Epochs of adversarial_training.py. None: as EPOCH.
-ADVERSARIAL_EPOCH = None
+ADVERSARIAL_EPOCH: int | None = None
 # Weight of the adversarial loss, that the discriminator call the mask real, beside the segmentation loss.
 ADVERSARIAL_WEIGHT = 0.05
 # Caps the adversarial gradient norm at this share of the segmentation losses'. None: no cap.
 # Without the cap, a confident discriminator overwhelmed the segmentation loss in our tests.
-ADVERSARIAL_LIMIT = 0.3
+ADVERSARIAL_LIMIT: float | None = 0.3
 # Filters of the discriminator's first level. None: as BASE_FILTERS.
-D_BASE_FILTERS = None
+D_BASE_FILTERS: int | None = None
 # Learning rate of the discriminator, below the U-Net's, since it learns faster.
 D_ADAM_LR = 1e-4
 # First-moment decay of the discriminator's Adam, as ADAM_BETA_1.
@@ -194,7 +195,7 @@ D_WARM_UP_STEPS = 200
 # Steps over which ADVERSARIAL_WEIGHT then rises from 0.
 ADVERSARIAL_RAMP_STEPS = 500
 # The step ends after so many epochs with an accuracy near one half on held-out masks, having been better. None: never.
-D_PATIENCE = 5
+D_PATIENCE: int | None = 5
 
 
 # ---- Derived from the values above; functions, so that they follow an overridden root ------------------------------
@@ -410,7 +411,7 @@ def load(argv, parser=None):
     changes = {}
     for name in arguments.recipes:
         changes |= recipe(name)
-    overrides = read_overrides(arguments.overrides, values(), setting_rules.OPTIONAL)
+    overrides = read_overrides(arguments.overrides, values(), __annotations__)
     globals().update(changes | overrides, _given=frozenset(overrides))
     globals().update(_options=options_of(arguments), _changed_by=(*arguments.recipes, *arguments.overrides))
     return arguments
@@ -421,7 +422,7 @@ def recipe(name):
 
     Raises `InputError` where one is unknown, or there is no such file.
     """
-    return read_recipe(name, values(), setting_rules.OPTIONAL)
+    return read_recipe(name, values(), __annotations__)
 
 
 def command(script, *arguments):
@@ -436,5 +437,5 @@ def called_with():
 
 def validate():
     """Raise `InputError` with a line for each setting whose value cannot work: name, value, what is allowed."""
-    if complaints := setting_rules.faults(values()):
+    if complaints := setting_rules.faults(values(), __annotations__):
         raise InputError(*complaints)

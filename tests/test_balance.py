@@ -1,6 +1,6 @@
 import pytest
 
-from utils.training.discriminator_state import converged, discriminator_state
+from utils.training.balance import converged, out_of_balance
 
 
 def epoch(on_real, on_generated, adversarial_loss=0.7):
@@ -26,18 +26,18 @@ def held_out(*accuracies):
     ],
 )
 def test_a_discriminator_that_collapsed_or_won_is_named(row, expected):
-    state = discriminator_state([epoch(0.5, 0.5), row])  # the last epoch alone counts
+    state = out_of_balance([epoch(0.5, 0.5), row])  # the last epoch alone counts
     assert state is None if expected is None else expected in state
 
 
 def test_a_discriminator_that_begins_to_learn_is_not_named():
     blind = epoch(0.03, 0.97) | {"steps": 40}
-    assert discriminator_state([blind], warm_up_steps=60) is None
-    assert "collapsed" in discriminator_state([blind, blind], warm_up_steps=60)
+    assert out_of_balance([blind], warm_up_steps=60) is None
+    assert "collapsed" in out_of_balance([blind, blind], warm_up_steps=60)
 
 
 def test_no_epoch_no_warning():
-    assert discriminator_state([]) is None
+    assert out_of_balance([]) is None
 
 
 def test_training_has_converged_once_the_discriminator_stays_at_one_half():

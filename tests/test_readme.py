@@ -229,7 +229,7 @@ def copy(tmp_path_factory):
     (copy / ".venv").symlink_to(sys.prefix)
     text = (copy / "config.py").read_text("utf-8")
     for name, value in SMALL.items():
-        text, count = re.subn(rf"^{name} = .+$", f"{name} = {value}", text, flags=re.M)
+        text, count = re.subn(rf"^({name}(?:: .+)?) = .+$", rf"\g<1> = {value}", text, flags=re.M)
         assert count == 1
     (copy / "config.py").write_text(text, "utf-8")
     run(copy, "python -m utils.phantom --output data --cases 12 --slices 2 --seed 4")

@@ -2,33 +2,12 @@
 
 import re
 from types import SimpleNamespace
+from typing import Literal, get_args, get_origin
 
 from utils.errors import InputError
 from utils.labels import FLUIDS
 from utils.networks.networks import check_network
 from utils.own_code import check_own, is_own
-
-# Names that may be None and the type that they have otherwise.
-OPTIONAL = {
-    "REFERENCE_CASE": str,
-    "REFERENCE_HISTOGRAM": str,
-    "FOLDS": int,
-    "ENCODER_WEIGHTS": str,
-    "INIT_WEIGHTS": str,
-    "FLUID_THRESHOLDS": list,
-    "STEPS_PER_EPOCH": int,
-    "DASK_SCHEDULER": str,
-    "COORDINATOR": str,
-    "KEEP_EPOCHS": int,
-    "PATIENCE": int,
-    "SCAN_MINUTES": float,
-    "D_PATIENCE": int,
-    "ADVERSARIAL_LIMIT": float,
-    "D_BASE_FILTERS": int,
-    "ADVERSARIAL_EPOCH": int,
-    "GRADIENT_CLIP": float,
-    "EMA_MOMENTUM": float,
-}
 
 _MEASURES = ["dice", "dice_irf", "dice_srf", "dice_ped", "iou_score", "f_score", "f_irf", "f_srf", "f_ped", "loss"]
 _MONITORS = [f"val_{measure}" for measure in _MEASURES]
@@ -47,7 +26,6 @@ _RULES = [
     ("GRADIENT_CLIP", lambda value: value > 0, "above 0, or None for no limit"),
     ("EMA_MOMENTUM", lambda value: 0 < value < 1, "between 0 and 1, or None"),
     ("OVERSAMPLING", lambda value: 0 <= value <= 1, "from 0 to 1"),
-    ("AUGMENTATION", lambda value: value in ("paper", "strong"), "'paper' or 'strong'"),
     (
         "MIXED_ROOTS",
         lambda value: (
@@ -65,9 +43,7 @@ _RULES = [
         lambda value: all(type(label) is int and 0 < label < 256 for label in value),
         "labels from 1 to 255, such as (1, 2)",
     ),
-    ("PADDING", lambda value: value in ("valid", "same"), "'valid' or 'same'"),
     ("LOSS", lambda value: value in ("balanced", "plain") or is_own(value), "'balanced', 'plain' or module:function"),
-    ("LR_SCHEDULE", lambda value: value in ("constant", "cosine"), "'constant' or 'cosine'"),
     ("SEED FOLD WORKERS HOST KEEP_EPOCHS PATCH_BORDER REGULARIZER_WEIGHT", lambda value: value >= 0, "at least 0"),
     ("ADVERSARIAL_WEIGHT ADVERSARIAL_LIMIT SELF_TRAINING_WEIGHT", lambda value: value >= 0, "at least 0"),
     ("AXIAL_SPACING_MM SLICE_SD ADAM_LR D_ADAM_LR SAVE_MINUTES PREDICTION_GB", lambda value: value > 0, "above 0"),
@@ -84,7 +60,6 @@ _RULES = [
     ("PATCH_SIZE_H PATCH_SIZE_W", lambda value: value >= 104 and value % 8 == 0, "a multiple of 8 from 104 on"),
     ("MONITOR", lambda value: value in _MONITORS, "one of " + ", ".join(_MONITORS)),
     ("N_CLASSES", lambda value: value == 4, "4: background, IRF, SRF, PED"),
-    ("DTYPE_POLICY", lambda value: value in ("float32", "mixed_bfloat16", "mixed_float16"), "float32 or mixed_*16"),
     (
         "RUN_NAME",
         lambda value: re.fullmatch(r"\w[\w.-]*", value) is not None,
@@ -93,13 +68,20 @@ _RULES = [
 ]
 
 
-def faults(values):
-    """A line for each of config.py's `values` ({name: value}) that cannot work: name, value, what is allowed."""
+def faults(values, types):
+    """A line for each of config.py's `values` ({name: value}) that cannot work: name, value, what is allowed.
+
+    `types` are its annotations, {name: type}, of the settings whose type the default does not say.
+    """
     config, complaints = SimpleNamespace(**values), []
+    for name, of_name in types.items():
+        choices = get_args(of_name) if get_origin(of_name) is Literal else (values[name],)
+        if values[name] not in choices:
+            complaints.append(f"config.{name} = {values[name]!r}: must be {' or '.join(map(repr, choices))}")
     for names, is_allowed, allowed in _RULES:
         for name in names.split():
             value = values[name]
-            if value is None and name in OPTIONAL:
+            if value is None and type(None) in get_args(types.get(name)):
                 continue
             try:
                 allows = is_allowed(value)

@@ -1,11 +1,13 @@
 """Settings from the command line and from recipes, checked against those of config.py.
 
-`defaults` are config.py's settings as {name: value}, and `optional` those that may be None, as {name: type otherwise}.
+`defaults` are config.py's settings as {name: value}, `types` its annotations, {name: type}: those of the settings whose
+type the default does not say, because they may be None, or are one of a few words.
 """
 
 import ast
 import difflib
 from pathlib import Path
+from typing import get_args
 
 from utils.errors import InputError
 
@@ -63,7 +65,7 @@ def options_of(arguments):
     return options + [part for override in arguments.overrides for part in ("--set", override)]
 
 
-def read_overrides(overrides, defaults, optional):
+def read_overrides(overrides, defaults, types):
     """The settings in texts ``NAME=VALUE``, as {name: value}; later ones win.
 
     A value is read by `ast.literal_eval`, else taken as text. Raises `InputError` with a line for each that is wrong.
@@ -78,7 +80,7 @@ def read_overrides(overrides, defaults, optional):
         try:
             if not separator:
                 raise InputError(f"--set {override}: expected NAME=VALUE")
-            changes[name] = _checked(f"--set {override}", name, value, defaults, optional, text)
+            changes[name] = _checked(f"--set {override}", name, value, defaults, types, text)
         except InputError as error:
             complaints += error.messages
     if complaints:
@@ -86,7 +88,7 @@ def read_overrides(overrides, defaults, optional):
     return changes
 
 
-def read_recipe(name, defaults, optional):
+def read_recipe(name, defaults, types):
     """The settings in recipes/NAME.py, or in the file `name` where that is a path ending in ``.py``, as {name: value}.
 
     Its lines are ``NAME = value  # why``, with literal values. It is read, never executed. Raises `InputError` with a
@@ -117,7 +119,7 @@ def read_recipe(name, defaults, optional):
                 raise InputError(f"{place}: expected a plain value, such as a number or text in quotes") from None
             if setting in changes:
                 raise InputError(f"{place}: {setting} is set twice")
-            changes[setting] = _checked(f"{place}: {setting}", setting, value, defaults, optional)
+            changes[setting] = _checked(f"{place}: {setting}", setting, value, defaults, types)
         except InputError as error:
             complaints += error.messages
     if complaints:
@@ -125,7 +127,7 @@ def read_recipe(name, defaults, optional):
     return changes
 
 
-def _checked(place, name, value, defaults, optional, text=None):
+def _checked(place, name, value, defaults, types, text=None):
     """`value` as one for the setting `name`; `text` is what it was read from, where that may be meant as it stands."""
     if name in RETIRED:
         raise InputError(f"{place}: is no setting any more: {RETIRED[name][1]}")
@@ -133,14 +135,15 @@ def _checked(place, name, value, defaults, optional, text=None):
         closest = difflib.get_close_matches(name.upper(), defaults, n=1, cutoff=0.4)
         closest = [RENAMED[name]] if name in RENAMED else closest
         raise InputError(f"{place}: no such name in config.py" + (f"; did you mean {closest[0]}?" * bool(closest)))
-    expected = optional.get(name, type(defaults[name]))
+    known = get_args(types.get(name)) or (type(defaults[name]),)
+    expected, may_be_none = known[0] if isinstance(known[0], type) else str, type(None) in known
     if expected is str and value is not None and text is not None:
         return text if not isinstance(value, str) else value
     if expected is float and type(value) is int:
         return float(value)
     if expected is tuple and type(value) is list:
         return tuple(value)
-    if type(value) is expected or (value is None and name in optional):
+    if type(value) is expected or (value is None and may_be_none):
         return value
-    alternative = " or None" if name in optional else ""
+    alternative = " or None" if may_be_none else ""
     raise InputError(f"{place}: expected {expected.__name__}{alternative}, found {type(value).__name__}")

@@ -8,7 +8,7 @@ from utils.errors import InputError, run_script
 from utils.files import written_whole
 
 _HEADING = re.compile(r"# ---- (.+?) -+$")
-_SETTING = re.compile(r"([A-Z][A-Z0-9_]*) = (.+?)(?:  # (.+))?$")
+_SETTING = re.compile(r"([A-Z][A-Z0-9_]*)(?:: .+?)? = (.+?)(?:  # (.+))?$")
 _INTRODUCTION = """# Settings
 
 Every setting of [config.py](config.py) with its default, written by `python -m utils.tools.config_table`. Edit

@@ -7,7 +7,7 @@ SURE = 0.95  # accuracy; from here on it is hardly ever wrong
 REJECTED = 3.0  # adversarial loss, -log of 5 %; from here on it gives generated masks less than 5 %
 
 
-def discriminator_state(history, warm_up_steps=0):
+def out_of_balance(history, warm_up_steps=0):
     """A warning about the last epoch of `history`, or None.
 
     `history` is a list of one dictionary an epoch. Nothing is said of epochs that lie within the first `warm_up_steps`:
