@@ -81,9 +81,7 @@ QUICK = {
     "./reproduce.sh --set DATA_ROOT=data": checked(
         "bash -n reproduce.sh", "test_all_folds_as_one_command_that_goes_on_after_a_kill"
     ),
-    "make -C FOLDER demo": checked("cd / && make -n -C \"$OLDPWD\" demo | grep 'utils.tasks demo'"),
     "python3 FOLDER/utils/tasks.py demo": checked('cd / && python3 "$OLDPWD/utils/tasks.py" demo --help'),
-    "python -m utils.tasks demo": checked("python -m utils.tasks demo --help", "test_the_demo_with_small_settings"),
     "python -m utils.tasks reproduce": checked(
         "python -m utils.tasks reproduce --help", "test_all_folds_as_one_command_that_goes_on_after_a_kill"
     ),

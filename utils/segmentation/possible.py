@@ -1,7 +1,7 @@
 """Where fluid can be, by the retina's surfaces: nothing above the retina, and nothing below Bruch's membrane.
 
 The margins leave 99.5 % of every fluid as outlined, in 277 real B-scans and in varied phantoms with detachments up to
-1 mm high: docs/experiments.md.
+1 mm high: benchmarks/README.md.
 """
 
 import numpy as np
