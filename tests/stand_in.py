@@ -1,14 +1,18 @@
 """A network that tells IRF by brightness, stored as training stores one: labels with a meaning, without training."""
 
+import json
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+import onnx
 from keras import layers
+from onnx import TensorProto, helper, numpy_helper
 
 from utils.networks.exported_model import export_best
+from utils.tools.export_onnx import OPSET
 
 DETAILS = {
     "network": "Unet/resnet18",  # any that is not rebuilt from its weights
@@ -38,6 +42,34 @@ def export_brightness_model(folder, n_classes=4, bias=-100, **details):
     """Write it as ``best.keras`` with ``best.json`` into `folder`; returns the former's path."""
     export_best(folder, brightness_model(n_classes, bias), {**DETAILS, **details})
     return folder / "best.keras"
+
+
+def export_brightness_onnx(folder, **details):
+    """Write the same network as ``best.onnx`` into `folder`: scripts that are run with it need no Keras, which is slow.
+
+    Returns the file's path.
+    """
+    kernel = np.zeros((3, 4), np.float32)
+    kernel[1, 1] = 200
+    constants = {"kernel": kernel, "bias": np.array([0, -100, -300, -300], np.float32)}
+    constants |= {"first": np.array([46, 46]), "end": np.array([-46, -46]), "axes": np.array([1, 2])}
+    nodes = [
+        helper.make_node("Slice", ["image", "first", "end", "axes"], ["grey"]),
+        helper.make_node("MatMul", ["grey", "kernel"], ["weighted"]),
+        helper.make_node("Add", ["weighted", "bias"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["segmentation"], axis=-1),
+    ]
+    image, segmentation = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ("n", "rows", "columns", channels))
+        for name, channels in (("image", 3), ("segmentation", 4))
+    )
+    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "brightness", [image], [segmentation], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    helper.set_model_props(model, {"best.json": json.dumps({**DETAILS, "sha256": 64 * "0", **details})})
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, folder / "best.onnx")
+    return folder / "best.onnx"
 
 
 def bright_scan(slices=3, rows=130, columns=140):

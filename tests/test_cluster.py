@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers import run_python
-from stand_in import bright_scan, export_brightness_model
+from stand_in import bright_scan, export_brightness_onnx
 
 from utils.errors import InputError
 from utils.files import UNFINISHED
@@ -36,7 +36,7 @@ def test_scans_of_workers_that_die_go_to_others(cluster, tmp_path):
     count = 24
     for number in range(count):
         write_volume(tmp_path / "Spectralis" / f"s{number:02d}.mhd", bright_scan(slices=1), SPACING_MM)
-    model, output = export_brightness_model(tmp_path), tmp_path / "out"
+    model, output = export_brightness_onnx(tmp_path), tmp_path / "out"
     workers, killed = [nanny.process.process.pid for nanny in cluster.workers.values()], []
 
     def kill_two():
@@ -98,7 +98,7 @@ def test_a_scheduler_that_stops_is_told(tmp_path):
 def test_a_slow_scan_fails_and_the_others_go_on(tmp_path):
     for name, slices in (("long", 12), ("short", 1)):
         write_volume(tmp_path / "Spectralis" / f"{name}.mhd", bright_scan(slices), SPACING_MM)
-    model, output = export_brightness_model(tmp_path), tmp_path / "out"
+    model, output = export_brightness_onnx(tmp_path), tmp_path / "out"
     command = ("test.py", tmp_path / "Spectralis", "--output", output, "--model", model, "--set", "SCAN_MINUTES=1e-6")
     _, stderr = run_python(*command, expected=2)
     (line,) = [line for line in stderr.splitlines() if "error" in line]

@@ -6,7 +6,7 @@ import pytest
 from dicoms import dicom, save
 from helpers import run_python
 from PIL import Image
-from stand_in import bright_scan, export_brightness_model
+from stand_in import bright_scan, export_brightness_onnx
 from vendor_writers import write_topcon, write_xml
 
 from utils.errors import InputError
@@ -17,7 +17,7 @@ SPACING_MM = (0.0117, 0.003872, 0.12)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return export_brightness_model(tmp_path_factory.mktemp("model"))
+    return export_brightness_onnx(tmp_path_factory.mktemp("model"))
 
 
 def segment(model, source, output, *options, expected=0):

@@ -8,7 +8,7 @@ import pytest
 from dicoms import save, tomography
 from helpers import run_python
 from matplotlib.axes import Axes
-from stand_in import bright_scan, export_brightness_model
+from stand_in import bright_scan, export_brightness_onnx
 
 from utils.errors import InputError
 from utils.files import read_json
@@ -40,7 +40,7 @@ def test_volumes_of_an_eye_by_date(tmp_path):
         "second, OD, Miller/7, 2024-03-01\nfirst, right, Miller/7, 2023-11-20\n"
         "other, OS, Miller/7, 2024-03-01\nundated, OD, Miller/7,\nnot here, OD, x, 2020-01-01\n"
     )
-    output, model = tmp_path / "out", export_brightness_model(tmp_path)
+    output, model = tmp_path / "out", export_brightness_onnx(tmp_path)
     command = ("test.py", scans, "--output", output, "--model", model, "--eye", table)
     stdout, _ = run_python(*command)
     assert "1 eyes over time" in stdout

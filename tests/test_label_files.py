@@ -14,7 +14,7 @@ import pytest
 import SimpleITK
 from dicoms import save, save_tomographies, tomography
 from helpers import run_python
-from stand_in import bright_scan, export_brightness_model
+from stand_in import bright_scan, export_brightness_onnx
 
 from utils.networks.exported_model import read_best
 from utils.segmentation import output
@@ -34,7 +34,7 @@ SLANTED = (0.8, 0.0, -0.6, 0.6, 0.0, 0.8, 0.0, -1.0, 0.0)  # a direction, row by
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return export_brightness_model(tmp_path_factory.mktemp("model"))
+    return export_brightness_onnx(tmp_path_factory.mktemp("model"))
 
 
 def job_of(model, folder, *formats, **options):

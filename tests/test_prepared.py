@@ -1,10 +1,11 @@
 """What later steps read of what step 1 prepared, and what they refuse."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from helpers import arguments, write_raw_case, write_record
+from helpers import arguments, prepare, write_raw_case, write_record
 
 import adversarial_training
 import config
@@ -26,13 +27,22 @@ from utils.volumes.mhd import write_volume
 from utils.volumes.vendors import VENDORS
 
 
-@pytest.fixture
-def prepared(tmp_path, prepare_here):
-    """Three cases of each vendor, prepared; returns OUTPUT_ROOT, and the settings stay those of this preparation."""
+@pytest.fixture(scope="module")
+def prepared_once(tmp_path_factory):
+    """Three cases of each vendor, prepared: a folder with data/ and output/, which no test changes."""
+    folder = tmp_path_factory.mktemp("prepared")
     for number, vendor in enumerate(VENDORS):
         for name in ("p1_left", "p2_left", "p3_left"):
-            write_raw_case(tmp_path / "data", vendor, name, seed=10 * number + int(name[1]))
-    prepare_here(tmp_path / "data", tmp_path / "output")
+            write_raw_case(folder / "data", vendor, name, seed=10 * number + int(name[1]))
+    prepare(folder / "data", folder / "output")
+    return folder
+
+
+@pytest.fixture
+def prepared(prepared_once, tmp_path, set_config):
+    """A copy of `prepared_once`; returns OUTPUT_ROOT, and the settings are those of its preparation."""
+    shutil.copytree(prepared_once, tmp_path, dirs_exist_ok=True)
+    set_config(DATA_ROOT=str(tmp_path / "data"), OUTPUT_ROOT=str(tmp_path / "output"))
     return tmp_path / "output"
 
 

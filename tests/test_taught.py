@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import arguments, run_python, write_raw_case
-from stand_in import bright_scan, export_brightness_model
+from stand_in import bright_scan, export_brightness_model, export_brightness_onnx
 
 from utils.errors import InputError
 from utils.evaluation.held_out import segment_and_score
@@ -93,7 +93,7 @@ def test_the_probability_of_what_was_not_taught_is_backgrounds():
 
 def test_a_fluid_that_was_not_taught_is_never_found_and_everything_says_so(tmp_path):
     """The stand-in calls bright pixels IRF, which it was not taught."""
-    model = export_brightness_model(tmp_path / "model", taught=["SRF", "PED"])
+    model = export_brightness_onnx(tmp_path / "model", taught=["SRF", "PED"])
     write_volume(tmp_path / "Spectralis.mhd", bright_scan(1), SPACING_MM)
     said, _ = run_python("test.py", tmp_path / "Spectralis.mhd", "--output", tmp_path / "out", "--model", model)
     assert "Spectralis_Spectralis: SRF 0.000, PED 0.000 mm2" in said
