@@ -36,6 +36,11 @@ def test_default_size_and_parameters():
     assert model.layers[-1].name == "segmentation"
 
 
+def test_the_drawing_of_the_networks_takes_no_arguments():
+    with pytest.raises(InputError, match="expected none"):
+        main(["--unknown"])
+
+
 def test_layers_of_the_unet():
     model = create_unet_model(base_filters=4)
     by_name = {layer.name: layer for layer in model.layers}
