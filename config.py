@@ -283,11 +283,10 @@ def batch_settings():
     patches = PatchSettings(
         shape=(PATCH_SIZE_H, PATCH_SIZE_W),
         per_slice=PATCHES_PER_SLICE,
-        border=PATCH_BORDER,
+        patch_border=PATCH_BORDER,
         neighbours=NEIGHBOURS,
         drop_healthy=DROP_HEALTHY,
         augmentation=augmentations()[AUGMENTATION],
-        fluid_labels=(IRF_CODE, SRF_CODE, PED_CODE),
     )
     return BatchSettings(
         preprocessed_folder=preprocessed_folder(),

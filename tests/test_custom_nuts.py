@@ -204,7 +204,7 @@ def test_without_augmentation_b_scans_stay_as_they_are():
 # ---- Centres -------------------------------------------------------------------------------------------------------
 def patch_centers(roi, patch_shape, rng):
     """Centres (row, column) of a B-scan's patches: 12 along the middle of the ROI, a fifth as many from anywhere."""
-    patches = decided_patches(roi, roi, patch_shape, 12, a_fifth, rng, patch_border=0, fluid_labels=())
+    patches = decided_patches(roi, roi, patch_shape, 12, a_fifth, rng, patch_border=0)
     corners = [(rows.start, columns.start) for (rows, columns), _ in patches]
     return np.reshape(corners, (-1, 2)).astype(int) + np.array(patch_shape) // 2
 
@@ -362,14 +362,14 @@ def test_a_patch_holds_a_fluid_that_reaches_inside_its_border(row, column, insid
     assert patch[-3:] == tuple(inside * (label == fluid) for fluid in (1, 2, 3))
 
 
-def test_border_and_labels_can_be_chosen():
+def test_the_border_can_be_chosen():
     mask = np.zeros(PATCH, np.uint8)
     mask[0, 127] = 3
     ones = np.ones(PATCH, np.uint8)
-    (patch,) = plan(ones, mask, ones, border=0, fluid_labels=(3, 2, 1))
-    assert patch[-3:] == (1, 0, 0)
+    (patch,) = plan(ones, mask, ones, patch_border=0)
+    assert patch[-3:] == (0, 0, 1)
     with pytest.raises(ValueError, match="patch_border must be less than half"):
-        plan(ones, mask, ones, border=64)
+        plan(ones, mask, ones, patch_border=64)
 
 
 def test_the_invalid_share_is_counted_in_the_patch():

@@ -236,7 +236,7 @@ def prepared_case(tmp_path):
 def test_a_batch_allows_what_the_reader_did_not_rule_out(prepared_case):
     folder, mask = prepared_case
     row = SliceRow("a", "Topcon", "a", 0, 1, None, 1)  # SRF was not outlined
-    settings = batch_settings(folder, batch_size=1, drop_healthy=0.0, border=0)
+    settings = batch_settings(folder, batch_size=1, drop_healthy=0.0, patch_border=0)
     batches = list(get_iterator_nuts([row], settings, training=False, epoch=0))
     _, (allowed, *labels) = batches[0]
     assert [label.item() for label in labels] == [1, 255, 1 if (mask == 3).any() else 0]

@@ -17,7 +17,7 @@ import numpy as np
 from nutsflow import NutFunction, nut_processor
 
 from utils.errors import InputError
-from utils.labels import CLASS_NAMES, NOT_JUDGED, unlabelled_value
+from utils.labels import CLASS_NAMES, FLUIDS, NOT_JUDGED, unlabelled_value
 from utils.patches.augmentation import draw_scale, resized, rotated, rotation_map, with_other_grey_values
 from utils.preparation.prepared import VOLUME_KINDS, outlined_in, slices_seen, volume_paths
 from utils.volumes.mhd import open_volume
@@ -208,7 +208,7 @@ def _moved_to_fit(centers, image_shape, pshape):
 
 
 # ---- Patches -------------------------------------------------------------------------------------------------------
-def decided_patches(mask, inside, pshape, npos, nneg, rng, patch_border, fluid_labels):
+def decided_patches(mask, inside, pshape, npos, nneg, rng, patch_border):
     """Yield (window, labels) of each patch of a B-scan: slices of rows and columns, and [is_IRF, is_SRF, is_PED].
 
     `mask` (rows, columns) holds labels, `inside` (uint8) is 1 in the ROI. `npos` patches lie along the ROI's middle,
@@ -226,27 +226,25 @@ def decided_patches(mask, inside, pshape, npos, nneg, rng, patch_border, fluid_l
     for row, column in np.concatenate([along_middle, anywhere]).tolist():
         top, left = row - patch_rows // 2, column - patch_columns // 2
         window = (slice(top, top + patch_rows), slice(left, left + patch_columns))
-        yield window, labels_inside(mask[window], patch_border, fluid_labels)
+        yield window, labels_inside(mask[window], patch_border)
 
 
-def labels_inside(mask, border, fluid_labels):
-    """[is_IRF, is_SRF, is_PED] of a patch's `mask` (rows, columns), as far as it lies `border` pixels inside.
+def labels_inside(mask, patch_border):
+    """[is_IRF, is_SRF, is_PED] of a patch's `mask` (rows, columns), as far as it lies `patch_border` pixels inside.
 
-    1 where it holds the one of `fluid_labels`, else 255 where some pixel may be that fluid (`utils.labels`), else 0.
+    1 where it holds the fluid, else 255 where some pixel may be that fluid (`utils.labels`), else 0.
     """
-    inner = mask[border : mask.shape[0] - border, border : mask.shape[1] - border]
-    held = [int((inner == label).any()) for label in fluid_labels]
+    inner = mask[patch_border : mask.shape[0] - patch_border, patch_border : mask.shape[1] - patch_border]
+    held = [int((inner == label).any()) for label in FLUIDS.values()]
     if inner.max() < 128:
         return held
     possible = np.bitwise_or.reduce(inner[inner >= 128])
     return [
-        is_held or NOT_JUDGED * int(possible >> label & 1) for is_held, label in zip(held, fluid_labels, strict=True)
+        is_held or NOT_JUDGED * int(possible >> label & 1) for is_held, label in zip(held, FLUIDS.values(), strict=True)
     ]
 
 
-def sample_patches_entropy_mask(
-    image, mask, roimask, pshape, npos, nneg, pos=255, neg=0, rnd=None, patch_border=0, fluid_labels=(1, 2, 3)
-):
+def sample_patches_entropy_mask(image, mask, roimask, pshape, npos, nneg, pos=255, neg=0, rnd=None, patch_border=0):
     """Yield (image patch, mask patch, is_IRF, is_SRF, is_PED) of a B-scan.
 
     `image` is (rows, columns[, channels]), `mask` (rows, columns) with labels 0 to 3. `npos` patches are centred by
@@ -255,7 +253,7 @@ def sample_patches_entropy_mask(
     those of `decided_patches`. Patches are views of the arrays, not copies.
     """
     inside, rng = _inside(roimask, pos, neg), _generator(rnd)
-    for window, labels in decided_patches(mask, inside, pshape, npos, nneg, rng, patch_border, fluid_labels):
+    for window, labels in decided_patches(mask, inside, pshape, npos, nneg, rng, patch_border):
         yield image[window], mask[window], *labels
 
 
@@ -292,9 +290,8 @@ def PlanRetouchPatches(samples, settings, rnd):
     """
     n_pixels = settings.shape[0] * settings.shape[1]
     for row, mirrored, angle_degrees, middle_slice, mask, roi in samples:
-        for window, labels in decided_patches(
-            mask, roi, settings.shape, settings.per_slice, a_fifth, rnd, settings.border, settings.fluid_labels
-        ):
+        decided = decided_patches(mask, roi, settings.shape, settings.per_slice, a_fifth, rnd, settings.patch_border)
+        for window, labels in decided:
             invalid_share = 1 - cv2.countNonZero(middle_slice[window]) / n_pixels
             top, left = (along.start for along in window)
             yield Patch(row, mirrored, angle_degrees, top, left, invalid_share, None, *labels)
@@ -348,7 +345,7 @@ class CutPatch(NutFunction):
             image, mask = resized(image, mask, shape)
         mask = _with_what_is_allowed(mask, row)  # after all that turns or pads in something
         if is_resized:
-            labels = labels_inside(mask, self.settings.border, self.settings.fluid_labels)
+            labels = labels_inside(mask, self.settings.patch_border)
         if rng is not None:
             image = with_other_grey_values(image, rng, self.settings.augmentation.grey)
         return image, mask, *labels

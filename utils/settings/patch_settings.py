@@ -30,10 +30,9 @@ class PatchSettings:
 
     shape: tuple  # (rows, columns) in pixels
     per_slice: int  # at most, along the middle of the ROI; a fifth as many again come from anywhere in it
-    border: int  # pixels in from the patch's sides, beyond which fluid does not count for its labels
+    patch_border: int  # pixels in from the patch's sides, beyond which fluid does not count for its labels
     drop_healthy: float  # share of the patches without fluid that is dropped
     augmentation: AugmentationSettings
-    fluid_labels: tuple = (1, 2, 3)  # of IRF, SRF and PED in the masks
     neighbours: bool = True  # whether its channels are slices z-1, z, z+1, else z alone
     max_invalid: float = 0.5  # largest invalid share of a patch: beyond half, it would teach padding most of all
 
