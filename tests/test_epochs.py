@@ -90,6 +90,14 @@ def test_a_better_epoch_is_exported_and_a_worse_one_is_not(tmp_path):
     assert [(best["epoch"], best["value"]) for best in exported] == [(1, 0.3), (3, 0.6)]
 
 
+def test_the_last_epoch_can_be_the_best_whatever_its_dice(tmp_path):
+    exported = []
+    run = start(tmp_path, exported=exported, monitor="epoch", window=3)
+    for dice in (0.6, 0.9, 0.2, 0.1):
+        take_epoch(run, dice)
+    assert [best["epoch"] for best in exported] == [1, 2, 3, 4]
+
+
 def test_an_exported_model_better_than_the_state_says_is_never_overwritten_by_a_worse(tmp_path):
     """As after a state that was damaged, or a kill between the export and the state."""
     take_epoch(start(tmp_path, window=1), 0.4)

@@ -63,7 +63,8 @@ def test_a_monitor_without_a_value_is_refused():
             check_monitor(monitor, rows("Cirrus", "--"), "val.csv")
         with pytest.raises(InputError, match="hold IRF, of which IRF is not taught, so that val_"):
             check_monitor(monitor, b_scans, "val.csv", taught=("SRF",))
-    check_monitor("val_loss", b_scans, "val.csv", taught=("SRF",))
+    for monitor in ("val_loss", "epoch"):
+        check_monitor(monitor, b_scans, "val.csv", taught=("SRF",))
 
 
 def test_dice_is_of_all_b_scans_together():

@@ -64,17 +64,19 @@ PHANTOM_SETTINGS = {
     "TEST_FRACTION": 0.02,
     "VALIDATION_FRACTION": 0.04,
 }
-BOX_LEARNS_FROM = {"MIXED_ROOTS": {(BOX_BUILD / "phantoms_output").as_posix(): 0.4}, "NOT_JUDGED_OTHER": (1, 2)}
+BOX_AND_FOLDS = {
+    "MIXED_ROOTS": {(BOX_BUILD / "phantoms_output").as_posix(): 0.4},
+    "NOT_JUDGED_OTHER": (1, 2),
+    "MONITOR": "epoch",  # the last: so few B-scans validate that their scores choose by chance
+}
 BOX_SETTINGS = {
-    **BOX_LEARNS_FROM,
+    **BOX_AND_FOLDS,
     "OUTPUT_ROOT": BOX_BUILD / "real" / "fold_untouched",
     "PATIENT_PATTERN": r"^[A-Z]+-(\d+)",
     "RUN_NAME": "box",
-    "EPOCH": 6,
-    "MONITOR": "val_loss",  # Dice is that of two B-scans for SRF and for PED
     "CHOOSE_DECISIONS": False,  # the folds' held-out B-scans choose them
 }
-FOLD_SETTINGS = {**BOX_LEARNS_FROM, "EPOCH": 4, "VALIDATION_B_SCANS": 40}
+FOLD_SETTINGS = {**BOX_AND_FOLDS, "VALIDATION_B_SCANS": 40}
 FOLD_CPU_SECONDS = 6000  # more than their steps need
 
 # `adapt`: what a step of recipes/strong.py takes on two cores, and how few patients can show no difference at 5 %.

@@ -10,7 +10,7 @@ from utils.networks.networks import check_network
 from utils.own_code import check_own, is_own
 
 _MEASURES = ["dice", "dice_irf", "dice_srf", "dice_ped", "iou_score", "f_score", "f_irf", "f_srf", "f_ped", "loss"]
-_MONITORS = [f"val_{measure}" for measure in _MEASURES]
+_MONITORS = ["epoch", *(f"val_{measure}" for measure in _MEASURES)]
 
 # (names, test, what is allowed): every complaint of `validate` comes from one of these rows.
 _RULES = [

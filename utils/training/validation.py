@@ -55,7 +55,7 @@ def check_monitor(monitor, b_scans, csv_path, taught=tuple(FLUIDS)):
     """
     held = {kind for row in b_scans for kind in _kinds(row)} - {"none"}
     fluids, named = held & set(taught), monitor.rpartition("_")[2].upper()
-    needed = {named} if named in FLUIDS else set() if monitor == "val_loss" else fluids or {"a fluid"}
+    needed = {named} if named in FLUIDS else set() if monitor in ("epoch", "val_loss") else fluids or {"a fluid"}
     if not needed <= fluids:
         found = ", ".join(in_order(held)) or "no fluid"
         untaught = [fluid for fluid in in_order(held) if fluid not in taught]
