@@ -122,7 +122,7 @@ ADAM_LR = 2e-4
 ADAM_BETA_1 = 0.5
 # Whole B-scans, balanced over vendors and fluids, that every epoch is scored on.
 VALIDATION_B_SCANS = 48
-# Column of log.csv that chooses the best epoch: the Dice on those B-scans, mean of the fluids. "epoch": the last one is.
+# Column of log.csv that chooses the best epoch: the Dice on those B-scans, mean of the fluids. "epoch": the last is it.
 MONITOR = "val_dice"
 # Epochs without a better one after which training ends. None: it continues to EPOCH.
 PATIENCE: int | None = None
