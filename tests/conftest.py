@@ -7,6 +7,11 @@ import config
 import prepare_data
 
 
+def pytest_collection_modifyitems(items):
+    """The file that takes longest comes first: begun last, it would keep one of two processes busy alone."""
+    items.sort(key=lambda item: item.path.name != "test_scripts.py")
+
+
 @pytest.fixture
 def ctrl_c_interrupts():
     """Ctrl-C as in a terminal. Shells start background processes so that they ignore it."""

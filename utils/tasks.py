@@ -300,7 +300,8 @@ def test(python):
     run(python, "-m", "ruff", "check", ".")
     run(python, "-m", "ruff", "format", "--check", ".")
     run(python, "-m", "mypy")
-    run(python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile")  # a file's tests share what they have trained
+    # A file's tests share what they have trained; tests/conftest.py says which file comes first.
+    run(python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 
 
 if __name__ == "__main__":
