@@ -222,6 +222,7 @@ def test_a_loaded_network_computes_in_any_precision_in_as_large_tiles_as_memory_
     for policy, tolerance in (("float32", 1e-7), ("mixed_bfloat16", 0.03)):
         loaded = load_network(tmp_path / "best.keras", dtype_policy=policy, memory_gb=0.4)
         assert loaded.tile_pixels == 500_000  # 0.4e9 / 800
+        assert (loaded.predictor.step, loaded.predictor.tile_pixels) == (32, 500_000)
         probabilities = loaded.model.predict_on_batch(image())
         assert probabilities.dtype == np.float32
         assert np.abs(probabilities - expected).mean() < tolerance
