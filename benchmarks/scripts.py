@@ -7,11 +7,6 @@ import time
 from utils.tasks import overrides
 
 
-def settings_of(texts):
-    """{setting: text} of "SETTING=VALUE" texts; empty ones are none."""
-    return dict(text.split("=", 1) for text in texts if text)
-
-
 def run(script, *arguments, **settings):
     """Run a script ("model_training.py" or "-m utils.phantom") with settings. Returns what it printed.
 
@@ -37,13 +32,9 @@ def run_measured(*command):
     return time.perf_counter() - started, int(result.stdout) * 1024
 
 
-def prepare(folder, cases, slices, seed=0, varied=False, **settings):
-    """Synthetic volumes in ``folder/data``, prepared into ``folder/output``; returns the `settings` with both roots.
-
-    `varied` ones of which nothing is usable are left out.
-    """
+def prepare(folder, cases, slices, **settings):
+    """Synthetic volumes in ``folder/data``, prepared into ``folder/output``; returns the `settings` with both roots."""
     settings |= {"DATA_ROOT": folder / "data", "OUTPUT_ROOT": folder / "output"}
-    sizes = ("--cases", cases, "--slices", slices, "--seed", seed)
-    run("-m utils.phantom", "--output", folder / "data", *sizes, *["--varied"] * varied)
-    run("prepare_data.py", *["--skip-bad"] * varied, **settings)
+    run("-m utils.phantom", "--output", folder / "data", "--cases", cases, "--slices", slices, "--seed", 0)
+    run("prepare_data.py", **settings)
     return settings

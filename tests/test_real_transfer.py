@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import real_stacks, real_training, real_transfer
+from benchmarks import real_training, real_transfer
 from benchmarks.real_folds import (
     FOLDS_CSV,
     UNTOUCHED,
@@ -26,8 +26,7 @@ from utils.errors import InputError
 from utils.labels import FLUIDS
 from utils.preparation.cases import find_cases
 from utils.preparation.prepared import patient_digest
-from utils.preparation.preprocessing import to_8_bit
-from utils.volumes.mhd import read_volume, write_volume
+from utils.volumes.mhd import write_volume
 
 SPACING_MM = (0.0117, 0.00387, 0.12)
 
@@ -185,28 +184,6 @@ def test_ped_over_irf_is_a_miss(tmp_path):
         **{"true": 60, "predicted": 47, "overlap": 40},
     }
     assert (srf["predicted"], ped["true"], ped["predicted"]) == (0, 0, 20)
-
-
-def test_a_b_scan_is_put_between_others_of_its_patient(tmp_path, monkeypatch):
-    data, stacks = tmp_path / "data", tmp_path / "stacks"
-    write_case(data, "DME-5-1", irf=3)
-    write_case(data, "DME-5-2", rows=120)
-    write_case(data, "DME-6-1")  # another patient, who has no other B-scan
-    monkeypatch.setattr(real_stacks, "outer_row", lambda grey, spacing_mm: {130: 80, 120: 73}[len(grey)])
-    real_stacks.main([str(data), "--output", str(stacks)])
-    cases = {case.name: case for case in find_real_cases([stacks])}
-    assert sorted(cases) == ["DME-5-1", "DME-5-2"]
-    b_scan, stack, index = read_b_scan(cases["DME-5-1"])
-    own, other = (to_8_bit(read_volume(data / "Spectralis" / f"DME-5-{n}" / "oct.mhd")[0][0]) for n in (1, 2))
-    assert index == 1
-    np.testing.assert_array_equal(stack[1], own)
-    for neighbour in stack[[0, 2]]:
-        np.testing.assert_array_equal(neighbour[7:127], other)  # 7 rows further down
-        assert not neighbour[:7].any()
-        assert not neighbour[127:].any()
-    assert (b_scan.reference == 1).sum() == 60
-    real_stacks.main([str(data), "--output", str(stacks), "--lone"])
-    assert len(find_real_cases([stacks])) == 3
 
 
 # ---- Scans made unlike ----------------------------------------------------------------------------------------------
