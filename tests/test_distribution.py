@@ -106,6 +106,7 @@ def test_two_devices_on_jax_train_as_one(prepared, alone):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_two_devices_on_tensorflow_share_the_loss(prepared):
     """Known mistake: a loss that is one number for the batch counted once for every replica. Dice is each replica's."""
     one = train("tensorflow", **prepared, RUN_NAME="tensorflow1")

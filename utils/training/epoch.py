@@ -70,6 +70,8 @@ def keras_batches(batches):
     first = next(batches)
     # Handed over, not held: TensorFlow keeps the function, and what it refers to, until the process ends.
     not_taken = [itertools.chain([first], batches)]
+    if tensorflow.distribute.has_strategy():
+        not_taken.append(iter([first]))  # Keras begins with one batch, of which it takes the sizes, and then anew
     dataset = tensorflow.data.Dataset.from_generator(
         not_taken.pop,
         output_signature=keras.tree.map_structure(
