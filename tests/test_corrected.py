@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import SimpleITK
 from dicoms import save_tomographies
-from helpers import PROJECT, prepare, run_python
+from helpers import PROJECT, prepare, run_here, run_python
 from PIL import Image
 from stand_in import export_brightness_model
 
@@ -460,12 +460,12 @@ def test_corrected_cases_are_prepared_and_known_to_be_seen(segmented, out, tmp_p
     again, _ = run_python("-m", "utils.tools.import_cases", "corrected", out, "--output", data)
     assert "0 cases written" in again
     roots = {"corrected": tmp_path / "output", "original": tmp_path / "before"}
-    prepare(data, roots["corrected"], "PATIENT_PATTERN=^(.+?)__")
+    prepare(data, roots["corrected"], "PATIENT_PATTERN=^(.+?)__", by=run_here)
     for seed, name in enumerate(SCANS[:3]):  # as the network had them; of bert another scan, of carl another name
         folder = tmp_path / "raw" / "Spectralis" / {"carl": "42"}.get(name, name)
         write_volume(folder / "oct.mhd", eye(9 if name == "bert" else seed), SPACING_MM, SLANTED)
         write_volume(folder / "reference.mhd", corrected_labels(), SPACING_MM, SLANTED)
-    prepare(tmp_path / "raw", roots["original"])
+    prepare(tmp_path / "raw", roots["original"], by=run_here)
     settings = {
         name: {"preprocessed_folder": root / "pre_processed", "axial_spacing_mm": 0.003872}
         for name, root in roots.items()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from dicoms import dicom, save
-from helpers import run_python
+from helpers import run_here
 from PIL import Image
 from stand_in import bright_scan, export_brightness_onnx
 from vendor_writers import write_topcon, write_xml
@@ -21,9 +21,9 @@ def model(tmp_path_factory):
 
 
 def segment(model, source, output, *options, expected=0):
-    """Run test.py as a user does; its (stdout, stderr)."""
+    """Run test.py; its (stdout, stderr)."""
     command = ("test.py", source, "--model", model, "--output", output, "--vendor", "Spectralis", *options)
-    stdout, stderr = run_python(*command, expected=expected)
+    stdout, stderr = run_here(*command, expected=expected)
     assert "Traceback" not in stderr
     return stdout, stderr
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from dicoms import save, tomography
-from helpers import run_python
+from helpers import run_here
 from matplotlib.axes import Axes
 from stand_in import bright_scan, export_brightness_onnx
 
@@ -42,7 +42,7 @@ def test_volumes_of_an_eye_by_date(tmp_path):
     )
     output, model = tmp_path / "out", export_brightness_onnx(tmp_path)
     command = ("test.py", scans, "--output", output, "--model", model, "--eye", table)
-    stdout, _ = run_python(*command)
+    stdout, _ = run_here(*command)
     assert "1 eyes over time" in stdout
     followed = pd.read_csv(output / "follow_up.csv")
     assert followed.scan.tolist() == ["first", "second"]
@@ -61,7 +61,7 @@ def test_volumes_of_an_eye_by_date(tmp_path):
     table.write_text("scan,eye\nfirst,OS\nsecond,OD\n")
     before = (output / "Spectralis_second.mhd").stat().st_mtime_ns
     table.write_text(table.read_text() + "other,OS\n")
-    run_python(*command)
+    run_here(*command)
     assert read_json(output / "Spectralis_first" / "scan.json")["facts"]["laterality"] == "OS"
     assert (output / "Spectralis_second.mhd").stat().st_mtime_ns > before  # its patient is no longer told
     assert not (output / "follow_up.csv").exists()

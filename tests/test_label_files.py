@@ -13,7 +13,7 @@ import pydicom
 import pytest
 import SimpleITK
 from dicoms import save, save_tomographies, tomography
-from helpers import run_python
+from helpers import run_here, run_python
 from stand_in import bright_scan, export_brightness_onnx
 
 from utils.networks.exported_model import read_best
@@ -292,7 +292,7 @@ def test_formats_on_the_command_line(model, tmp_path):
     save(tomography(VOXELS, [0, 1, 2]), scans / "dicom.dcm")
     write_volume(scans / "plain.mhd", VOXELS, SPACING_MM)
     command = ("test.py", scans, "--output", folder, "--model", model, "--format")
-    _, stderr = run_python(*command, "nii.gz", "dicom-seg", "nii.gz", expected=2)
+    _, stderr = run_here(*command, "nii.gz", "dicom-seg", "nii.gz", expected=2)
     lines = [line for line in stderr.splitlines() if line.startswith("test.py: error: ")]
     assert [line.partition(": is no DICOM file")[0] for line in lines] == [f"test.py: error: {scans / 'plain.mhd'}"]
     assert [name for name in names_in(folder) if name.startswith("Spectralis")] == [
@@ -302,5 +302,5 @@ def test_formats_on_the_command_line(model, tmp_path):
     ]
     assert pd.read_csv(folder / "summary.csv")["scan"].tolist() == ["dicom"]
     assert "Spectralis_dicom/report.html" in (folder / "index.html").read_text()
-    _, stderr = run_python(*command, "nifti", expected=2)
+    _, stderr = run_here(*command, "nifti", expected=2)
     assert "argument --format: invalid choice: 'nifti' (choose from" in stderr

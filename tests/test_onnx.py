@@ -21,6 +21,7 @@ from utils.tools.export_onnx import export_onnx, main
 from utils.volumes.mhd import read_volume, write_volume
 
 SPACING_MM = (0.0117, 0.003872, 0.12)
+SLOW_NETWORKS = ("Unet/resnet18", "Unet/efficientnetb0", "Linknet/seresnet18", "FPN/mobilenetv2", "PSPNet/resnet18")
 WITHOUT_KERAS = "import runpy, sys; sys.modules |= {'keras': None, 'tensorflow': None}; sys.argv = sys.argv[1:]; "
 WITHOUT_KERAS += "runpy.run_path(sys.argv[0], run_name='__main__')"
 
@@ -42,12 +43,9 @@ def network_of(name):
 @pytest.mark.parametrize(
     "name",
     [
-        *("presence heads", "same padding", "Unet/efficientnetlite0"),
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("Unet/resnet18", "Unet/efficientnetb0", "Linknet/seresnet18", "FPN/mobilenetv2")
-        ),
-        pytest.param("PSPNet/resnet18", marks=pytest.mark.slow),
+        *("presence heads", "same padding"),
+        pytest.param("Unet/efficientnetlite0", marks=[pytest.mark.slow, pytest.mark.ci]),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_NETWORKS),
     ],
 )
 def test_outputs_are_those_of_keras_whatever_the_size(name, tmp_path):

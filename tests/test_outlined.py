@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import batch_settings, noise, prepare, read_csv, write_prepared_case, write_raw_case
+from helpers import batch_settings, noise, prepare, read_csv, run_here, write_prepared_case, write_raw_case
 
 from utils.data_prepare import get_iterator_nuts, patch_samples
 from utils.errors import InputError
@@ -155,7 +155,7 @@ def prepared(tmp_path_factory):
     other[1, :, :100] = 2
     write_volume(folder / "reference.mhd", reference, spacing_mm)
     write_volume(folder / "other.mhd", other, spacing_mm)
-    said, _ = prepare(root / "data", root / "output", "NOT_JUDGED_OTHER=(1,)")
+    said, _ = prepare(root / "data", root / "output", "NOT_JUDGED_OTHER=(1,)", by=run_here)
     return root, said
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import arguments, prepare, write_raw_case, write_record
+from helpers import arguments, prepare, run_here, write_raw_case, write_record
 
 import adversarial_training
 import config
@@ -34,7 +34,7 @@ def prepared_once(tmp_path_factory):
     for number, vendor in enumerate(VENDORS):
         for name in ("p1_left", "p2_left", "p3_left"):
             write_raw_case(folder / "data", vendor, name, seed=10 * number + int(name[1]))
-    prepare(folder / "data", folder / "output")
+    prepare(folder / "data", folder / "output", by=run_here)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The five scripts as a user runs them: one after the other, as subprocesses, on a small synthetic set."""
+"""The five scripts as a user runs them: one after the other, mostly as subprocesses, on a small synthetic set."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 import SimpleITK
-from helpers import PROJECT, read_csv, run_python
+from helpers import PROJECT, read_csv, run_here, run_python
 from PIL import Image
 from stand_in import DETAILS
 from test_efficientnet_lite import random_weights, write_weights
@@ -36,9 +36,9 @@ SETTINGS = {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "EPOCH": 2, "STEPS_PER_EPOCH": 2
 SETTINGS |= {"VALIDATION_B_SCANS": 4}
 
 
-def run(script, *arguments, expected=0, **settings):
-    """Run a script with settings; returns its (stdout, stderr)."""
-    return run_python(*script.split(), *arguments, *overrides(settings), expected=expected)
+def run(script, *arguments, expected=0, by=run_python, **settings):
+    """Run a script with settings, in a process of its own unless `by` is `run_here`; returns its (stdout, stderr)."""
+    return by(*script.split(), *arguments, *overrides(settings), expected=expected)
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +125,15 @@ def test_training_needs_no_held_out_case_and_leaves_a_record(trained):
 def test_the_same_command_says_that_the_run_is_finished_and_other_settings_stop(trained):
     settings, _ = trained
     before = (run_folder(settings, "segmentation") / "best.keras").stat().st_mtime_ns
-    assert "finished" in run("model_training.py", **settings)[0]
-    _, stderr = run("model_training.py", **{**settings, "ADAM_LR": 0.5}, expected=2)
+    assert "finished" in run("model_training.py", by=run_here, **settings)[0]
+    _, stderr = run("model_training.py", **{**settings, "ADAM_LR": 0.5}, by=run_here, expected=2)
     assert "ADAM_LR was 0.0002, is now 0.5" in stderr
     assert "Traceback" not in stderr
     assert (run_folder(settings, "segmentation") / "best.keras").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_training_that_diverges_is_one_line_and_keeps_what_was_before(trained, tmp_path, set_config):
     output = tmp_path / "output"
     shutil.copytree(trained[0]["OUTPUT_ROOT"], output, ignore=shutil.ignore_patterns("adversarial"))
@@ -158,6 +160,8 @@ def test_best_model_loads_without_this_code(trained):
     assert run_python("-c", code, path, cwd=path.parent)[0].strip() == "(1, 164, 36, 4) float32"
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_run_continues_where_it_was_interrupted(trained, tmp_path):
     """One epoch, then the second: the same weights as two at once. Validation leaves the weights alone, or its other
     cases would show (known mistake: validation through train_on_batch)."""
@@ -195,7 +199,7 @@ def test_fine_tuning_keeps_the_starting_model_unless_it_is_beaten(trained):
 def test_fine_tuning_with_unlabelled_scans_says_where_there_are_none(trained):
     settings, _ = trained
     unlabelled = {"UNLABELLED_SHARE": 0.5, "SELF_TRAINING_WEIGHT": 1.0, "EMA_MOMENTUM": 0.9}
-    _, stderr = run("adversarial_training.py", expected=2, **settings, **unlabelled)
+    _, stderr = run("adversarial_training.py", expected=2, by=run_here, **settings, **unlabelled)
     (line,) = stderr.strip().splitlines()
     assert "slice_gt.csv: holds 0 B-scans without labels" in line
 
@@ -238,22 +242,22 @@ def test_label_volumes_of_any_origin_are_scored_compared_and_ranked(prepared, tm
         shutil.copytree(path.parent, tmp_path / "reference" / path.parent.parent.name / path.parent.name)
     for method in ("perfect", "without_ped"):
         folders = ("--predictions", tmp_path / method, "--reference", tmp_path / "reference")
-        run("evaluate.py", *folders, "--output", tmp_path / f"{method}_scores", **prepared)
+        run("evaluate.py", *folders, "--output", tmp_path / f"{method}_scores", by=run_here, **prepared)
     volumes = pd.read_csv(tmp_path / "perfect_scores" / "volumes.csv")
     assert volumes.dice.dropna().eq(1).all()
     assert len(volumes) == 3 * len(cases)
     names = [tmp_path / f"{method}_scores" for method in ("without_ped", "perfect")]
-    printed, _ = run("evaluate.py", "--compare", *names, "--output", tmp_path / "compared", **prepared)
+    printed, _ = run("evaluate.py", "--compare", *names, "--output", tmp_path / "compared", by=run_here, **prepared)
     assert f"A: {names[0]}\nB: {names[1]}\na_minus_b: mean difference A - B." in printed
     compared = pd.read_csv(tmp_path / "compared" / "comparison.csv").set_index(["vendor", "fluid", "measure"])
     ped = compared.loc[("all", "PED", "dice_present")]
     assert (ped.mean_a, ped.mean_b, ped.a_minus_b) == (0, 1, -1)
     assert compared.a_minus_b[("all", "IRF", "dice_all")] == 0
-    printed, _ = run("evaluate.py", "--rank", *names, **prepared)
+    printed, _ = run("evaluate.py", "--rank", *names, by=run_here, **prepared)
     assert printed.index("perfect_scores |") < printed.rindex("without_ped_scores |")
     next((tmp_path / "perfect").glob("*.mhd")).unlink()
     folders = ("--predictions", tmp_path / "perfect", "--reference", tmp_path / "reference")
-    _, stderr = run("evaluate.py", *folders, "--output", tmp_path / "fewer", expected=2, **prepared)
+    _, stderr = run("evaluate.py", *folders, "--output", tmp_path / "fewer", expected=2, by=run_here, **prepared)
     assert "no prediction, expected" in stderr
     assert len(pd.read_csv(tmp_path / "fewer" / "volumes.csv")) == 3 * (len(cases) - 1)
 

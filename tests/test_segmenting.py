@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import SimpleITK
 import tifffile
-from helpers import run_python
+from helpers import run_here, run_python
 from PIL import Image
 from stand_in import bright_scan, export_brightness_onnx
 
@@ -34,9 +34,12 @@ SPACING_MM = (0.0117, 0.003872, 0.12)
 
 
 def run(*arguments, expected=0, limits=""):
-    """Run test.py, after the shell command `limits`; returns its (stdout, stderr)."""
-    before = ("bash", "-c", f'{limits}; exec "$@"', "bash") if limits else ()
-    stdout, stderr = run_python("test.py", *arguments, expected=expected, before=before)
+    """Run test.py in this process, or in one that the shell command `limits` limits; returns its (stdout, stderr)."""
+    if limits:
+        before = ("bash", "-c", f'{limits}; exec "$@"', "bash")
+        stdout, stderr = run_python("test.py", *arguments, expected=expected, before=before)
+    else:
+        stdout, stderr = run_here("test.py", *arguments, expected=expected)
     assert "Traceback" not in stderr
     return stdout, stderr
 
