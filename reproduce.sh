@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paper's experiment: five folds, the five scripts each, and one table of all held-out cases (see utils/tasks.py).
 #
-#     ./reproduce.sh [--recipe NAME] [--set NAME=VALUE ...]
+#     ./reproduce.sh [--vendor-folders] [--recipe NAME] [--set NAME=VALUE ...]
 #
 # PYTHON names another interpreter.
 here=$(dirname "$0")

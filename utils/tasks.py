@@ -4,9 +4,9 @@
     python -m utils.tasks weights --real DIR [DIR ...]
                                      train weights/oct_fluid.keras anew, on real and synthetic scans
     python -m utils.tasks test       environment, what tests need, code style, types, the quick tests
-    python -m utils.tasks reproduce [--recipe NAME] [--set NAME=VALUE ...]
+    python -m utils.tasks reproduce [--vendor-folders] [--recipe NAME] [--set NAME=VALUE ...]
                                      the paper's experiment: all folds, then one table of all held-out cases
-    python -m utils.tasks adapt [--recipe FILE] [--set NAME=VALUE ...]
+    python -m utils.tasks adapt [--vendor-folders] [--recipe FILE] [--set NAME=VALUE ...]
                                      the model in the box, trained on with your own cases, and compared with it
 
 The first three create `.venv` in the project's folder, and install into it if the requirement files have changed.
@@ -96,12 +96,13 @@ def main():
     }
     for name, (function, text) in of_settings.items():
         add_options(task := tasks.add_parser(name, help=text, description=text))
+        task.add_argument("--vendor-folders", action="store_true", help="as prepare_data.py's")
         task.set_defaults(function=function)
     arguments = parser.parse_args()
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
         sys.exit(f"Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}")
     if arguments.task in of_settings:
-        arguments.function(sys.executable, options_of(arguments))
+        arguments.function(sys.executable, options_of(arguments), ["--vendor-folders"] * arguments.vendor_folders)
         return
     real = [folder.resolve() for folder in getattr(arguments, "real", ())]
     os.chdir(PROJECT)
@@ -180,12 +181,13 @@ def held_out_scans(output_root, data_root):
         return sorted({Path(data_root) / row["root"] for row in csv.DictReader(file)})
 
 
-def reproduce(python, settings):
+def reproduce(python, settings, of_preparation):
     """The five scripts for each fold in order, then the held-out cases of all folds in one report.
 
-    `settings` are the scripts' own ``--recipe`` and ``--set`` arguments. By default FOLDS is 5 and KEEP_EPOCHS is None:
-    the weights of every epoch are kept, 31 GB in all. Every fold has an OUTPUT_ROOT of its own, because preparation
-    depends on which cases train. The same command resumes an interrupted run.
+    `settings` are the scripts' own ``--recipe`` and ``--set`` arguments, `of_preparation` further ones of step 1. By
+    default FOLDS is 5 and KEEP_EPOCHS is None: the weights of every epoch are kept, 31 GB in all. Every fold has an
+    OUTPUT_ROOT of its own, because preparation depends on which cases train. The same command resumes an interrupted
+    run.
     """
     settings = ["--set", "FOLDS=5", "--set", "KEEP_EPOCHS=None", *settings]
     roots, data_root, run_name, choose_decisions = values_of(
@@ -199,7 +201,8 @@ def reproduce(python, settings):
         for fold, root in enumerate(roots)
     ]
     for _, of_fold in of_folds:
-        for script in ("prepare_data.py", "model_training.py", "adversarial_training.py"):
+        run(python, PROJECT / "prepare_data.py", *of_preparation, *of_fold)
+        for script in ("model_training.py", "adversarial_training.py"):
             run(python, PROJECT / script, *of_fold)
     if choose_decisions:
         run(python, PROJECT / "evaluate.py", "--choose-decisions", *settings)
@@ -210,14 +213,14 @@ def reproduce(python, settings):
     run(python, PROJECT / "evaluate.py", "--all-folds", *settings)
 
 
-def adapt(python, settings):
+def adapt(python, settings, of_preparation):
     """Prepare cases, train the model in the box on with them, and compare both on the held-out ones.
 
-    `settings` are as in `reproduce`; recipes/strong.py and recipes/adapt.py come first. The same command resumes an
+    The arguments are as in `reproduce`; recipes/strong.py and recipes/adapt.py come first. The same command resumes an
     interrupted run.
     """
     settings = ["--recipe", "strong", "--recipe", "adapt", *settings]
-    run(python, PROJECT / "prepare_data.py", *settings)
+    run(python, PROJECT / "prepare_data.py", *of_preparation, *settings)
     patients, steps, folder = values_of(
         python,
         settings,
