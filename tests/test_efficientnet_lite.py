@@ -203,6 +203,8 @@ def test_imagenets_weights_give_what_torch_computed():
     np.testing.assert_array_equal(from_path.get_weights()[0], network.get_weights()[0])
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_an_exported_network_loads_without_this_code_and_computes_the_same(tmp_path):
     network = create_inference_network(LITE_UNET, **SETTINGS)
     network.save(tmp_path / "best.keras")
@@ -215,6 +217,8 @@ def test_an_exported_network_loads_without_this_code_and_computes_the_same(tmp_p
     np.testing.assert_allclose(np.load(tmp_path / "p.npy"), network.predict_on_batch(image()), atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_loaded_network_computes_in_any_precision_in_as_large_tiles_as_memory_allows(tmp_path):
     network = create_inference_network(LITE_UNET, **SETTINGS)
     export_best(tmp_path, network, {**DETAILS, "network": LITE_UNET})

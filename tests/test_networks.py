@@ -73,6 +73,8 @@ def test_the_papers_network_is_model_pys():
     assert inference.output_shape == (None, None, None, 4)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_network_of_segmentation_models_is_seeded_and_exports_its_weights():
     settings = {**SETTINGS, "dtype_policy": "mixed_bfloat16"}
     before = random.getstate()
