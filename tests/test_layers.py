@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from utils.preparation.preprocessing import PREPROCESSING_CODE
+from utils.preparation.roi import ROI_CODE
+
 PROJECT = Path(__file__).parents[1]
 
 # From the bottom. A name with a folder stands for all modules in it.
@@ -60,6 +63,13 @@ def test_a_module_imports_from_no_layer_above(path):
         if other in LEVEL:
             assert LEVEL[other] <= LEVEL[part], f"{module} imports {name} from a layer above"
             assert (part, other) not in STRANGERS, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("code", [PREPROCESSING_CODE, ROI_CODE])
+def test_cases_are_prepared_again_where_any_module_of_it_changes(code):
+    paths = [PROJECT.joinpath(*name.split(".")).with_suffix(".py") for name in code]
+    needed = {name for path in paths for name in imported(path) if name.startswith("utils.preparation.")}
+    assert needed <= set(code)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

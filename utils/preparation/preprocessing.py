@@ -40,6 +40,7 @@ def vendor_rule(vendor):
 # Modules that decide what preprocessed voxels are and where they lie, for `utils.files.code_digest`.
 PREPROCESSING_CODE = (
     "utils.volumes.geometry",
+    "utils.preparation.disk_morphology",
     "utils.preparation.drawn",
     "utils.preparation.invalid",
     "utils.preparation.preprocessing",
