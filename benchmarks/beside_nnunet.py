@@ -2,13 +2,14 @@
 
     python3 -m venv NN && NN/bin/pip install "nnunetv2==2.8.1" "torch==2.14.1"
     python -m benchmarks.beside_nnunet --folds DIR [DIR ...] --output OUT --python NN/bin/python [--cpu-seconds 9000]
-        [--only FOLD ...] [--no-unlike] [--csv NAME FILE]...
+        [--gpu-memory GB] [--only FOLD ...] [--no-unlike] [--csv NAME FILE]...
 
 The folds, their validation cases and what is not judged are those of `benchmarks.real_training.prepare_folds` for a
 recipe with "NOT_JUDGED_OTHER=(1,2)"; what is not judged is nnU-Net's ignore label. nnU-Net gets the exported pictures
 with their spacing, and its defaults decide all else: plans, augmentation, optimizer, mirrored predictions, argmax. Only
-the lengths of its schedule are chosen, to end with the seconds (`benchmarks/nnunet_steps.py`). Its last checkpoint is
-judged. A fold's trained network and its scores are kept; an interrupted training begins anew.
+the lengths of its schedule are chosen, to end with the seconds (`benchmarks/nnunet_steps.py`). --gpu-memory is its
+planner's own option: with less, batches are smaller and more steps fit into the seconds. Its last checkpoint is judged.
+A fold's trained network and its scores are kept; an interrupted training begins anew.
 
 Prints the table of `benchmarks.real_transfer`, the gain over each FILE, an OUT/NAME.csv of that benchmark, and what
 each fold took. Writes OUT/nnU-Net.csv.
@@ -53,7 +54,8 @@ def main(argv):
     for fold in arguments.only or of_fold:
         folder = arguments.output / f"fold_{fold}"
         with locked(folder):
-            took.append(train_fold(folder, split_of(fold, of_fold, held), arguments.cpu_seconds, arguments.python))
+            made_from = {"cpu_seconds": arguments.cpu_seconds, "gpu_memory": arguments.gpu_memory}
+            took.append(train_fold(folder, split_of(fold, of_fold, held), made_from, arguments.python))
             for way, of_way in rows.items():
                 of_way.append(scores(folder, of_fold[fold], way, arguments.python))
         print(f"fold {fold}: {in_words(took[-1], read_json(folder / 'scores' / 'cost.json'))}", flush=True)
@@ -73,6 +75,9 @@ def parse(argv):
     parser.add_argument("--output", type=Path, required=True, help="folder of trainings and scores")
     parser.add_argument("--python", type=Path, required=True, help="of the environment that holds nnunetv2")
     parser.add_argument("--cpu-seconds", type=float, default=9000.0, help="of each fold's training")
+    parser.add_argument(
+        "--gpu-memory", type=float, default=8.0, metavar="GB", help="that nnU-Net plans for; default: 8"
+    )
     parser.add_argument(
         "--only", nargs="+", choices=list(map(str, range(N_FOLDS))), metavar="FOLD", help="these folds alone"
     )
@@ -108,18 +113,19 @@ def names_of(parts):
     return {part: sorted(case.name for case in parts[part]) for part in ("train", "val")}
 
 
-def train_fold(folder, parts, budget, python):
-    """Plan and train one fold in `folder` for `budget` CPU seconds; returns what is kept in "trained.json" and more.
+def train_fold(folder, parts, made_from, python):
+    """Plan and train one fold in `folder`; returns what is kept in "trained.json" and more.
 
-    Raises `InputError` where nnU-Net fails, or another split or another number of seconds was trained there.
+    `made_from` holds "cpu_seconds" and "gpu_memory". Raises `InputError` where nnU-Net fails, or another split was
+    trained there, or with others of these.
     """
-    made_from = {"cpu_seconds": budget, "split": names_of(parts)}
+    made_from, budget = made_from | {"split": names_of(parts)}, made_from["cpu_seconds"]
     if not (folder / "planned.json").exists():
         write_layout(folder, parts)
         write_json(folder / "made_from.json", made_from)
-        step(python, folder, "plan")
+        step(python, folder, "plan", made_from["gpu_memory"])
     if read_json(folder / "made_from.json") != made_from:
-        raise InputError(f"{folder}: is of another split or of other --cpu-seconds; name another --output")
+        raise InputError(f"{folder}: is of another split, --cpu-seconds or --gpu-memory; name another --output")
     if not (folder / "trained.json").exists():
         command = [str(python), str(STEPS), str(folder), "train", f"{budget}"]
         spent = {"cpu_seconds": 0.0, "finished": None}

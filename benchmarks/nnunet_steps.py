@@ -1,6 +1,6 @@
 """nnU-Net's own steps on one fold. `benchmarks.beside_nnunet` calls it with the Python that has nnunetv2.
 
-    PYTHON benchmarks/nnunet_steps.py FOLDER plan
+    PYTHON benchmarks/nnunet_steps.py FOLDER plan GPU_MEMORY_GB
     PYTHON benchmarks/nnunet_steps.py FOLDER train CPU_SECONDS
     PYTHON benchmarks/nnunet_steps.py FOLDER predict PICTURES PREDICTED
 
@@ -29,12 +29,12 @@ def main(folder, step, *arguments):
     {"plan": plan, "train": train, "predict": predict}[step](folder, *arguments)
 
 
-def plan(folder):
-    """nnU-Net's fingerprint, its default plans, and its preprocessed pictures of the 2D configuration."""
+def plan(folder, gpu_memory):
+    """nnU-Net's fingerprint, its plans for so many GB, and its preprocessed pictures of the 2D configuration."""
     from nnunetv2.experiment_planning import plan_and_preprocess_api
 
     plan_and_preprocess_api.extract_fingerprints([1], num_processes=1, check_dataset_integrity=True)
-    plan_and_preprocess_api.plan_experiments([1])
+    plan_and_preprocess_api.plan_experiments([1], gpu_memory_target_in_gb=float(gpu_memory))
     plan_and_preprocess_api.preprocess([1], configurations=("2d",), num_processes=(1,))
     plans = json.loads((folder / "preprocessed" / DATASET / "nnUNetPlans.json").read_text("utf-8"))
     planned = plans["configurations"]["2d"]
