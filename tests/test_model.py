@@ -287,6 +287,8 @@ def test_one_wrong_place_counts_as_much_however_large_the_patch():
     assert differences[0] > 1e-3
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_one_batch_can_be_learned_by_heart():
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:128, :120]
