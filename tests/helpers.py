@@ -74,7 +74,7 @@ def arguments(data_root, output_root, *settings, flags=()):
 
 
 def prepare(*settings, flags=(), expected=0, by=run_python):
-    """Run prepare_data.py `by` `run_python` or `run_here`; `settings` are those of `arguments`. (stdout, stderr)."""
+    """Run prepare_data.py `by` `run_python` or `run_here`; `settings` are those of `arguments`."""
     return by("prepare_data.py", *arguments(*settings, flags=flags), expected=expected)
 
 
