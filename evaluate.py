@@ -33,7 +33,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 import config
 from utils.errors import InputError, run_script
@@ -58,6 +57,7 @@ from utils.plots import save_comparison
 from utils.preparation.ancestry import doubts, inherit
 from utils.preparation.prepared import all_seen, check_unseen, fluids_outlined, read_csv_data, read_outlined_rows
 from utils.preparation.reference_histogram import read_histogram_if_any
+from utils.progress import progress_bar
 from utils.segmentation.decisions import decisions_of_run
 from utils.segmentation.predict import load_network
 from utils.training import run_folder
@@ -212,7 +212,7 @@ def score_patches(network):
         training=False,
         epoch=0,
     ) as batches:
-        batches = tqdm(batches, desc="patches", unit="batch", leave=False, mininterval=1.0)
+        batches = progress_bar(batches, "patches", unit="batch", leave=False)
         return scores(network.model.evaluate(keras_batches(iter(batches)), verbose=0, return_dict=True))
 
 

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas
-from tqdm import tqdm
 
 import config
 from utils.errors import InputError, run_script
@@ -59,6 +58,7 @@ from utils.preparation.prepared import COLUMNS, record_path, volume_paths
 from utils.preparation.preprocessing import grey_value_histogram, resampled_rows, to_8_bit
 from utils.preparation.reference_histogram import read_reference_histogram, write_reference_histogram
 from utils.preparation.splits import PARTS, not_outlined_text, split_patients, split_text
+from utils.progress import progress_bar
 from utils.volumes.mhd import read_volume
 
 LEFT_OUT_LINES = 12  # printed, of volume files that are part of no case
@@ -366,7 +366,7 @@ def _with_progress(description, function, cases, b_scans=None):
     b_scans = b_scans or dict.fromkeys(cases, 1)
     results = map_unordered(function, cases, workers=config.WORKERS, dask_scheduler=config.DASK_SCHEDULER)
     unit = "case" if set(b_scans.values()) == {1} else "B-scan"
-    with tqdm(desc=description, total=sum(b_scans.values()), unit=f" {unit}", disable=not cases) as bar:
+    with progress_bar(description=description, total=sum(b_scans.values()), unit=f" {unit}", disable=not cases) as bar:
         for done, (case, result) in enumerate(results, 1):
             yield case, result
             bar.set_postfix_str(f"case {done}/{len(cases)}", refresh=False)

@@ -49,6 +49,7 @@ from utils.labels import FLUIDS
 from utils.names import as_text
 from utils.networks.exported_model import BOX_MODEL, PredictionSettings, find_best_model, read_best
 from utils.parallel import map_unordered
+from utils.progress import progress_bar
 from utils.segmentation.columns import write_columns, write_results
 from utils.segmentation.decisions import Decisions, decisions_of_run
 from utils.segmentation.follow_up import FOLLOW_UP_COLUMNS, write_follow_up
@@ -190,7 +191,7 @@ def report_failures(failures, output):
 def segment_all(scans, job):
     """Segment the scans and print a line for each; returns [(`ScanFiles`, complaints)] of those that failed."""
     failures = []
-    with tqdm(total=len(scans), unit="scan", leave=False, mininterval=1.0, disable=len(scans) == 1) as progress:
+    with progress_bar(total=len(scans), unit="scan", leave=False, disable=len(scans) == 1 or None) as progress:
         in_process = config.WORKERS < 2 and config.DASK_SCHEDULER is None
         segment = functools.partial(segment_to_files, job=job, on_slice=b_scan_progress if in_process else None)
         for files, (record, complaints) in map_unordered(

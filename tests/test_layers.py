@@ -12,7 +12,7 @@ PROJECT = Path(__file__).parents[1]
 
 # From the bottom. A name with a folder stands for all modules in it.
 LAYERS = [
-    {"errors", "own_code", "files", "names", "labels", "parallel", "compiled", "html", "plots"},  # the ground
+    {"errors", "own_code", "files", "names", "labels", "parallel", "compiled", "html", "plots", "progress"},
     {"loss_functions", "model", "base", "losses", "metrics", "networks", "settings"},
     {"volumes"},
     {"preparation", "phantom"},  # phantoms stand on volumes alone

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from utils.errors import InputError
 from utils.evaluation import detection
 from utils.evaluation.pairs import read_reference_labels, score_pairs
 from utils.files import code_digest, fingerprint, read_json, write_json
 from utils.labels import FLUIDS, NOT_JUDGED, without_unjudged
+from utils.progress import progress_bar
 from utils.segmentation.predict import NotFinite, prediction_digest, segmented_slices
 from utils.segmentation.tiling import presence_scores
 from utils.volumes.mhd import read_header, read_volume, volume_files, write_volume
@@ -67,7 +67,9 @@ def segment_case(network, pair, decisions):
     precision, presence = detection.VoxelPrecision(), np.zeros(len(FLUIDS))
     labels = np.empty(voxels.shape, np.uint8)
     slices = segmented_slices(network, voxels, spacing_mm, pair.vendor, decisions=decisions)
-    with tqdm(total=len(voxels), desc=f"{pair.vendor} {pair.name}", unit="B-scan", leave=False) as progress:
+    with progress_bar(
+        description=f"{pair.vendor} {pair.name}", total=len(voxels), unit="B-scan", leave=False
+    ) as progress:
         for index, (of_slice, probabilities, scores) in enumerate(slices):
             labels[index] = of_slice
             _, probabilities, scores, labelled = where_judged(of_slice, probabilities, scores, reference[index])

@@ -10,11 +10,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.errors import InputError, run_script
 from utils.phantom.retouch_like import MOST_SLICES, draw_cases, generate_phantom
 from utils.phantom.varied import generate_varied
+from utils.progress import progress_bar
 from utils.volumes.mhd import write_volume
 
 VARIED_SLICES = 3  # largest number of slices of a varied case; the network sees as many at once
@@ -67,7 +67,7 @@ def _write_cases(output, names, volumes, progress):
             f"{output}: holds {others[0].relative_to(output)}, none of the {len(folders)} cases to write; "
             "remove it or choose another folder"
         )
-    for folder in tqdm(folders, unit="case", disable=not progress):
+    for folder in progress_bar(folders, unit="case", disable=not progress):
         voxels, reference, spacing_mm = next(volumes)
         write_volume(folder / "reference.mhd", reference, spacing_mm)
         write_volume(folder / "oct.mhd", voxels, spacing_mm)

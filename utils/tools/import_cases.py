@@ -28,7 +28,6 @@ import shlex
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.errors import InputError, run_script
 from utils.files import locked, remove_unfinished, sha256
@@ -40,6 +39,7 @@ from utils.importing.overview import PATIENT_PATTERN, Understood, overview_text
 from utils.importing.written_cases import owned_cases, record_import, record_outlined, write_case, write_recipe
 from utils.labels import FLUIDS, in_order
 from utils.names import as_text, same_name, suffix_of
+from utils.progress import progress_bar
 from utils.volumes.grey_values import as_grey
 from utils.volumes.pictures import PICTURES
 from utils.volumes.spacing import believed_spacing_mm, check_spacing, scale_doubt
@@ -93,7 +93,7 @@ def main(argv):
         record_outlined(output, outlined, cases, there)
         record_import(output, options.settings, files, _circumstances(argv, options))
         missing = [root for root in cases if root not in there]
-        for root in tqdm(missing, "Writing", unit=" case", disable=not missing):
+        for root in progress_bar(missing, "Writing", unit=" case", disable=not missing):
             _write(output / root, cases[root], found.classes, options, files[root])
         recipe = write_recipe(output, PATIENT_PATTERN)
     print(f"{len(missing)} cases written to {output}, {len(there)} were there")
@@ -255,7 +255,7 @@ def _stated_spacing_mm(content, path):
 def _read_all(found, cases, options):
     """{case's root: `Understood`}. Raises `InputError` with a line for each item that cannot be a case."""
     understood, complaints = {}, []
-    for root, item in tqdm(cases.items(), "Reading", unit=" image"):
+    for root, item in progress_bar(cases.items(), "Reading", unit=" image"):
         try:
             voxels, _, _, spacing_mm, _, facts = _read(item, found.classes, options)
         except InputError as error:

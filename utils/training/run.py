@@ -8,11 +8,11 @@ import sys
 import time
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.errors import InputError
 from utils.networks.exported_model import is_whole, read_best
 from utils.plots import save_progress
+from utils.progress import progress_bar
 from utils.training import run_folder
 from utils.training.state import restore_variables, save_state
 
@@ -133,13 +133,12 @@ class TrainingRun:
             expected_steps = self.progress["history"][-1].get("steps", expected_steps)
         self._earlier = {name: self.progress[name] for name in ("step", "means", "seconds")}
         self._started = self._last_step = time.monotonic()
-        self._bar = tqdm(
-            desc=f"epoch {epoch}/{self.rules.epochs}",
+        self._bar = progress_bar(
+            description=f"epoch {epoch}/{self.rules.epochs}",
             unit="step",
             initial=step,
             total=expected_steps,
             leave=False,
-            mininterval=1.0,
             disable=not self.records,
         )
         return epoch, step
