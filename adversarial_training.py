@@ -52,8 +52,10 @@ SHOWN_PATCHES = 6
 def main(argv):
     config.load(argv)
     config.validate()
-    if config.DEVICES * config.HOSTS > 1:
-        raise InputError("config.DEVICES, config.HOSTS: must both be 1, adversarial training runs on one device")
+    if config.HOSTS > 1:
+        raise InputError("config.HOSTS: must be 1, adversarial training runs on one host")
+    if config.DEVICES > 1:
+        print(f"note: adversarial training runs on one device, not on DEVICES = {config.DEVICES}")
     start = config.run_folder("segmentation") / "best.keras"
     data = read_training_data(**config.training_data_settings(), start=start)
     check_start(data)
@@ -68,7 +70,8 @@ def main(argv):
         )
     folder = config.run_folder("adversarial")
     with run_folder.only_writer(folder):
-        run_folder.start_run(folder, config.values() | data.settings, data.description, defaults=config.defaults())
+        known = {"irrelevant": ["DEVICES"], "defaults": config.defaults()}
+        run_folder.start_run(folder, config.values() | data.settings, data.description, **known)
         state = newest_state(folder)
         reason = state and why_ended(state[0])
         if reason and is_whole(folder / "best.keras"):
@@ -78,6 +81,7 @@ def main(argv):
         if config.CHOOSE_DECISIONS:
             start, earlier = decisions_of_run([], **config.decision_settings()), data.start.details
             add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start, earlier)
+    print(f"next: {config.command('evaluate.py')}")
 
 
 def check_start(data):
@@ -142,7 +146,6 @@ def fine_tune(folder, data, state):
             if warning and config.ADVERSARIAL_WEIGHT:
                 print(f"warning: {warning}", flush=True)
     run.finish(reason)
-    print(f"next: {config.command('evaluate.py')}")
 
 
 def create_step(data):

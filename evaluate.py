@@ -1,4 +1,4 @@
-"""Step 4: score the best model on the cases held out in test_data.csv, which no other step reads.
+"""Step 4: score the best model on the cases held out in test_data.csv, which no model learns from.
 
 Reads   OUTPUT_ROOT/test_data.csv and val_data.csv, OUTPUT_ROOT/pre_processed/
         DATA_ROOT: the raw scans and references

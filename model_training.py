@@ -84,6 +84,7 @@ def main(argv):
             start = decisions_of_run([], **config.decision_settings())
             earlier = data.start and data.start.details
             add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start, earlier)
+    print(f"next: {config.command('adversarial_training.py')}\nor:   {config.command('evaluate.py')}")
 
 
 def check_start(data):
@@ -158,7 +159,6 @@ def train(folder, data, sharing, state):
             row = run.end_epoch(sharing.agreed(validation), config.BATCH_SIZE, optimizer)
             report(row, run.progress["best"], run.seconds_left())
     run.finish(reason)
-    print(f"next: {config.command('adversarial_training.py')}\nor:   {config.command('evaluate.py')}")
 
 
 def starts_from(data, state):

@@ -105,15 +105,16 @@ def main(argv):
     scans = told_apart(scans, arguments.vendor)
     if arguments.eye:
         scans = with_eyes(scans, arguments.eye)
+        print(f"--eye {arguments.eye} tells of {sum(scan.told is not None for scan in scans)} of {len(scans)} scans")
     if arguments.fovea and len(scans) > 1:
         raise InputError(f"--fovea: {len(scans)} scans found, and each has its own; name one scan")
     found = None
+    box = BOX_MODEL if find_spec("keras") else BOX_MODEL.with_suffix(".onnx")
     if arguments.model:
-        models, why = [BOX_MODEL if model == "box" else model for model in arguments.model], "named with --model"
+        models, why = [box if model == "box" else model for model in arguments.model], "named with --model"
     elif found := find_best_model(config.run_folder("adversarial"), config.run_folder("segmentation")):
         models, why = [found[0]], found[1]
     else:
-        box = BOX_MODEL if find_spec("keras") else BOX_MODEL.with_suffix(".onnx")
         print(f"no model in {config.run_folder('segmentation')}: this is weights/{box.name}")
         models, why = [box], "nothing was trained"
     details = {path: read_best(path) for path in models}

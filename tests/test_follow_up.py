@@ -1,5 +1,6 @@
 """Scans of one eye over time: who and when, from files and tables, and what is written about it."""
 
+import os
 import re
 
 import numpy as np
@@ -73,9 +74,12 @@ def test_an_eye_is_said_of_all_scans(tmp_path):
     assert [scan.told for scan in with_eyes(scans, "l")] == [Told(eye="OS")] * 2
 
 
-def test_a_scan_is_named_by_its_path_too(tmp_path):
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_scan_is_named_by_its_path_too(tmp_path, monkeypatch, relative):
+    monkeypatch.chdir(tmp_path)
     scans = find_scans([write_scans(tmp_path, a=2, b=3)])
-    (tmp_path / "eyes.csv").write_text(f"scan,eye\n{scans[1].path},OD\n")
+    path = os.path.relpath(scans[1].path) if relative else scans[1].path
+    (tmp_path / "eyes.csv").write_text(f"scan,eye\n{path},OD\n")
     assert [scan.told and scan.told.eye for scan in with_eyes(scans, str(tmp_path / "eyes.csv"))] == [None, "OD"]
 
 
@@ -85,6 +89,7 @@ def test_a_scan_is_named_by_its_path_too(tmp_path):
         ("name,eye\na,OD\n", ["lacks the column(s) scan; it has name, eye"]),
         ("scan,eye,date\na,both,2024-01-01\nb,OD,soon\n", ["line 2: the eye is 'both'", "line 3: the date is 'soon'"]),
         ("scan,eye\na,OD\na,OS\n", ["line 3: a is there before, with other values"]),
+        ("scan,eye\n,OD\n", ["line 2: names no scan"]),
         ("", ["cannot be read as CSV"]),
         (None, ["is no eye and no file"]),
     ],

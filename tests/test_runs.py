@@ -11,6 +11,12 @@ MIXED = {"cases": ["4", "5"], "patients": ["q"], "rows": "r", "preparation": {"A
 DATA |= {"mixed 1": MIXED, "earlier": {"cases": ["6", "7"], "patients": ["s"]}}
 
 
+def begin(folder, *arguments, **options):
+    """A run that has come to a checkpoint."""
+    run_folder.start_run(folder, *arguments, **options)
+    (folder / "last-0000-0000001.json").touch()
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -29,7 +35,7 @@ DATA |= {"mixed 1": MIXED, "earlier": {"cases": ["6", "7"], "patients": ["s"]}}
     ],
 )
 def test_a_run_does_not_go_on_with_other_data(tmp_path, changed, message):
-    run_folder.start_run(tmp_path, {}, DATA)
+    begin(tmp_path, {}, DATA)
     run_folder.start_run(tmp_path, {}, DATA)
     with pytest.raises(InputError, match=message):
         run_folder.start_run(tmp_path, {}, {**DATA, **changed})
@@ -46,7 +52,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, changed, message):
     ],
 )
 def test_a_run_that_noted_less_goes_on_and_notes_all(tmp_path, before):
-    run_folder.start_run(tmp_path, {"SEED": 1}, before)
+    begin(tmp_path, {"SEED": 1}, before)
     run_folder.start_run(tmp_path, {"SEED": 1, "STARTING_MODEL": "a"}, DATA)
     assert read_json(tmp_path / "data.json") == DATA
     with pytest.raises(InputError, match="model that training starts from was 'a', is now 'b'"):
@@ -69,7 +75,7 @@ STRONG |= {"SCALE_AUGMENTATION": 0.5, "SCALE_RANGE": 0.25}
     ],
 )
 def test_a_run_with_settings_of_an_earlier_version_goes_on_or_says_why_not(tmp_path, stored, settings, complaint):
-    run_folder.start_run(tmp_path, stored, DATA)
+    begin(tmp_path, stored, DATA)
     if complaint is None:
         run_folder.start_run(tmp_path, settings, DATA)
         assert read_json(tmp_path / "config.json") == settings
@@ -80,7 +86,7 @@ def test_a_run_with_settings_of_an_earlier_version_goes_on_or_says_why_not(tmp_p
 
 
 def test_a_run_of_before_goes_on_with_a_note(tmp_path, capsys):
-    run_folder.start_run(tmp_path, {}, DATA)
+    begin(tmp_path, {}, DATA)
     (tmp_path / "data.json").unlink()
     run_folder.start_run(tmp_path, {}, DATA)
     assert "does not say which cases were used" in capsys.readouterr().out
@@ -99,7 +105,8 @@ def test_a_starting_model_that_lacks_a_part_is_refused():
 
 def test_a_changed_setting_stops_a_run_and_is_named(tmp_path):
     settings = {"SEED": 1, "ADAM_LR": 0.1, "EPOCH": 3, "WORKERS": 0, "D_ADAM_LR": 0.1}
-    run_folder.start_run(tmp_path, settings, DATA, irrelevant=["D_ADAM_LR"])
+    run_folder.start_run(tmp_path, {**settings, "SEED": 3}, DATA)
+    begin(tmp_path, settings, DATA)  # what has no checkpoint starts anew
     with pytest.raises(InputError) as caught:
         run_folder.start_run(tmp_path, {**settings, "SEED": 2, "ADAM_LR": 0.2}, DATA, irrelevant=["D_ADAM_LR"])
     text = "\n".join(caught.value.messages)

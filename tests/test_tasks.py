@@ -62,13 +62,15 @@ def test_each_task_has_its_own_options(arguments, monkeypatch, capsys):
 
 
 def test_vendors_of_any_name_concern_the_preparation_alone(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["tasks", "adapt", "--vendor-folders", "--set", "EPOCH=1"])
+    monkeypatch.setattr("sys.argv", ["tasks", "adapt", "--vendor-folders", "--skip-bad", "--set", "EPOCH=1"])
     commands = {}
     monkeypatch.setattr(tasks, "run", lambda _, script, *options: commands.update({script.name: options}))
     monkeypatch.setattr(tasks, "values_of", lambda *_: ({"train": 9, "test": 9}, 1, "evaluation"))
     monkeypatch.setattr(tasks, "mean_dice", lambda _: 0.5)
     tasks.main()
-    assert [name for name, options in commands.items() if "--vendor-folders" in options] == ["prepare_data.py"]
+    of_preparation = {"--vendor-folders", "--skip-bad"}
+    assert [name for name, options in commands.items() if of_preparation & set(options)] == ["prepare_data.py"]
+    assert of_preparation < set(commands["prepare_data.py"])
     assert all(options[-2:] == ("--set", "EPOCH=1") for options in commands.values())
     assert len(commands) == 3
 

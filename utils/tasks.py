@@ -1,16 +1,17 @@
-"""Tasks of several commands, each as one Python command. They need Python 3.11 or 3.12 and no installed packages.
+"""Tasks of several commands, each as one Python command. They need Python 3.11 or 3.12.
 
     python -m utils.tasks demo       environment, synthetic data, the five scripts in order
     python -m utils.tasks weights --real DIR [DIR ...]
                                      train weights/oct_fluid.keras anew, on real and synthetic scans
     python -m utils.tasks test       environment, what tests need, code style, types, the quick tests
-    python -m utils.tasks reproduce [--vendor-folders] [--recipe NAME] [--set NAME=VALUE ...]
+    python -m utils.tasks reproduce [OPTION ...] [--recipe NAME] [--set NAME=VALUE ...]
                                      the paper's experiment: all folds, then one table of all held-out cases
-    python -m utils.tasks adapt [--vendor-folders] [--recipe FILE] [--set NAME=VALUE ...]
+    python -m utils.tasks adapt [OPTION ...] [--recipe FILE] [--set NAME=VALUE ...]
                                      the model in the box, trained on with your own cases, and compared with it
 
-The first three create `.venv` in the project's folder, and install into it if the requirement files have changed.
-The others run with the Python that calls them. Their paths are relative to the current folder.
+The first three need no installed packages: they create `.venv` in the project's folder, and install into it if the
+requirement files have changed. The others run with the Python that calls them, which needs those of requirements.txt.
+Their paths are relative to the current folder. OPTION is prepare_data.py's: --vendor-folders, --skip-bad, --unlabelled.
 """
 
 import argparse
@@ -79,6 +80,9 @@ BOX_SETTINGS = {
 FOLD_SETTINGS = {**BOX_AND_FOLDS, "VALIDATION_B_SCANS": 40}
 FOLD_CPU_SECONDS = 6000  # more than their steps need
 
+# Options of prepare_data.py that `reproduce` and `adapt` pass on.
+OF_PREPARATION = ("--vendor-folders", "--skip-bad", "--unlabelled")
+
 # `adapt`: what a step of recipes/strong.py takes on two cores, and how few patients can show no difference at 5 %.
 SECONDS_A_STEP, LEAST_PATIENTS = 1.0, 6
 
@@ -96,13 +100,16 @@ def main():
     }
     for name, (function, text) in of_settings.items():
         add_options(task := tasks.add_parser(name, help=text, description=text))
-        task.add_argument("--vendor-folders", action="store_true", help="as prepare_data.py's")
+        for option in OF_PREPARATION:
+            task.add_argument(
+                option, action="append_const", const=option, dest="passed_on", help="as prepare_data.py's"
+            )
         task.set_defaults(function=function)
     arguments = parser.parse_args()
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
         sys.exit(f"Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}")
     if arguments.task in of_settings:
-        arguments.function(sys.executable, options_of(arguments), ["--vendor-folders"] * arguments.vendor_folders)
+        arguments.function(sys.executable, options_of(arguments), arguments.passed_on or [])
         return
     real = [folder.resolve() for folder in getattr(arguments, "real", ())]
     os.chdir(PROJECT)

@@ -158,7 +158,7 @@ def _segment(files, job, on_slice):
                 raise InputError(f"{scan.path}: {output / name} holds {done['path']} already; use another --output")
             if done["made_from"] == made_from:
                 return {**done, "kept": True}
-            check_uncorrected(output, name, done)
+        check_uncorrected(output, name, done)
         check_formats(scan, job.formats)
         folder = temporary / name
 

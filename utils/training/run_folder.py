@@ -67,10 +67,11 @@ def start_run(folder, settings, data, irrelevant=(), writes=True, defaults=()):
     Writes ``config.json`` (settings), ``data.json`` (`data`, as `check_same_data` takes it) and ``versions.json``
     (packages and hardware) if `writes`. `irrelevant` names settings that do not alter this step. A setting that the run
     did not know yet was at its default, as `defaults`, a dictionary, says. Raises `InputError` with a line for each
-    other setting that has changed, and for each part of the split that has.
+    other setting that has changed, and for each part of the split that has. A run that failed before its first
+    checkpoint is started anew.
     """
     path = Path(folder) / "config.json"
-    if path.exists():
+    if path.exists() and _has_results(path.parent):
         settings, defaults = json.loads(json.dumps([settings, dict(defaults)]))  # tuples become lists, as in the file
         stored = {RENAMED.get(name, name): value for name, value in read_json(path).items()}
         before = defaults | with_augmentation(stored)
@@ -100,6 +101,11 @@ def start_run(folder, settings, data, irrelevant=(), writes=True, defaults=()):
     write_json(path, settings)
     write_json(path.with_name("data.json"), data)
     write_json(Path(folder) / "versions.json", versions())
+
+
+def _has_results(folder):
+    """Whether a run has left a checkpoint, a log or a model in its `folder`."""
+    return any(next(folder.glob(pattern), None) for pattern in ("last-*", "log.csv", "best.*"))
 
 
 def with_augmentation(stored):

@@ -1,5 +1,6 @@
 """Whose eye a scan shows, and when it was taken, as the user says it: for scans whose files do not."""
 
+import os
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -49,7 +50,7 @@ def _row_of(scan, rows):
 
 
 def _read(path):
-    """{scan: `Told`} of a table."""
+    """{scan: `Told`} of a table; a scan is there as it is written, and as a path from the root."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except FileNotFoundError:
@@ -60,8 +61,11 @@ def _read(path):
     if missing := {"scan", "eye"} - set(table.columns):
         has = ", ".join(table.columns)
         raise InputError(f"--eye {path}: lacks the column(s) {', '.join(sorted(missing))}; it has {has}")
-    rows, complaints = {}, []
+    rows, paths, complaints = {}, {}, []
     for number, row in enumerate(table.to_dict("records"), 2):
+        if not row["scan"]:
+            complaints.append(f"--eye {path}, line {number}: names no scan")
+            continue
         name, told = same_name(row["scan"]), _told(row)
         if row["eye"] and not told.eye:
             complaints.append(f"--eye {path}, line {number}: the eye is {row['eye']!r}, expected OD or OS")
@@ -69,9 +73,10 @@ def _read(path):
             complaints.append(f"--eye {path}, line {number}: the date is {row['date']!r}, expected YYYY-MM-DD")
         if rows.setdefault(name, told) != told:
             complaints.append(f"--eye {path}, line {number}: {row['scan']} is there before, with other values")
+        paths[same_name(os.path.abspath(row["scan"]))] = told
     if complaints:
         raise InputError(*complaints)
-    return rows
+    return paths | rows
 
 
 def _told(row):
