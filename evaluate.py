@@ -222,6 +222,7 @@ def evaluate_predictions(predictions, references, output):
     if output is None:
         raise InputError("--output: name the folder for the tables and the report")
     pairs, failed = match_pairs(predictions, references)
+    with_patients(pd.DataFrame({"case": [pair.name for pair in pairs]}), config.PATIENT_PATTERN)  # names may not match
     volumes, complaints = score_pairs(pairs, config.WORKERS)
     failed += complaints
     if volumes.empty:

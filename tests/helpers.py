@@ -15,7 +15,7 @@ import numpy as np
 import pandas
 
 import config
-from utils.files import write_json
+from utils.files import digest, write_json
 from utils.preparation.prepared import VOLUME_KINDS, SliceRow, record_path
 from utils.settings.patch_settings import PatchSettings
 from utils.volumes.mhd import write_volume
@@ -116,11 +116,13 @@ def write_prepared_case(preprocessed_folder, vendor, name, volume, mask=None, ro
         write_volume(preprocessed_folder / kind / f"{vendor}_{name}.mhd", voxels, (0.0117, 0.003872, 0.047))
 
 
-def write_record(output_root, vendor, name):
-    """The record of a case that step 1 prepared with config.py's defaults; its voxels' digest is its name."""
+def write_record(output_root, vendor, name, voxels=None):
+    """Records of a case that step 1 prepared with config.py's defaults; its voxels' digest is given, or its name."""
     record = {"AXIAL_SPACING_MM": 0.003872, "matched": False, "reference histogram": None}
-    record |= {"preprocessing code": "", "voxels": name}
-    write_json(record_path(output_root / "pre_processed", vendor, name, "images"), record)
+    record |= {"preprocessing code": "", "voxels": voxels or name}
+    images, roi = (record_path(output_root / "pre_processed", vendor, name, stage) for stage in ("images", "roi"))
+    write_json(images, record)
+    write_json(roi, {"images": digest(images.read_bytes())})
 
 
 def write_slice_csv(path, rows):

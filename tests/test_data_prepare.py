@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers import batch_settings, write_prepared_case
 
+from utils import data_prepare
 from utils.data_prepare import (
     build_batch_train,
     draw_b_scans,
@@ -319,6 +320,17 @@ def test_b_scans_that_give_no_patch_are_not_drawn_for_ever(small_set, tmp_path):
         list(get_data_iterator(without_fluid, settings, training=True, epoch=0, repeated=True))
 
 
+def test_a_draw_without_a_patch_does_not_end_an_epoch_of_fixed_length(small_set, monkeypatch):
+    csv_path, folder = small_set
+    rows, settings = read_csv_data(csv_path), batch_settings(folder)
+    monkeypatch.setattr(
+        data_prepare, "draw_b_scans", lambda rows, mixed, seed, epoch, draw, oversampling: [] if draw == 1 else rows
+    )
+    of_one_draw = len(list(patch_samples(rows, settings, training=True, epoch=0)))
+    samples = patch_samples(rows, settings, training=True, epoch=0, repeated=True)
+    assert len(list(itertools.islice(samples, of_one_draw + 1))) == of_one_draw + 1
+
+
 @pytest.fixture
 def mixed_set(tmp_path):
     """A root with the small set's case name and other grey values, 5 slices from 201 on."""
@@ -481,7 +493,7 @@ def test_an_epoch_without_a_batch_is_an_error(tmp_path):
     csv_path = write_slices_csv(tmp_path / "slices.csv", [("Topcon", "a", 2)])
     for training, smallest in ((True, 16), (False, 1)):
         batches = batches_of(csv_path, tmp_path, training=training, seed=0, epoch=0, batch_size=16)
-        with pytest.raises(InputError, match=f"gave 0 patches of .* at least {smallest} .* smaller BATCH_SIZE"):
+        with pytest.raises(InputError, match=f"gave 0 patches of .* at least {smallest} .* as there are of Topcon"):
             next(batches)
 
 

@@ -293,6 +293,12 @@ def test_b_scans_without_fluid_choose_no_thresholds():
     assert replace(chosen, temperature=1.0) == Decisions(0.5)
 
 
+def test_thresholds_are_chosen_although_the_run_asks_for_none():
+    """THRESHOLD = 0 takes the likeliest class."""
+    scans = [b_scan([(1, 0.8, True, 14), (1, 0.3, False, 14)])] * 2
+    assert choose_decisions(scans, Decisions(0.0)).fluid_thresholds == (0.5, 0.5, 0.5)
+
+
 def test_what_nobody_outlined_or_judged_chooses_nothing():
     """False SRF in a B-scan of which IRF alone was outlined, and false IRF where nobody judged."""
     scans = [b_scan([(1, 0.32, True, 14), (1, 0.22, False, 14), (2, 0.8, True, 14), (2, 0.62, False, 14)])] * 2

@@ -109,8 +109,8 @@ def test_two_devices_on_jax_train_as_one(prepared, alone):
 @pytest.mark.ci
 def test_two_devices_on_tensorflow_share_the_loss(prepared):
     """Known mistake: a loss that is one number for the batch counted once for every replica. Dice is each replica's."""
-    one = train("tensorflow", **prepared, RUN_NAME="tensorflow1")
-    two = train("tensorflow", **prepared, RUN_NAME="tensorflow2", DEVICES=2)
+    one = train("tensorflow", **prepared, RUN_NAME="tensorflow1", EMA_MOMENTUM=0.9)
+    two = train("tensorflow", **prepared, RUN_NAME="tensorflow2", EMA_MOMENTUM=0.9, DEVICES=2)
     np.testing.assert_allclose(two.loss, one.loss, atol=0.15)
 
 

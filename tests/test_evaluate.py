@@ -154,6 +154,8 @@ def test_what_is_done_is_done_again_for_another_model_and_other_code(tmp_path, m
     assert is_kept(network)
     assert not is_kept(network, threshold=0.5 + 1e-9)  # rounding for a report would hide the difference
     assert not is_kept(network)
+    pair.prediction_path.with_suffix(".raw").unlink()
+    assert not is_kept(network)
     exported = export_brightness_model(tmp_path / "other_model", bias=-1000)
     other = load_network(exported)
     assert other.details["sha256"] != network.details["sha256"]

@@ -61,6 +61,17 @@ def test_layouts_of_predictions_and_references(tmp_path, labels):
     assert len(match_pairs(tmp_path / "predictions", tmp_path / "predictions")[0]) == 3
 
 
+def test_references_in_linked_folders_are_found(tmp_path, labels):
+    """Two vendors' cases of one name, in an archive that does not name them."""
+    for number, vendor in enumerate(("Cirrus", "Topcon")):
+        write(tmp_path / "archive" / str(number) / "reference.mhd", labels)
+        (tmp_path / "reference" / vendor).mkdir(parents=True)
+        (tmp_path / "reference" / vendor / "A").symlink_to(tmp_path / "archive" / str(number))
+        write_volume(tmp_path / "predictions" / f"{vendor}_A.mhd", labels, SPACING_MM)
+    pairs, complaints = match_pairs(tmp_path / "predictions", tmp_path / "reference")
+    assert (len(pairs), complaints) == (2, [])
+
+
 def test_names_whatever_their_case(tmp_path, labels):
     folder = tmp_path / "Train-Cirrus" / "A"
     for name in ("reference.mhd", "oct.mhd"):

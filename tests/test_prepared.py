@@ -20,6 +20,7 @@ from utils.preparation.prepared import (
     patient_digest,
     read_csv_data,
     read_records,
+    record_path,
 )
 from utils.settings.patch_settings import MixedRoot
 from utils.training.data import check_matching, describe_mixed, read_training_data
@@ -135,6 +136,20 @@ def test_the_digest_of_voxels_follows_type_shape_and_values(tmp_path, prepare_he
         record = tmp_path / f"output{number}" / "pre_processed" / "finished" / "Topcon_a.images.json"
         digests.append(json.loads(record.read_text())["voxels"])
     assert digests[0] != digests[1]
+
+
+@pytest.mark.parametrize("roi", [None, '{"images": "of before"}'])
+def test_a_case_whose_roi_mask_is_not_of_its_images_is_unfinished(tmp_path, roi):
+    """Step 1 was killed, or still runs: the CSVs are those of before."""
+    write_record(tmp_path, "Topcon", "a")
+    rows, folder = [SliceRow("a", "Topcon", "a", 0, 0, 0, 0)], tmp_path / "pre_processed"
+    assert len(read_records(rows, folder, 0.003872, None)) == 1
+    path = record_path(folder, "Topcon", "a", "roi")
+    path.unlink()
+    if roi:
+        path.write_text(roi)
+    with pytest.raises(InputError, match=r"the ROI mask of Topcon a is not of it; run prepare_data\.py again"):
+        read_records(rows, folder, 0.003872, None)
 
 
 def test_step_1_says_what_the_split_lacks(tmp_path, prepare_here, capsys):

@@ -55,7 +55,7 @@ def test_a_run_that_noted_less_goes_on_and_notes_all(tmp_path, before):
     begin(tmp_path, {"SEED": 1}, before)
     run_folder.start_run(tmp_path, {"SEED": 1, "STARTING_MODEL": "a"}, DATA)
     assert read_json(tmp_path / "data.json") == DATA
-    with pytest.raises(InputError, match="model that training starts from was 'a', is now 'b'"):
+    with pytest.raises(InputError, match=r"model that training starts from was 'a', is now 'b'\n.* delete "):
         run_folder.start_run(tmp_path, {"SEED": 1, "STARTING_MODEL": "b"}, DATA)
 
 

@@ -186,7 +186,9 @@ def test_scripts_with_cysts_alone_outlined(tmp_path):
     for step in ("segmentation", "adversarial"):
         assert read_best(run / step / "best.keras")["taught"] == ["IRF"]
     assert said.count("not outlined") == 2
-    measured = set(pd.read_csv(run / "segmentation" / "log.csv").columns)
+    log = pd.read_csv(run / "segmentation" / "log.csv")
+    assert (log.val_loss > log.val_segmentation_loss).all()  # the heads' losses count
+    measured = set(log.columns)
     assert {"val_f_irf", "val_iou_score"} < measured
     assert not {"val_f_srf", "val_f_ped"} & measured  # they would be 1
     assert set(pd.read_csv(run / "evaluation" / "volumes.csv").fluid) == {"IRF"}

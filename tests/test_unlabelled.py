@@ -16,14 +16,12 @@ from test_scripts import SETTINGS, run, start, wait_for
 import adversarial_training
 from utils.data_prepare import get_iterator_nuts, patch_samples
 from utils.errors import InputError
-from utils.files import read_json, write_json
 from utils.preparation.prepared import (
     COLUMNS,
     SliceRow,
     check_volumes_exist,
     read_csv_data,
     read_unlabelled_rows,
-    record_path,
 )
 from utils.settings.patch_settings import blind_to_labels
 from utils.settings.rules import OptimizerSettings
@@ -76,8 +74,7 @@ def test_a_copy_of_a_validation_scan_under_another_name_is_refused(tmp_path):
     data = TrainingData({"val": read_csv_data(val_csv)}, [], {"data": {}}, start=None)
     arguments = data, slice_csv, {"val": val_csv, "test": test_csv}, preparation
     assert {row.image_name for row in with_unlabelled(*arguments).unlabelled} == {"p3a"}
-    record = record_path(tmp_path / "pre_processed", "Topcon", "p3a", "images")
-    write_json(record, read_json(record) | {"voxels": "p2a"})
+    write_record(tmp_path, "Topcon", "p3a", voxels="p2a")
     with pytest.raises(InputError, match=r"val\.csv: Topcon p2a was used to train"):
         with_unlabelled(*arguments)
 

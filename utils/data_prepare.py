@@ -45,7 +45,7 @@ def patch_samples(rows, settings, *, training, epoch, first_patch=0, repeated=Fa
     - The first `first_patch` samples are left out. That costs only the time to decide on them.
     - In training, the data sets in ``settings.mixed`` give their shares of the B-scans, and ``settings.oversampling``
       draws those that hold a rare fluid more often.
-    - `repeated` draws B-scans again and again, without end, unless they give no patch at all.
+    - `repeated` draws B-scans again and again, without end, unless the first draw gives no patch at all.
     """
     epoch = epoch if training else 0
     mixed = [(mixed_rows(root), root.share) for root in settings.mixed] if training else []
@@ -53,14 +53,16 @@ def patch_samples(rows, settings, *, training, epoch, first_patch=0, repeated=Fa
     numbers = itertools.count()  # of the epoch's blocks
 
     def planned():
+        has_patches = False
         for draw in itertools.count():
             b_scans = draw_b_scans(rows, mixed, settings.seed, epoch, draw, settings.oversampling * training)
             blocks = b_scans >> Chunk(B_SCANS_PER_BLOCK, list)
             patches = zip(numbers, blocks, strict=False) >> plan >> Flatten()
             first = next(patches, None)
             if first is not None:
+                has_patches = True
                 yield from itertools.chain([first], patches)
-            if first is None or not repeated:
+            if not (repeated and has_patches):
                 return
 
     return planned() >> Drop(first_patch) >> CutPatch(settings.preprocessed_folder, settings.patches)
@@ -215,7 +217,11 @@ def _too_few(rows, settings, n_patches, smallest):
     sizes = {open_volume(volume_paths(*case)[0])[0].shape[1:] for case in cases}
     largest, patch = (" x ".join(map(str, size)) for size in (max(sizes, key=math.prod), settings.patches.shape))
     if any(settings.patches.can_be_kept(*size) for size in sizes):
-        remedy = "use more cases or a smaller BATCH_SIZE, and see that their ROI masks are not empty"
+        rarest, count = min(Counter(row.vendor for row in rows).items(), key=lambda pair: pair[1])
+        remedy = (
+            f"an epoch draws as many of every vendor as there are of {rarest}, {count}: add some or leave it out, set "
+            "STEPS_PER_EPOCH or a smaller BATCH_SIZE, and see that the ROI masks are not empty"
+        )
     else:
         remedy = "they fill too little of a patch; lower PATCH_SIZE_H or PATCH_SIZE_W"
     return (

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -128,6 +129,7 @@ def digest(content):
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+@functools.cache
 def code_digest(*names):
     """A `digest` of the statements in the modules `names`, which are not imported.
 

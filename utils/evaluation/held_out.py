@@ -59,7 +59,7 @@ def segment_case(network, pair, decisions):
     }
     if record_path.exists() and pair.prediction_path.exists():
         record = read_json(record_path)
-        if record["made_from"] == made_from:
+        if record["made_from"] == made_from and all(file.exists() for file in volume_files(pair.prediction_path)):
             return _with_nan(record)
     record_path.unlink(missing_ok=True)
     voxels, spacing_mm = read_volume(pair.oct_path)

@@ -12,7 +12,7 @@ from utils.files import read_json
 from utils.labels import FLUIDS, NOT_JUDGED, in_order, without_unjudged
 from utils.names import as_text, file_called, same_name, suffix_of
 from utils.parallel import map_unordered
-from utils.preparation.cases import outlined_below, warn_of_unused
+from utils.preparation.cases import folders_below, outlined_below, warn_of_unused
 from utils.preparation.checks import notes_text
 from utils.preparation.outlined import as_judged, check_one_class, root_stated
 from utils.preparation.prepared import read_outlined_rows, record_path
@@ -142,12 +142,12 @@ def _vendor_recorded(path):
 
 def _reference_cases(folder):
     """{(vendor or "unknown", case): reference paths} of a folder."""
-    in_folders = [path for path in sorted(Path(folder).rglob("*")) if same_name(path.name) in _REFERENCES]
+    in_folders = [at / name for at, names in folders_below(folder) for name in names if same_name(name) in _REFERENCES]
     if not in_folders:
         return _named_volumes(folder)
     cases = {}
-    for path in in_folders:
-        vendor = vendor_in([part.name for part in path.resolve().parents]) or "unknown"
+    for path in sorted(in_folders):
+        vendor = vendor_in([part.name for part in path.absolute().parents]) or "unknown"
         cases.setdefault((vendor, as_text(path.parent.name)), []).append(path)
     return cases
 

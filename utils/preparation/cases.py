@@ -45,7 +45,7 @@ def find_cases(data_root, outlined=tuple(FLUIDS), not_judged=(), vendor_folders=
     data_root = Path(data_root)
     if not data_root.is_dir():
         raise InputError(f"{data_root}: no such folder; set DATA_ROOT to the folder of the raw volumes")
-    folders = [folder for folder, names in _folders_below(data_root) if set(map(same_name, names)) & _NAMES]
+    folders = [folder for folder, names in folders_below(data_root) if set(map(same_name, names)) & _NAMES]
     if not folders:
         raise InputError(f"{data_root}: holds no oct.mhd, expected <Vendor>/<case>/oct.mhd; set DATA_ROOT")
     stated = outlined_below(data_root)
@@ -75,7 +75,7 @@ def outlined_below(top):
                 f"{above / NAME}: says what was outlined in {top}; name {above} instead, or put such a table there"
             )
     stated = {}
-    for folder, names in _folders_below(top):
+    for folder, names in folders_below(top):
         if NAME in names:
             place = folder.relative_to(top)
             stated |= {(place / root).as_posix(): fluids for root, fluids in read_outlined(folder).items()}
@@ -93,13 +93,13 @@ def volumes_of_no_case(data_root):
     """Paths of the volume files below `data_root` that belong to no case. No step reads them."""
     return [
         folder / name
-        for folder, names in _folders_below(data_root)
+        for folder, names in folders_below(data_root)
         for name in sorted(names)
         if suffix_of(name) in VOLUMES and same_name(name) not in _NAMES
     ]
 
 
-def _folders_below(top):
+def folders_below(top):
     """Yield (folder, names of its files) for `top` and the folders below: linked folders too, hidden ones not."""
     for folder, below, names in os.walk(top, followlinks=True):
         real, above = os.path.realpath(folder), os.path.realpath(os.path.dirname(os.path.abspath(folder)))

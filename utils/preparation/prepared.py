@@ -9,6 +9,7 @@ from collections import namedtuple
 from pathlib import Path, PurePath
 
 from utils.errors import InputError
+from utils.files import digest
 from utils.labels import FLUIDS, in_order
 from utils.preparation.splits import find_patient, patient_of
 
@@ -199,6 +200,8 @@ def read_records(rows, preprocessed_folder, axial_spacing_mm, reference_histogra
             complaints.append(f"{path}: no record of how {vendor} {name} was prepared; run prepare_data.py again")
             continue
         records[vendor, name] = record
+        if not _roi_is_of(record_path(preprocessed_folder, vendor, name, "roi"), path):
+            complaints.append(f"{path}: the ROI mask of {vendor} {name} is not of it; run prepare_data.py again")
         if record["AXIAL_SPACING_MM"] != axial_spacing_mm:
             complaints.append(
                 f"{path}: prepared with AXIAL_SPACING_MM = {record['AXIAL_SPACING_MM']:g}, config has "
@@ -212,6 +215,14 @@ def read_records(rows, preprocessed_folder, axial_spacing_mm, reference_histogra
             )
     _raise_all(complaints)
     return records
+
+
+def _roi_is_of(roi_record, images_record):
+    """Whether a case's ROI mask was made from its images of today: not so while step 1 runs, or after its kill."""
+    try:
+        return json.loads(roi_record.read_text("utf-8"))["images"] == digest(images_record.read_bytes())
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 # ---- What a network has seen ---------------------------------------------------------------------------------------

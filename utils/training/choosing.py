@@ -75,7 +75,7 @@ def choose_decisions(b_scans, start, earlier=None):
     if chosen.only_possible:
         b_scans = [replace(one, probabilities=only_possible(one.probabilities, one.possible)) for one in b_scans]
     chosen = replace(chosen, temperature=_temperature(b_scans))
-    thresholds = chosen.fluid_thresholds or 3 * (chosen.threshold,)
+    thresholds = chosen.fluid_thresholds or 3 * (chosen.threshold or 0.5,)  # 0 takes the likeliest class: no threshold
     presences, cropped = [], []
     for calibrated in (replace(one, probabilities=chosen.calibrated(one.probabilities)) for one in b_scans):
         presences.append(presence_scores(calibrated.probabilities))
@@ -255,7 +255,7 @@ def predict_for_decisions(model_path, rows, settings, network):
     predicted = predicted_b_scans(predictor, rows, settings, taught_fluids(read_best(model_path)))
     return [
         Predicted(
-            probabilities.astype(np.float16),
+            probabilities,
             reference,
             spacing_mm[0] * spacing_mm[1],
             outlined_in(row),

@@ -1,5 +1,6 @@
 """What both training scripts learn from and judge epochs by, read and checked before Keras is imported."""
 
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -104,7 +105,10 @@ def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation, 
     description = describe_data(rows, **preparation)
     for number, root in enumerate(mixed, 1):
         others = mixed_rows(root)
-        description[f"mixed {number}"] = describe_mixed(root, others, preparation)
+        with _remedy(f"{root.csv_path}, of MIXED_ROOTS: prepare both data sets with MATCH_INTENSITIES=False"):
+            described = description[f"mixed {number}"] = describe_mixed(root, others, preparation)
+        with _remedy(f"{root.csv_path}, of MIXED_ROOTS: rename its cases if these are other patients"):
+            check_unseen(csv_paths["val"], rows["val"], described, **preparation)
         rows["train"] = rows["train"] + others
     record = {"data": description, "taught": list(fluids_outlined(rows["train"]))}
     if start:
@@ -114,6 +118,15 @@ def read_training_data(csv_paths, mixed, n_b_scans, seed, monitor, preparation, 
     trained = {name: part for name, part in record["data"].items() if name != "val"}
     check_unseen(csv_paths["val"], rows["val"], all_seen(trained), **preparation)
     return TrainingData(rows, b_scans, record, start or None)
+
+
+@contextlib.contextmanager
+def _remedy(line):
+    """Add a `line` to the `InputError`s of the block."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(*error.messages, line) from error
 
 
 def check_matching(rows, reference_histogram_csv, given):

@@ -121,8 +121,14 @@ def compile_for_scoring(model, losses, threshold, fluids=tuple(FLUIDS), **option
 
 
 def scores(logs):
-    """Keras' logs without the name of the segmentation output that it puts before each metric of several outputs."""
-    return {name.removeprefix("segmentation_"): float(value) for name, value in logs.items()}
+    """Keras' logs without the name of the segmentation output that it puts before each metric of several outputs.
+
+    Its loss keeps the name: "loss" is that of all outputs.
+    """
+    return {
+        name if name == "segmentation_loss" else name.removeprefix("segmentation_"): float(value)
+        for name, value in logs.items()
+    }
 
 
 def estimate_steps(csv_path, settings):

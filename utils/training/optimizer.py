@@ -2,6 +2,8 @@
 
 import functools
 
+import numpy as np
+
 
 def create_optimizer(settings, dtype_policy, name="adam"):
     """A Keras optimizer by `OptimizerSettings`.
@@ -30,7 +32,7 @@ def copy_weights(network, optimizer, inference):
     """Give `inference` the weights of `network`, or their running average where its `optimizer` keeps one."""
     inference.set_weights(network.get_weights())
     keeper = _keeper(optimizer)
-    if keeper.use_ema and int(keeper.iterations) > 0:
+    if keeper.use_ema and np.asarray(keeper.iterations) > 0:
         average_into(inference, optimizer)
         inference.set_weights(inference.get_weights())  # on JAX they would share arrays, which `evaluate` deletes
 
@@ -67,6 +69,7 @@ def _class(name):
             themselves."""
 
         def average_into(self, variables):
-            base.finalize_variable_values(self, variables)
+            for variable, average in zip(variables, self._model_variables_moving_average, strict=True):
+                variable.assign(average)
 
     return Averaging

@@ -92,7 +92,7 @@ def start_run(folder, settings, data, irrelevant=(), writes=True, defaults=()):
                     f"{path}: {_MEANING.get(name, name)} was {before.get(name)!r}, is now {settings[name]!r}"
                     for name in changed
                 ),
-                f"{path}: this run began with other settings; set them back or choose another RUN_NAME",
+                f"{path}: this run began with other settings; {_remedy(path.parent, changed)}",
             )
         data_path = path.with_name("data.json")
         check_same_data(data_path, read_json(data_path) if data_path.exists() else None, data)
@@ -101,6 +101,13 @@ def start_run(folder, settings, data, irrelevant=(), writes=True, defaults=()):
     write_json(path, settings)
     write_json(path.with_name("data.json"), data)
     write_json(Path(folder) / "versions.json", versions())
+
+
+def _remedy(folder, changed):
+    """What to do where the settings `changed` are not those that the run in `folder` began with."""
+    if changed == ["STARTING_MODEL"]:  # another RUN_NAME may have no such model
+        return f"to start from the model of today, delete {folder} or move it away"
+    return "set them back or choose another RUN_NAME"
 
 
 def _has_results(folder):
