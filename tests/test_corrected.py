@@ -445,9 +445,14 @@ def test_test_py_does_not_write_over_a_correction(out, segmented):
     save(image_of(corrected_labels(), out), out / "Spectralis_anna" / "Segmentation.nrrd")  # the folder is replaced
     (complaint,) = segment_to_files(files, other)[1]
     assert complaint.startswith(f"{out / 'Spectralis_anna' / 'Segmentation.nrrd'}: was corrected since")
+    corrected = image_of(corrected_labels(), out)
     (out / "Spectralis_anna.mhd").rename(out / "before.mhd")  # out of the import's way
     assert segment_to_files(files, job)[1] == (complaint,)
     (out / "Spectralis_anna" / "Segmentation.nrrd").unlink()
+    save(corrected, out / "Spectralis_anna.mhd")  # with a .zraw
+    (out / "Spectralis_anna.raw").unlink()
+    assert "Spectralis_anna.mhd: was corrected since" in segment_to_files(files, job)[1][0]
+    (out / "Spectralis_anna.mhd").unlink()
     assert segment_to_files(files, other)[1] == []
 
 

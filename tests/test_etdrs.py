@@ -1,11 +1,14 @@
 """The ETDRS grid on hand-made volumes of both eyes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK
 
 from utils.segmentation.etdrs import EtdrsGrid, Sides, cell_lengths, place, sides_of
 from utils.segmentation.measurements import Measurements
+from utils.volumes.content import Fundus
 from utils.volumes.geometry import IDENTITY, NIFTI_IDENTITY, NOT_STATED, placement_of_planes
 from utils.volumes.mhd import read_header
 
@@ -81,6 +84,22 @@ def test_the_direction_of_dicom_is_followed_wherever_it_lies(first_mm):
     # Without positions of the B-scans, it says where left is alone.
     assert sides_of("OD", planes(-1, 1e-9)) == sides_of("OD", planes(-1, 0))
     assert sides_of("OD", planes(-1, 0)) == Sides("superior", "inferior", "nasal", "temporal", assumed=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "top"),
+    [
+        ((10, 90, 50, 92), (12, 20, 52, 22), "inferior"),
+        ((10, 20, 50, 20), (10, 90, 50, 90), "superior"),
+        ((10, 20, 10, 90), (50, 20, 50, 90), "superior, as assumed"),  # upright B-scans, side by side
+        ((10, 20, 50, 20), None, "superior, as assumed"),
+    ],
+)
+def test_the_lines_on_the_fundus_tell_where_up_is(first, last, top):
+    fundus = Fundus(np.zeros((100, 100), np.uint8), (first, None, last))
+    assert sides_of(None, NOT_STATED, fundus).in_words().startswith(f"first B-scan {top};")
+    assumed = replace(fundus, order_assumed=True)
+    assert sides_of(None, NOT_STATED, assumed).in_words().startswith("first B-scan superior, as assumed;")
 
 
 @pytest.mark.parametrize("name", ["scan.nii.gz", "scan.mha", "scan.nrrd"])

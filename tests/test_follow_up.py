@@ -90,6 +90,7 @@ def test_a_scan_is_named_by_its_path_too(tmp_path, monkeypatch, relative):
         ("scan,eye,date\na,both,2024-01-01\nb,OD,soon\n", ["line 2: the eye is 'both'", "line 3: the date is 'soon'"]),
         ("scan,eye\na,OD\na,OS\n", ["line 3: a is there before, with other values"]),
         ("scan,eye\n,OD\n", ["line 2: names no scan"]),
+        ("scan,eye,date\na,OD,2023-02-30\n", ["line 2: the date is '2023-02-30'"]),
         ("", ["cannot be read as CSV"]),
         (None, ["is no eye and no file"]),
     ],

@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
+import SimpleITK
+from dicoms import save as save_dicom
+from dicoms import tomography
 from foreign_data import COLUMNS, CYST, DRUSEN, FLUID, ROWS, coloured, expected_labels, inside, picture, save
 from importing import BY_COLOUR, COLOURS, PAIRED, SPACING_MM, read_case, refusal, run_import, write_pairs
 from PIL import Image
 
 from utils.errors import InputError
 from utils.importing.mask_files import read_mask
+from utils.volumes.formats import read_content
 from utils.volumes.mhd import read_volume, write_volume
 
 
@@ -263,3 +267,18 @@ def test_a_number_that_is_transparent_is_background(tmp_path, mode, transparency
     page.save(tmp_path / "mask.png", transparency=transparency)
     values, _ = read_mask(tmp_path / "mask.png", tmp_path / "image.png", 1)
     assert values.ravel().tolist() == [0, 0, 2]
+
+
+def test_a_volume_lies_on_a_dicom_image_as_both_say(tmp_path):
+    """A mask that was drawn on a conversion with its B-scans and rows in the opposite order."""
+    mask = np.random.default_rng(0).integers(0, 2, (3, 7, 9)).astype(np.uint8)
+    save_dicom(tomography(255 * mask, range(3)), tmp_path / "scan.dcm")
+    content = read_content([str(tmp_path / "scan.dcm")])
+    write_volume(tmp_path / "mask.mhd", mask, content.spacing_mm, content.placement)
+    converted = SimpleITK.Flip(SimpleITK.ReadImage(tmp_path / "mask.mhd"), [False, True, True])
+    SimpleITK.WriteImage(converted, tmp_path / "mask.mha")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.mha", tmp_path / "scan.dcm", 1)[0][..., 0], mask)
+    converted.SetOrigin((0, 0, 0))
+    SimpleITK.WriteImage(converted, tmp_path / "mask.mha")
+    with pytest.raises(InputError, match="resample it onto that one"):
+        read_mask(tmp_path / "mask.mha", tmp_path / "scan.dcm", 1)

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import SimpleITK
+from dicoms import save_series
 from PIL import Image
 from test_scans import dicom
 
@@ -157,6 +158,26 @@ def test_files_named_one_by_one(tmp_path):
     assert sorted(found(tmp_path / "b0_mask.png", tmp_path / "b1.png")[0]) == ["b0_mask", "b1"]
 
 
+def test_results_are_no_scans_whatever_names_them(tmp_path):
+    """Folders of scans and results may be one, and a shell's pattern names all that is there."""
+    picture(tmp_path / "Spectralis_anna" / "mask_000.png")
+    (tmp_path / "Spectralis_anna" / "scan.json").write_text("{}")
+    for name in ("anna", "Spectralis_anna", "Spectralis_anna/uncertainty"):
+        write_volume(tmp_path / f"{name}.mhd", VOXELS, SPACING_MM)
+    for inputs in ([tmp_path / "*.mhd"], [tmp_path / "**" / "*.mhd", tmp_path / "**" / "*.png"], [tmp_path]):
+        assert found(*inputs, leave_out=tmp_path)[0] == {"anna": ["anna.mhd"]}
+    with pytest.raises(InputError, match=r"Spectralis_anna\.mhd: results of test\.py"):
+        found(tmp_path / "Spectralis_anna.mhd")
+
+
+def test_slices_that_a_pattern_names_are_one_scan(tmp_path):
+    (tmp_path / "anna").mkdir()
+    save_series(tmp_path / "anna", VOXELS)
+    ((name, files),) = found(tmp_path / "anna" / "*")[0].items()
+    assert (name, len(files)) == ("anna", len(VOXELS))
+    assert found(tmp_path / "anna") == found(tmp_path / "anna" / "*")
+
+
 def test_pictures_of_a_scan_and_labels_of_another_name(tmp_path):
     write_volume(tmp_path / "volume" / "P1.mhd", VOXELS, SPACING_MM)
     picture(tmp_path / "volume" / "p1.JPG")
@@ -231,6 +252,12 @@ def test_scans_of_one_name_are_told_apart(tmp_path):
         "A1/y/scan.mhd": "y_scan_mhd",
         "A1/y/Scan.nii.gz": "y_Scan_nii_gz",
     }
+
+
+def test_folders_of_names_that_other_programs_refuse_tell_scans_apart(tmp_path):
+    for folder in ("50%", "a: left"):
+        write_volume(tmp_path / folder / "scan.mhd", VOXELS, SPACING_MM)
+    assert sorted(scan.name for scan in told_apart(find_scans([tmp_path]))) == ["50__scan", "a_ left_scan"]
 
 
 def test_scans_of_two_vendors_keep_their_names(tmp_path):

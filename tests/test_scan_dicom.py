@@ -1,5 +1,6 @@
 """What is one scan among DICOM files, in which order, and as which grey values; pydicom is the judge."""
 
+import os
 import shutil
 
 import numpy as np
@@ -35,10 +36,19 @@ def test_copies_of_an_instance_count_once_and_are_named(tmp_path):
     save_series(tmp_path, VOXELS[:3], ImagePositionPatient=positions(0, 1, 2))
     for index in range(3):
         shutil.copy(tmp_path / f"{index}.dcm", tmp_path / f"{index} (1).dcm")
+    shutil.copy(tmp_path / "2.dcm", tmp_path / os.fsdecode(b"3 \xfc.dcm"))  # Latin-1
     (scan,) = read(tmp_path)
+    assert all(note.isprintable() for note in scan.notes)
     np.testing.assert_array_equal(scan.voxels, VOXELS[:3])
     assert scan.spacing_mm[2] == pytest.approx(Z)
     assert "0 (1).dcm, 1 (1).dcm, 2 (1).dcm" in scan.notes[0]
+
+
+def test_a_header_of_several_values_does_not_stop_the_search(tmp_path):
+    for name, eye in (("odd", ["R", "L"]), ("even", "R")):
+        (tmp_path / name).mkdir()
+        save_series(tmp_path / name, VOXELS[:3], ImageLaterality=3 * [eye], ImagePositionPatient=positions(0, 1, 2))
+    assert {scan.laterality for scan in read(tmp_path)} == {"OD", None}
 
 
 def test_one_uid_for_all_slices_makes_no_copies_of_them(tmp_path):

@@ -9,12 +9,13 @@ from utils.errors import InputError
 from utils.volumes.scans import read_scan, search_scans
 
 eyepy_io = pytest.importorskip("eyepy.io")
+LateralityEnum = pytest.importorskip("eyepy.io.he.e2e_format").LateralityEnum
 
 
 class Volume:
     def __init__(self, grey):
         self.data = np.full((2, 20, 30), grey, np.uint8)
-        self.meta = {"scale_unit": "px", "laterality": "OD"}
+        self.meta = {"scale_unit": "px", "laterality": LateralityEnum.OD}
         self.localizer = SimpleNamespace(meta={}, data=np.zeros((4, 4), np.uint8))  # without a picture
 
 
@@ -71,4 +72,5 @@ def test_every_volume_of_a_file_is_a_scan(tmp_path, monkeypatch):
 def test_a_file_with_one_volume_keeps_its_name(tmp_path, monkeypatch):
     (scan,), left_out = find(tmp_path / "a.e2e", monkeypatch, Series(6, None, 0), Series(7, 1, 30))
     assert (scan.name, left_out) == ("a", [])
-    assert read_scan(scan, spacing_mm=(1, 1, 1)).voxels.max() == 30
+    read = read_scan(scan, spacing_mm=(1, 1, 1))
+    assert (read.voxels.max(), read.laterality) == (30, "OD")

@@ -207,8 +207,9 @@ def _scan_files(record, moved):
     expected = [tuple(file[:2]) for file in record["made_from"]["files"]]
     here = [files for files in search_scans([path])[0] if as_text(files.path) == as_text(os.path.abspath(path))]
     same = [files for files in here if [tuple(file[:2]) for file in fingerprint(_all_files(files))] == expected]
-    if len(same) > 1:
-        same = [files for files in same if files.name == record["facts"]["scan"]]
+    if len(same) > 1:  # records of before know the scan's name alone
+        by_name = "part" not in record
+        same = [one for one in same if (one.name == record["facts"]["scan"] if by_name else one.part == record["part"])]
     if len(same) != 1:
         raise InputError(f"{path}: is not the scan that was segmented: other files or sizes; segment it again")
     return same[0]

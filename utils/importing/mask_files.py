@@ -5,7 +5,8 @@ import numpy as np
 from utils.errors import InputError
 from utils.importing.rims import rim_warnings
 from utils.names import suffix_of
-from utils.volumes.mhd import VOLUMES, read_volume, read_volume_onto
+from utils.volumes.formats import read_content
+from utils.volumes.mhd import VOLUMES, VolumeHeader, read_header, read_volume, reordering_onto_grid
 from utils.volumes.pictures import PICTURES, shown_pages
 
 _MOST_LISTED = 3  # of unknown values
@@ -16,14 +17,15 @@ _BY_OPACITY = "pages are of one colour throughout; their opacity is taken for th
 def read_mask(path, image_path, n_channels):
     """(values, warnings) of a mask: its numbers, or with three channels its colours.
 
-    Values are (slices, rows, columns, `n_channels`; int64). If mask and image are both volumes, the mask is brought
-    onto the image's grid. Transparent pixels of pictures count as black. Of a picture whose colour says nothing, the
-    numbers are its opacity; `warnings` counts such pages, {what they are: number}. Raises `InputError` if the file
-    cannot be read, is of another kind, or holds other than whole numbers.
+    Values are (slices, rows, columns, `n_channels`; int64). If the mask is a volume, and the image says where it lies,
+    the mask is brought onto the image's grid. Transparent pixels of pictures count as black. Of a picture whose colour
+    says nothing, the numbers are its opacity; `warnings` counts such pages, {what they are: number}. Raises
+    `InputError` if the file cannot be read, is of another kind or place, or holds other than whole numbers.
     """
     if suffix_of(path) in VOLUMES:
-        on_grid = suffix_of(image_path) in VOLUMES
-        values = read_volume_onto(path, image_path) if on_grid else read_volume(path)[0]
+        grid = _grid(image_path)
+        reordering = grid and reordering_onto_grid(path, grid, image_path)
+        values = reordering.apply(read_volume(path)[0]) if reordering else read_volume(path)[0]
         if n_channels == 3:
             raise InputError(f"{path}: a volume holds numbers, expected colours; state numbers in --labels")
         return _whole_numbers(values[..., np.newaxis], path), {}
@@ -41,6 +43,18 @@ def read_mask(path, image_path, n_channels):
     except Exception as error:  # Pillow raises exceptions of any kind for damaged files
         raise InputError(f"{path}: not a readable picture ({error})") from error
     return _whole_numbers(values, path), ({_BY_OPACITY: opacities} if opacities else {})
+
+
+def _grid(image_path):
+    """The `VolumeHeader` of an image that is a volume, or DICOM and says where it lies; else None."""
+    if suffix_of(image_path) in VOLUMES:
+        return read_header(image_path)
+    if suffix_of(image_path) in PICTURES:
+        return None
+    content = read_content([str(image_path)])
+    if not content.placement.stated or None in content.spacing_mm:
+        return None
+    return VolumeHeader(content.voxels.shape, content.spacing_mm, content.voxels.dtype.name, content.placement)
 
 
 def classes_in(values, classes, tolerance, path):

@@ -31,22 +31,31 @@ class Sides:
         return f"first B-scan {top}; nasal side {nasal}{turned}"
 
 
-def sides_of(laterality, placement):
-    """The `Sides` of a scan of an eye, "OD", "OS" or None, with this `Placement`.
+def sides_of(laterality, placement, fundus=None):
+    """The `Sides` of a scan of an eye, "OD", "OS" or None, with this `Placement` and `Fundus`.
 
-    Where the direction is not the patient's, the first B-scan is taken for the superior one, and columns run to the
-    patient's left, as OCT devices show them: then the nose is on the right in right eyes. Without laterality the sides
-    are left and right.
+    Where the direction is not the patient's, the B-scans' lines on the fundus tell the superior one; without these it
+    is taken for the first. Columns then run to the patient's left, as OCT devices show them: the nose is on the right
+    in right eyes. Without laterality the sides are left and right.
     """
     to_left, to_head = placement.matrix[0, 0], placement.matrix[2, 2]  # of columns, of slices
     known = placement.of_patient if min(abs(to_left), abs(to_head)) > 0.5 else ()
-    top, bottom = ("inferior", "superior") if 2 in known and to_head > 0 else ("superior", "inferior")
+    is_upward = to_head > 0 if 2 in known else _is_upward(fundus)
+    top, bottom = ("inferior", "superior") if is_upward else ("superior", "inferior")
     turned = placement.is_turned and not placement.of_patient
     if laterality not in _NASAL:
-        return Sides(top, bottom, assumed=2 not in known, turned=turned)
+        return Sides(top, bottom, assumed=is_upward is None, turned=turned)
     nasal_right = (_NASAL[laterality] == "right") == (to_left > 0 or 0 not in known)
     left, right = ("temporal", "nasal") if nasal_right else ("nasal", "temporal")
-    return Sides(top, bottom, left, right, 2 not in known, turned)
+    return Sides(top, bottom, left, right, is_upward is None, turned)
+
+
+def _is_upward(fundus):
+    """Whether the first B-scan lies below the last one on the `fundus`; None where its lines do not say."""
+    if fundus is None or fundus.order_assumed or None in (fundus.lines[0], fundus.lines[-1]):
+        return None
+    right, down = (np.add(*np.split(np.subtract(fundus.lines[-1], fundus.lines[0]), 2))).tolist()
+    return down < 0 if abs(down) > abs(right) else None
 
 
 class EtdrsGrid:

@@ -44,18 +44,10 @@ _IRRELEVANT = (
     "minutes",
     "ends_when_stuck",
 )  # parts of a `Job` that do not change the results
-# Modules that decide, in addition to the prediction, what is written about a scan.
+# Modules that decide, in addition to the prediction, what is written about a scan: all that read it, and these.
+_READERS = sorted((Path(__file__).parents[1] / "volumes").glob("*.py"))
 _OUTPUT_CODE = (
-    "utils.volumes.formats",
-    "utils.volumes.dicom",
-    "utils.volumes.geometry",
-    "utils.volumes.pictures",
-    "utils.volumes.colour",
-    "utils.volumes.vendor_files",
-    "utils.volumes.heidelberg_xml",
-    "utils.volumes.topcon",
-    "utils.volumes.scans",
-    "utils.volumes.mhd",
+    *(f"utils.volumes.{path.stem}" for path in _READERS),
     "utils.segmentation.measurements",
     "utils.segmentation.etdrs",
     "utils.segmentation.surfaces",
@@ -155,7 +147,8 @@ def _segment(files, job, on_slice):
         done = finished_record(output, name)
         if done:
             if done["path"] != as_text(scan.path):
-                raise InputError(f"{scan.path}: {output / name} holds {done['path']} already; use another --output")
+                held = f"{output / name} is of another scan, which its scan.json names"
+                raise InputError(f"{scan.path}: {held}; use another --output")
             if done["made_from"] == made_from:
                 return {**done, "kept": True}
         check_uncorrected(output, name, done)
@@ -172,6 +165,7 @@ def _segment(files, job, on_slice):
         record = _write_scan(scan, job, folder, after_slice)
         path = temporary / f"{name}.mhd"
         record["labels_digest"] = voxel_digest(open_volume(path)[0])  # tells whether a reader corrected them since
+        record["part"] = files.part
         record["labels"] = write_label_files(path, scan, job.formats, record["facts"]["model_sha256"])
         record |= {"seconds": round(time.monotonic() - started, 1), "made_from": made_from}
         write_json(folder / "scan.json", record)
@@ -189,7 +183,7 @@ def _write_scan(scan, job, folder, on_slice):
     decisions = job.decisions or network.decisions
     found = _write_slices(scan, network, decisions, job, folder, on_slice)
     centre, centre_name = _centre(job.fovea, found.fovea(), scan.voxels.shape)
-    sides = sides_of(scan.laterality, scan.placement)
+    sides = sides_of(scan.laterality, scan.placement, scan.fundus)
     around = f"{centre_name}: column {centre[0] + 1:.4g}, B-scan {centre[1] + 1:.4g}"  # counted from 1
     facts = {
         "scan": scan.name,

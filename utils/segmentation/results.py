@@ -60,9 +60,10 @@ def volumes_of_readers(folder):
 def check_uncorrected(output, name, record):
     """Raise `InputError` if a reader's correction would be lost: a changed label file, or a volume in the folder.
 
-    `record` is that of `finished_record`. Without one, and in DICOM segmentations, damaged files and files of before,
-    whose record has no digest of the labels, label files are not compared.
+    `record` is that of `finished_record`. DICOM segmentations, damaged files and files of before, whose record has no
+    digest of the labels, are not compared.
     """
+    record = record or _read_record(output, name)
     lost = volumes_of_readers(output / name) if (output / name).exists() else []
     files = _label_files(record, name) if record else []
     for path in (output / file for file in files if suffix_of(file) in VOLUMES):

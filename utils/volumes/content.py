@@ -1,5 +1,6 @@
 """What the readers of all formats return."""
 
+import datetime
 import re
 from dataclasses import dataclass, field
 
@@ -44,6 +45,9 @@ class Content:
 
 
 def iso_date(value):
-    """YYYY-MM-DD of a date, or of text that begins with one; None for anything else."""
+    """YYYY-MM-DD of a date, or of text that begins with one; None for anything else, and where no calendar has it."""
     match = re.match(r"(\d{4})-?(\d\d)-?(\d\d)", "" if value is None else str(value))
-    return "-".join(match.groups()) if match else None
+    try:
+        return datetime.date(*map(int, match.groups())).isoformat() if match else None
+    except ValueError:
+        return None

@@ -9,6 +9,7 @@ import os
 import numpy as np
 
 from utils.errors import InputError
+from utils.names import as_text
 from utils.volumes.content import ANONYMISED, Content, iso_date
 from utils.volumes.dicom_frames import (
     directions,
@@ -101,7 +102,7 @@ def read_dicom(paths, part=None):
     groups, copies = grouped(files)
     frames, spacing_z_mm, notes = ordered(groups[part or 0])
     if copies:
-        names = ", ".join(os.path.basename(path) for path in sorted(copies))
+        names = ", ".join(as_text(os.path.basename(path)) for path in sorted(copies))
         notes.append(f"copies of files of this scan are left out: {names}")
     if frames[0].orientation and len(frames) > 1 and len(set(directions(frames))) > 1:
         notes.append("the B-scans have different directions; volumes are those of parallel ones")

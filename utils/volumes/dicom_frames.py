@@ -115,8 +115,8 @@ def _frames_of(path, header):
             Frame(
                 path,
                 index,
-                (file, header.get("Rows"), header.get("Columns")),
-                eye,
+                (file, str(header.get("Rows")), str(header.get("Columns"))),  # as text: damaged ones are lists
+                None if eye is None else str(eye),
                 tuple(None if (told := value(name)) is None else str(told) for name in _OF_A_VOLUME),
                 numbers_of(value("ImagePositionPatient"), 3),
                 None if location is None else float(location),

@@ -109,6 +109,8 @@ def _windowed(pixels, display):
 
 def _shows_all(display, bits):
     """Whether the window covers the whole range of unsigned values of `bits` bits."""
+    if bits > 16:
+        return False  # of billions of values; no device has so many
     values = np.arange(2**bits)
     return np.array_equal(np.rint(_windowed(values, display) * values[-1]), values)
 

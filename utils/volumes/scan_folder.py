@@ -47,7 +47,7 @@ def scans_in(folder, names, kind, by_name, each=False):
             left[path] = "a link that leads nowhere" if path.is_symlink() else "no file"
         elif not os.access(path, os.R_OK):
             left[path] = "it may not be read"
-        elif suffix_of(path) in (*VOLUMES, *DICOM) and (folder / _stem(path) / "scan.json").is_file():
+        elif is_result(path):
             left[path] = "labels that test.py wrote"
         elif suffix_of(path) in VOLUMES and _is_reference(path):
             left[path] = "a scan's reference"
@@ -81,16 +81,28 @@ def scans_in(folder, names, kind, by_name, each=False):
         scans.append(scan_files(pictures, name=folder.name if len(pictures) > 1 else None))
     known = {*used, *images, *files, *left}
     dicom = [path for path in paths if path not in known and suffix_of(path) != ".xml" and is_dicom(path)]
-    of_dicom, left_of_dicom = scans_in_dicom(dicom)
-    for number, (files_of_scan, part) in enumerate(of_dicom):
-        name = folder.name if len(of_dicom) == 1 else f"{folder.name}_{number + 1}"
-        is_folders = len(files_of_scan) > 1 or part is not None
-        scans.append(scan_files(files_of_scan, name if is_folders else None, part))
+    of_dicom, left_of_dicom = scans_of_dicom(dicom)
+    scans += of_dicom
     used |= {Path(path) for scan in scans for path in scan.paths}
-    left |= {Path(path): why for path, why in left_of_dicom}
+    left |= {Path(one.path): one.why for one in left_of_dicom}
     used |= {Path(one.path) for one in inside}
     left |= {path: "of no format that is read" for path in paths if path not in used and path not in left}
     return scans, [*inside, *(LeftOut(str(path), why) for path, why in left.items() if path not in used)]
+
+
+def is_result(path):
+    """Whether the file at `path` holds labels that test.py wrote."""
+    return suffix_of(path) in (*VOLUMES, *DICOM) and (path.parent / _stem(path) / "scan.json").is_file()
+
+
+def scans_of_dicom(paths):
+    """(scans, left out) of DICOM files of one folder, after which a scan of several of them is called."""
+    found, left = scans_in_dicom(paths)
+    scans = []
+    for number, (files, part) in enumerate(found, 1):
+        name = paths[0].parent.name + f"_{number}" * (len(found) > 1)
+        scans.append(scan_files(files, name if len(files) > 1 or part is not None else None, part))
+    return scans, [LeftOut(str(path), why) for path, why in left]
 
 
 def scans_of_file(path, name=None):

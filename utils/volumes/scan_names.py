@@ -4,7 +4,7 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from utils.names import as_text, same_name, suffix_of
+from utils.names import as_text, portable, same_name, suffix_of
 from utils.volumes.vendors import vendor_in
 
 
@@ -29,7 +29,7 @@ def _with_folder(scans):
     folders = [[as_text(part) for part in reversed(Path(scan.paths[0]).parent.parts)] for scan in scans]
     for level in zip(*folders, strict=False):
         if len(set(level)) > 1:
-            return [f"{part}_{scan.name}" for part, scan in zip(level, scans, strict=True)]
+            return [portable(f"{part}_{scan.name}") for part, scan in zip(level, scans, strict=True)]
     return [scan.name for scan in scans]
 
 

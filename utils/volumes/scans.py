@@ -19,7 +19,7 @@ from utils.volumes.grey_values import as_grey
 from utils.volumes.mhd import VOLUMES, volume_files
 from utils.volumes.not_scans import LeftOut, kind_of_folder, labels_of_others, with_scan_beside
 from utils.volumes.pictures import PICTURES
-from utils.volumes.scan_folder import scans_in, scans_of_file
+from utils.volumes.scan_folder import is_result, scans_in, scans_of_dicom, scans_of_file
 from utils.volumes.spacing import has_swapped_axes, scale_doubt, spacing_to_use
 from utils.volumes.vendor_files import VENDORS_OWN
 from utils.volumes.vendors import KNOWN, VENDORS, vendor_by_size, vendor_in
@@ -58,8 +58,8 @@ def search_scans(inputs, leave_out=None, each=False):
     A folder and each folder below it hold these scans: every volume file, every DICOM series, and all pictures together
     in the order of the numbers in their names; with `each`, every picture by itself. A scan called oct.mhd is named
     after its folder. Other files are left out (see `utils.volumes.not_scans`). Files that only their names rule out are
-    taken if there is nothing else. The folder `leave_out` is not searched. Raises `InputError` with a line for each of
-    `inputs` that is none of these, and if there is no scan at all.
+    taken if there is nothing else. The folder `leave_out` is not searched below another. Raises `InputError` with a
+    line for each of `inputs` that is none of these, and if there is no scan at all.
     """
     scans, left_out, files, complaints = [], [], [], []
     for given in map(str, inputs):
@@ -81,10 +81,12 @@ def search_scans(inputs, leave_out=None, each=False):
     ]
     if complaints:
         raise InputError(*complaints)
-    singles, left = _without_masks(list(dict.fromkeys(files)))
-    for path in singles:
-        in_file, left_in_file = scans_of_file(path)
-        scans, left = scans + in_file, left + left_in_file
+    files = {path: is_result(path) or (path.parent / "scan.json").is_file() for path in files}
+    left_out += [LeftOut(str(path), "results of test.py") for path, is_own in files.items() if is_own]
+    singles, left = _without_masks([path for path, is_own in files.items() if not is_own])
+    for paths in _by_series(singles):
+        in_files, left_in_files = scans_of_file(paths[0]) if len(paths) == 1 else scans_of_dicom(paths)
+        scans, left = scans + in_files, left + left_in_files
     if not scans:
         raise InputError(*(f"{one.path}: {one.why}" for one in [*left_out, *left]))
     scans = list({(scan.paths, scan.part): scan for scan in scans}.values())
@@ -106,6 +108,14 @@ def _without_masks(files):
     return [path for path in files if path not in masks], [LeftOut(str(path), why) for path, why in masks.items()]
 
 
+def _by_series(paths):
+    """Lists of one of `paths` each, but the DICOM files of a folder together: they may be the slices of a scan."""
+    groups = defaultdict(list)
+    for path in paths:
+        groups[path.parent if is_dicom(path) else path].append(path)
+    return groups.values()
+
+
 def _scans_below(top, leave_out, each):
     """(scans, left out) of a folder and those below."""
     for by_name in (True, False):
@@ -116,7 +126,7 @@ def _scans_below(top, leave_out, each):
                 below.clear()
                 continue
             walked.add(os.path.realpath(folder))
-            if folder == leave_out:
+            if folder == leave_out and folder != top:  # where scans and results share a folder, scan.json tells
                 below.clear()
                 continue
             hidden = [name for name in below if name[0] == "."]

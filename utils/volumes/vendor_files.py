@@ -12,6 +12,7 @@ from utils.volumes.topcon import read_topcon, scans_in_topcon
 
 VENDORS_OWN = {".vol": "Spectralis", ".e2e": "Spectralis", ".xml": "Spectralis", ".fda": "Topcon", ".fds": "Topcon"}
 _NO_VOLUMES = {2: "a circular B-scan", 5: "a radial scan"}  # scan patterns that are no volumes to eyepy
+_EYES = {"OD": "OD", "R": "OD", "82": "OD", "OS": "OS", "L": "OS", "76": "OS"}  # eyepy gives letters as their numbers
 _VOL_PATTERN = 96  # where a .vol states its scan pattern, as an int32
 
 
@@ -102,7 +103,7 @@ def _read_by_eyepy(path, suffix, part):
         voxels,
         spacing_mm=tuple(meta.get(f"scale_{axis}") if known_unit else None for axis in "xyz"),
         vendor=VENDORS_OWN[suffix],
-        laterality={"OD": "OD", "R": "OD", "OS": "OS", "L": "OS"}.get(str(meta.get("laterality")).strip("\0 ").upper()),
+        laterality=_EYES.get(str(meta.get("laterality")).strip("\0 ").upper()),
         scan_date=iso_date(date),
         fundus=fundus,
     )
