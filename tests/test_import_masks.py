@@ -47,6 +47,19 @@ def test_a_class_that_says_that_nobody_judged(tmp_path, mask, options):
     np.testing.assert_array_equal(reference[0], np.select([inside(CYST), inside(FLUID)], [1, 255]))
 
 
+def test_a_palette_that_shows_0_as_white_leaves_open_which_number_is_fluid(tmp_path):
+    source = tmp_path / "source"
+    write_pairs(source, inside(CYST).astype(np.uint8), names=("1-a",))
+    (path,) = (source / "masks").iterdir()
+    page = Image.fromarray((~inside(CYST)).astype(np.uint8), mode="P")
+    page.putpalette([255, 255, 255, 0, 0, 0])
+    page.save(path)
+    (line,) = refusal(tmp_path, "masks", *PAIRED, "--labels", "IRF=1")
+    assert f"{path}: its palette shows 0 as white" in line
+    _, reference = read_case(run_import(tmp_path, "masks", *PAIRED, "--labels", "IRF=255,255,255"), "1__1-a")
+    np.testing.assert_array_equal(reference[0], inside(CYST))
+
+
 @pytest.mark.parametrize("kind", ["grey", "palette", "grey as colour", "16 bits in TIFF", "MetaImage"])
 def test_numbered_masks(tmp_path, kind):
     source = tmp_path / "source"

@@ -14,6 +14,7 @@ import tifffile
 from helpers import run_here, run_python
 from PIL import Image
 from stand_in import bright_scan, export_brightness_onnx
+from vendor_writers import NAMES, write_xml
 
 from utils.evaluation.held_out import segment_and_score
 from utils.evaluation.pairs import Pair
@@ -181,6 +182,19 @@ def test_what_is_done_is_kept_until_something_changes(model, tmp_path):
     assert "use another --output" in complaint
     record, (complaint,) = segment_to_files(files, dataclasses.replace(job, fovea=(999, 0)))
     assert "outside of its 140 columns" in complaint
+
+
+def test_a_heyex_export_is_done_again_where_a_picture_of_it_changes(model, tmp_path):
+    path = write_xml(tmp_path / "export", bright_scan(2)[:, :, :100])
+    (tmp_path / "export" / "note.png").write_bytes(b"not of the export")
+    (files,) = find_scans([path])
+    job = job_of(model, tmp_path / "out")
+    segment_to_files(files, job)
+    assert segment_to_files(files, job)[0]["kept"]
+    (tmp_path / "export" / "note.png").unlink()
+    assert segment_to_files(files, job)[0]["kept"]
+    os.utime(tmp_path / "export" / f"{NAMES[1]}.tif", ns=(0, 0))
+    assert "kept" not in segment_to_files(files, job)[0]
 
 
 def test_what_was_done_by_other_settings_of_the_model_or_other_code_is_done_again(tmp_path, monkeypatch):

@@ -1,3 +1,6 @@
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 from stand_in import export_brightness_model
@@ -22,6 +25,27 @@ def test_a_command_that_fails_ends_the_task_with_its_exit_code(capfd):
         tasks.run("false")
     assert caught.value.code == 1
     assert "$ false" in capfd.readouterr().out
+
+
+def test_a_case_that_cannot_be_scored_leaves_the_table_of_all_folds(tmp_path, monkeypatch):
+    (tmp_path / "test_data.csv").write_text("root\ncase\n")
+    monkeypatch.setattr(tasks, "values_of", lambda *_: ([tmp_path, tmp_path], "data", "unet", False))
+    commands, codes = [], [2, 0, 0]  # the codes of evaluate.py's calls
+
+    def of_script(command):
+        commands.append(Path(command[1]).name)
+        return subprocess.CompletedProcess(command, codes.pop(0) if commands[-1] == "evaluate.py" else 0)
+
+    monkeypatch.setattr("subprocess.run", of_script)
+    with pytest.raises(SystemExit) as caught:
+        tasks.reproduce("python", [], [])
+    assert caught.value.code == 2
+    assert commands[6:] == ["evaluate.py", "test.py", "evaluate.py", "test.py", "evaluate.py"]
+    codes.append(1)
+    with pytest.raises(SystemExit) as caught:
+        tasks.reproduce("python", [], [])
+    assert caught.value.code == 1
+    assert len(commands) == 18
 
 
 def test_packages_are_installed_once_for_each_version_of_the_requirements(tmp_path, monkeypatch):
@@ -64,7 +88,7 @@ def test_each_task_has_its_own_options(arguments, monkeypatch, capsys):
 def test_vendors_of_any_name_concern_the_preparation_alone(monkeypatch):
     monkeypatch.setattr("sys.argv", ["tasks", "adapt", "--vendor-folders", "--skip-bad", "--set", "EPOCH=1"])
     commands = {}
-    monkeypatch.setattr(tasks, "run", lambda _, script, *options: commands.update({script.name: options}))
+    monkeypatch.setattr(tasks, "run", lambda _, script, *options, allowed=(0,): commands.update({script.name: options}))
     monkeypatch.setattr(tasks, "values_of", lambda *_: ({"train": 9, "test": 9}, 1, "evaluation"))
     monkeypatch.setattr(tasks, "mean_dice", lambda _: 0.5)
     tasks.main()

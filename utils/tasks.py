@@ -83,6 +83,8 @@ FOLD_CPU_SECONDS = 6000  # more than their steps need
 # Options of prepare_data.py that `reproduce` and `adapt` pass on.
 OF_PREPARATION = ("--vendor-folders", "--skip-bad", "--unlabelled")
 
+NOT_ALL = (0, 2)  # exit codes of evaluate.py and test.py: all cases done, or all but some
+
 # `adapt`: what a step of recipes/strong.py takes on two cores, and how few patients can show no difference at 5 %.
 SECONDS_A_STEP, LEAST_PATIENTS = 1.0, 6
 
@@ -136,13 +138,14 @@ def environment(*requirement_files):
     return python
 
 
-def run(*command):
-    """Print and run a command. Exit with its exit code if it fails."""
+def run(*command, allowed=(0,)):
+    """Print and run a command. Returns its exit code; exits with it unless it is an `allowed` one."""
     command = [str(part) for part in command]
     print(f"\n$ {' '.join(command)}", flush=True)
     code = subprocess.run(command).returncode
-    if code:
+    if code not in allowed:
         sys.exit(code)
+    return code
 
 
 def overrides(settings):
@@ -194,7 +197,7 @@ def reproduce(python, settings, of_preparation):
     `settings` are the scripts' own ``--recipe`` and ``--set`` arguments, `of_preparation` further ones of step 1. By
     default FOLDS is 5 and KEEP_EPOCHS is None: the weights of every epoch are kept, 31 GB in all. Every fold has an
     OUTPUT_ROOT of its own, because preparation depends on which cases train. The same command resumes an interrupted
-    run.
+    run. A held-out case that cannot be scored or segmented does not stop the others; the exit code is then 2.
     """
     settings = ["--set", "FOLDS=5", "--set", "KEEP_EPOCHS=None", *settings]
     roots, data_root, run_name, choose_decisions = values_of(
@@ -213,18 +216,22 @@ def reproduce(python, settings, of_preparation):
             run(python, PROJECT / script, *of_fold)
     if choose_decisions:
         run(python, PROJECT / "evaluate.py", "--choose-decisions", *settings)
+    codes = []
     for root, of_fold in of_folds:
-        run(python, PROJECT / "evaluate.py", *of_fold)
-        output = root / "runs" / run_name / "segmented"
-        run(python, PROJECT / "test.py", *held_out_scans(root, data_root), "--output", output, *of_fold)
-    run(python, PROJECT / "evaluate.py", "--all-folds", *settings)
+        codes.append(run(python, PROJECT / "evaluate.py", *of_fold, allowed=NOT_ALL))
+        output = ("--output", root / "runs" / run_name / "segmented")
+        scans = held_out_scans(root, data_root)
+        codes.append(run(python, PROJECT / "test.py", *scans, *output, *of_fold, allowed=NOT_ALL))
+    codes.append(run(python, PROJECT / "evaluate.py", "--all-folds", *settings, allowed=NOT_ALL))
+    if any(codes):
+        sys.exit(2)
 
 
 def adapt(python, settings, of_preparation):
     """Prepare cases, train the model in the box on with them, and compare both on the held-out ones.
 
     The arguments are as in `reproduce`; recipes/strong.py and recipes/adapt.py come first. The same command resumes an
-    interrupted run.
+    interrupted run. A case that cannot be scored does not stop the others, as in `reproduce`.
     """
     settings = ["--recipe", "strong", "--recipe", "adapt", *settings]
     run(python, PROJECT / "prepare_data.py", *of_preparation, *settings)
@@ -244,8 +251,10 @@ def adapt(python, settings, of_preparation):
     print(f"{patients['train']} patients train, {steps} steps: about {minutes:.0f} minutes on two cores", flush=True)
     run(python, PROJECT / "model_training.py", *settings)
     own, box = Path(folder), Path(f"{folder}_box")
-    run(python, PROJECT / "evaluate.py", *settings)
-    run(python, PROJECT / "evaluate.py", "--model", "box", "--output", box, *settings)
+    codes = [
+        run(python, PROJECT / "evaluate.py", *settings, allowed=NOT_ALL),
+        run(python, PROJECT / "evaluate.py", "--model", "box", "--output", box, *settings, allowed=NOT_ALL),
+    ]
     run(python, PROJECT / "evaluate.py", "--compare", own, box, *settings)
     own_dice, box_dice = mean_dice(own), mean_dice(box)
     own_model = own.parent / "segmentation" / "best.keras"
@@ -254,6 +263,8 @@ def adapt(python, settings, of_preparation):
         f"\nMean Dice of the held-out cases: your model {own_dice:.3f}, the model in the box {box_dice:.3f}: {better}."
     )
     print(f"Segment with python test.py SCANS --output segmented --model {shlex.quote(str(model))}")
+    if any(codes):
+        sys.exit(2)
 
 
 def mean_dice(evaluation):

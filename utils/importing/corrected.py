@@ -171,7 +171,7 @@ def _item(result, written, digest, options, classes, notes):
     return Item(
         name=scan_name.partition("__")[2] or scan_name,
         path_text=text[: len(text) - len(suffix_of(text))] if options.patient_pattern else scan_name,
-        files=(*_all_files(files), *reversed(volume_files(path))),
+        files=(*files.all_paths(), *reversed(volume_files(path))),
         read_image=partial(read_content, files.paths, files.part),
         read_masks=lambda shape: (read_segmentation(path, grid, files.path, classes.targets)[0], {}),
         vendor=result.record["facts"]["vendor"],
@@ -206,7 +206,7 @@ def _scan_files(record, moved):
         raise InputError(f"{path}: the scan is not there any more; say where scans lie now: --moved OLD NEW (folders)")
     expected = [tuple(file[:2]) for file in record["made_from"]["files"]]
     here = [files for files in search_scans([path])[0] if as_text(files.path) == as_text(os.path.abspath(path))]
-    same = [files for files in here if [tuple(file[:2]) for file in fingerprint(_all_files(files))] == expected]
+    same = [files for files in here if expected in (_names_and_sizes(files.all_paths()), _names_and_sizes(files.paths))]
     if len(same) > 1:  # records of before know the scan's name alone
         by_name = "part" not in record
         same = [one for one in same if (one.name == record["facts"]["scan"] if by_name else one.part == record["part"])]
@@ -215,8 +215,8 @@ def _scan_files(record, moved):
     return same[0]
 
 
-def _all_files(files):
-    return [path for file in files.paths for path in volume_files(file)]
+def _names_and_sizes(paths):
+    return [(name, size) for name, size, _ in fingerprint(map(Path, paths))]
 
 
 def _correction(record, path, labels, written, corrected):

@@ -134,6 +134,11 @@ def _page_values(page, path, n_channels):
         pixels[pixels[..., 3] == 0] = 0
         return pixels[..., :3]
     pixels = np.asarray(page)
+    if page.mode == "P" and _zero_is_white(page):
+        raise InputError(
+            f"{path}: its palette shows 0 as white and the rest as black, so that 0 may be the fluid; state its "
+            "colours: --labels IRF=255,255,255"
+        )
     if "transparency" in page.info and pixels.ndim == 2:  # of single numbers of a palette, or of grey
         pixels = np.where(np.asarray(page.convert("RGBA"))[..., 3] == 0, 0, pixels)
     if pixels.ndim == 3:
@@ -143,6 +148,12 @@ def _page_values(page, path, n_channels):
             raise InputError(f"{path}: a mask in colour, expected numbers; state its colours: --labels IRF=255,0,0 ...")
         return pixels[..., :1]
     return pixels[..., np.newaxis]
+
+
+def _zero_is_white(page):
+    """Whether a page of mode "P" has pixels of number 0, all shown as white, and others, all shown as black."""
+    is_zero, shown = np.asarray(page) == 0, np.asarray(page.convert("RGB"))
+    return is_zero.any() and not is_zero.all() and (shown == np.where(is_zero, 255, 0)[..., np.newaxis]).all()
 
 
 def _whole_numbers(values, path):

@@ -33,7 +33,7 @@ from utils.segmentation.page import label_runs, save_b_scan, save_b_scan_to_look
 from utils.segmentation.predict import MEMORY_GB, NotFinite, load_network, segmented_slices
 from utils.segmentation.results import check_uncorrected, finished_record, output_name, put_in_place, working_folder
 from utils.segmentation.wording import model_note
-from utils.volumes.mhd import open_volume, volume_files, volume_writer, voxel_digest
+from utils.volumes.mhd import open_volume, volume_writer, voxel_digest
 from utils.volumes.scans import read_scan
 
 _IRRELEVANT = (
@@ -306,12 +306,11 @@ def _b_scan_path(folder, index):
 def _made_from(files, job):
     """What the output depends on: settings, code, and size and modification time of the scan's files."""
     settings = {name: value for name, value in asdict(job).items() if name not in _IRRELEVANT}
-    paths = [path for file in files.paths for path in volume_files(file)]
     return {
         "settings": json.loads(json.dumps(settings)),  # as they are read back: lists for tuples, at any depth
         "told": files.told and asdict(files.told),
         "code": code_digest(*_OUTPUT_CODE),
-        "files": fingerprint(paths),
+        "files": fingerprint(files.all_paths()),
     }
 
 

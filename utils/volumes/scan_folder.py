@@ -9,7 +9,7 @@ from utils.volumes.dicom import scans_in_dicom
 from utils.volumes.eyes import Told
 from utils.volumes.formats import DICOM, is_dicom, scans_in_file
 from utils.volumes.heidelberg_xml import listed_pictures
-from utils.volumes.mhd import VOLUMES
+from utils.volumes.mhd import VOLUMES, volume_files
 from utils.volumes.not_scans import LeftOut, beside_scans, odd_pictures, pictures_of_others
 from utils.volumes.pictures import PICTURES, TIFF, count_pages
 from utils.volumes.vendor_files import VENDORS_OWN
@@ -31,6 +31,16 @@ class ScanFiles:
     def path(self):
         """The file or, of several, their folder."""
         return self.paths[0] if len(self.paths) == 1 else os.path.dirname(self.paths[0])
+
+    def all_paths(self):
+        """`Path`s of all that is read: the files, a MetaImage's data files and the pictures that an .xml lists."""
+        paths = []
+        for path in map(Path, self.paths):
+            paths += volume_files(path)
+            if suffix_of(path) == ".xml":
+                beside = {other for other in path.parent.iterdir() if suffix_of(other) in PICTURES}
+                paths += sorted(listed_pictures(path, beside))
+        return paths
 
 
 def scans_in(folder, names, kind, by_name, each=False):
