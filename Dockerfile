@@ -1,6 +1,6 @@
 # Step 5, test.py, on the CPU with the model in the box; installs requirements-segment.txt (1.2 GB) and no TensorFlow:
 #   docker build -t retinal-fluid .
-#   docker run --rm --user $(id -u):$(id -g) -v "$PWD:/data" retinal-fluid scan.mhd --output segmented
+#   docker run --rm --user $(id -u):$(id -g) -v "$PWD:/data" retinal-fluid scan.mhd --output segmented --model box
 FROM python:3.12-slim
 WORKDIR /app
 COPY requirements-segment.txt .

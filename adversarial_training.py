@@ -52,10 +52,11 @@ SHOWN_PATCHES = 6
 def main(argv):
     config.load(argv)
     config.validate()
-    if config.HOSTS > 1:
-        raise InputError("config.HOSTS: must be 1, adversarial training runs on one host")
-    if config.DEVICES > 1:
-        print(f"note: adversarial training runs on one device, not on DEVICES = {config.DEVICES}")
+    if config.HOST > 0:
+        raise InputError(f"config.HOST = {config.HOST}: adversarial training runs on host 0 alone")
+    for name in ("DEVICES", "HOSTS"):
+        if (count := getattr(config, name)) > 1:
+            print(f"note: adversarial training runs on one device of one host, not on {name} = {count}")
     start = config.run_folder("segmentation") / "best.keras"
     data = read_training_data(**config.training_data_settings(), start=start)
     check_start(data)
@@ -70,7 +71,7 @@ def main(argv):
         )
     folder = config.run_folder("adversarial")
     with run_folder.only_writer(folder):
-        known = {"irrelevant": ["DEVICES"], "defaults": config.defaults()}
+        known = {"irrelevant": ["DEVICES", "HOSTS", "COORDINATOR"], "defaults": config.defaults()}
         run_folder.start_run(folder, config.values() | data.settings, data.description, **known)
         state = newest_state(folder)
         reason = state and why_ended(state[0])

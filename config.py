@@ -88,7 +88,8 @@ MODEL = "tennakoon"
 ENCODER_WEIGHTS: str | None = None
 # A best.keras of the same network to start from, or "box" for the one in weights/. None: random weights.
 INIT_WEIGHTS: str | None = None
-# Filters of the first level, doubled at each further one. 16 trains about ten times faster on a CPU.
+# Of the paper's network: filters of the first level, doubled at each further one. 16 trains about ten times faster on a
+# CPU.
 BASE_FILTERS = 64
 # L2 penalty on convolution kernels.
 REGULARIZER_WEIGHT = 1e-4
@@ -146,7 +147,8 @@ COORDINATOR: str | None = None
 DASK_SCHEDULER: str | None = None
 
 # ---- Beyond the paper: off here, for recipes -----------------------------------------------------------------------
-# "same" gives an output of the patch's size: every pixel carries a loss. With "valid", as in the paper, 18 % do.
+# Of the paper's network: "same" gives an output of the patch's size, so that every pixel carries a loss. With "valid",
+# as in the paper, 18 % do.
 PADDING: Literal["valid", "same"] = "valid"
 # Dice loss and cross-entropy. "balanced", as in the paper: every class of a patch has the same weight. With "plain"
 # every pixel has, and each fluid has its own Dice: fewer false pixels. "module:function" is your own (docs/code.md).

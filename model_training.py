@@ -84,7 +84,8 @@ def main(argv):
             start = decisions_of_run([], **config.decision_settings())
             earlier = data.start and data.start.details
             add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start, earlier)
-    print(f"next: {config.command('adversarial_training.py')}\nor:   {config.command('evaluate.py')}")
+    if sharing.is_writer:
+        print(f"next: {config.command('adversarial_training.py')}\nor:   {config.command('evaluate.py')}")
 
 
 def check_start(data):

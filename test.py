@@ -144,7 +144,7 @@ def main(argv):
         deterministic=config.DETERMINISTIC,
         minutes=config.SCAN_MINUTES,
         ends_when_stuck=config.DASK_SCHEDULER is not None,
-        threads=max(1, os.cpu_count() // config.WORKERS) if config.WORKERS > 1 else None,
+        threads=max(1, os.cpu_count() // config.WORKERS) if config.WORKERS > 1 and not config.DASK_SCHEDULER else None,
     )
     output = Path(arguments.output)
     with locked(output):

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import config
 from benchmarks.plain_stream import plain_batches, plain_samples, write_tiff_slices
-from utils.data_prepare import get_data_iterator, read_csv_data
+from utils.data_prepare import get_data_iterator
+from utils.preparation.prepared import read_csv_data
 
 BATCH_SIZE = 16
 ROUNDS = 3

@@ -15,6 +15,7 @@ from utils.evaluation.statistics import interval, times_drawn
 
 SEED = 0
 EYES = ("healthy", "drusen", "other")
+COUNTS = ["true", "predicted", "overlap"]
 
 
 def with_interval(measure, rows):
@@ -110,8 +111,13 @@ def cells(rows):
 
 
 def gain_text(rows, first):
-    """By how much pooled Dice of `rows` exceeds that of `first`, other rows of the same B-scans, with its interval."""
-    first = first.set_index("b_scan").loc[rows["b_scan"]]
+    """By how much pooled Dice of `rows` exceeds that of `first`, other rows of the same B-scans, with its interval.
+
+    A B-scan that several networks judge has a row of each.
+    """
+    of_b_scans = rows.groupby("b_scan", sort=False)
+    rows = of_b_scans[COUNTS].sum().assign(patient=of_b_scans["patient"].first())
+    first = first.groupby("b_scan")[COUNTS].sum().loc[rows.index]
     low, high = interval(_gain(rows, first, times_drawn(rows["patient"], SEED)))
     return f"{_gain(rows, first, np.ones((1, len(rows)), int))[0]:+.3f} ({low:+.3f} to {high:+.3f})"
 

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from utils.tasks import overrides
-from utils.training.devices import Sharing
+from utils.training.devices import Sharing, _jax_devices
 
 PROJECT = Path(__file__).parents[1]
 SETTINGS = {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "EPOCH": 2, "STEPS_PER_EPOCH": 6, "VALIDATION_B_SCANS": 3}
@@ -49,6 +50,11 @@ def finish(process, expected=0):
     printed, _ = process.communicate(timeout=280)
     assert process.returncode == expected, printed
     return printed
+
+
+def test_of_each_hosts_gpus_as_many_are_taken_as_asked_for():
+    found = [SimpleNamespace(platform="gpu", id=number, process_index=number // 3) for number in range(6)]
+    assert _jax_devices(found, 2) == ["gpu:0", "gpu:1", "gpu:3", "gpu:4"]
 
 
 def test_hosts_agree_on_what_has_no_value_and_on_what_is_not_a_number():

@@ -77,6 +77,29 @@ def test_no_script_imports_another(script):
     assert not {part_of(name) for name in imported(PROJECT / f"{script}.py")} & set(SCRIPTS)
 
 
+@pytest.mark.parametrize("folder", ["", "utils", "benchmarks", "tests"])
+def test_every_name_that_is_imported_is_there(folder):
+    """Also where nothing runs it: in benchmarks, and in functions that import what few users have."""
+    paths = PROJECT.glob("*.py") if not folder else (PROJECT / folder).rglob("*.py")
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            module = PROJECT.joinpath(*node.module.split("."))
+            if module.with_suffix(".py").is_file():
+                missing = {alias.name for alias in node.names} - names_in(module.with_suffix(".py"))
+                assert not missing, f"{path}: {node.module} has no {missing}"
+
+
+def names_in(path):
+    """What a module defines and imports."""
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    names = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    names |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    aliases = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    return names | {(alias.asname or alias.name).partition(".")[0] for alias in aliases}
+
+
 def test_config_needs_little():
     known = {part_of(name) for name in imported(PROJECT / "config.py")} & set(LEVEL)
     assert known == CONFIG_NEEDS

@@ -38,6 +38,10 @@ def coded(input_shape, n_classes):
     image = keras.Input(input_shape)
     return keras.Model(image, layers.Conv2D(n_classes, 1)(layers.Activation(lambda x: 2 * x)(image)))
 
+def narrow(input_shape, n_classes):
+    image = keras.Input(input_shape)
+    return keras.Model(image, layers.Conv2D(n_classes, 130)(image))
+
 def two(input_shape, n_classes):
     image = keras.Input(input_shape)
     return keras.Model(image, layers.Conv2D(2, 1)(image))
@@ -69,6 +73,9 @@ def test_what_cannot_be_is_said():
             create_network(name, **settings)
     with pytest.raises(InputError, match="must go with TRAIN_CLASSES = False and ENCODER_WEIGHTS = None"):
         check_network("mine:network", (256, 128), train_classes=True)
+    expected = r"takes \(256, 160\) pixels and gives \(127, 31\), expected at most 64 fewer at each side"
+    with pytest.raises(InputError, match=expected):
+        create_network("mine:narrow", input_shape=(256, 160, 3), n_classes=4)
     with pytest.raises(InputError, match=r"config\.LOSS = 'mine:x': mine has no function 'x'"):
         own_function("LOSS", "mine:x")
 

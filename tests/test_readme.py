@@ -1,6 +1,7 @@
 """README.md and the other documents: each command and snippet runs, in a copy whose config.py asks for little."""
 
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -128,7 +129,8 @@ QUICK = {
     **dict.fromkeys(
         (
             "docker build -t retinal-fluid .",
-            'docker run --rm --user $(id -u):$(id -g) -v "$PWD:/data" retinal-fluid scan.mhd --output segmented',
+            'docker run --rm --user $(id -u):$(id -g) -v "$PWD:/data" '
+            "retinal-fluid scan.mhd --output segmented --model box",
         ),
         checked("true", "test_its_entry_point_segments_with_what_is_copied"),
     ),
@@ -374,15 +376,17 @@ def test_the_table_of_results_by_hand():
     assert f"| {' | '.join(dice_table(summary).columns)} |" in PAGES.splitlines()
 
 
-def test_minutes_and_hardware_of_a_run(tmp_path):
+@pytest.mark.parametrize(("model", "named"), [("tennakoon", "8 filters"), ("Unet/resnet18", "Unet/resnet18")])
+def test_minutes_and_hardware_of_a_run(tmp_path, model, named):
     for step, seconds, epochs in (("segmentation", 90, [1, 2]), ("adversarial", 30, [0, 1])):
         folder = tmp_path / step
         folder.mkdir()
-        (folder / "config.json").write_text('{"BASE_FILTERS": 8, "BATCH_SIZE": 4, "STEPS_PER_EPOCH": 50}')
+        settings = {"MODEL": model, "BASE_FILTERS": 8, "BATCH_SIZE": 4, "STEPS_PER_EPOCH": 50}
+        (folder / "config.json").write_text(json.dumps(settings))
         (folder / "versions.json").write_text('{"processor_cores": 2, "platform": "Linux"}')
         pd.DataFrame({"epoch": epochs, "seconds": seconds}).to_csv(folder / "log.csv", index=False)
     assert effort(tmp_path).splitlines() == [
-        "- 8 filters",
+        f"- {named}",
         "- batches of 4 patches",
         "- 2 CPU cores (Linux)",
         "- training 2 epochs of 50 steps: 3.0 minutes",

@@ -154,7 +154,10 @@ def test_intervals_are_over_patients():
 def test_gains_are_paired():
     rows = pd.concat([table().assign(patient=name, b_scan=f"{name}{number}") for number, name in enumerate("abc")])
     rows["b_scan"] += rows.groupby("b_scan").cumcount().astype(str)
-    assert gain_text(rows, rows.assign(overlap=0).iloc[::-1]) == "+0.227 (+0.227 to +0.227)"
+    none = rows.assign(overlap=0).iloc[::-1]
+    assert gain_text(rows, none) == "+0.227 (+0.227 to +0.227)"
+    for several, others in ((pd.concat([rows, rows]), none), (rows, pd.concat([none, none]))):
+        assert gain_text(several, others) == "+0.227 (+0.227 to +0.227)"
 
 
 def test_counts_of_few_patients():

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_python
 from stand_in import export_brightness_model
 
 import config
@@ -30,22 +31,42 @@ def test_a_command_that_fails_ends_the_task_with_its_exit_code(capfd):
 def test_a_case_that_cannot_be_scored_leaves_the_table_of_all_folds(tmp_path, monkeypatch):
     (tmp_path / "test_data.csv").write_text("root\ncase\n")
     monkeypatch.setattr(tasks, "values_of", lambda *_: ([tmp_path, tmp_path], "data", "unet", False))
-    commands, codes = [], [2, 0, 0]  # the codes of evaluate.py's calls
+    table = tmp_path / "runs" / "unet" / "evaluation" / "volumes.csv"
+    table.parent.mkdir(parents=True)
+    commands, codes, writes = [], [2, 0, 0], True  # the codes of evaluate.py's calls
 
     def of_script(command):
         commands.append(Path(command[1]).name)
-        return subprocess.CompletedProcess(command, codes.pop(0) if commands[-1] == "evaluate.py" else 0)
+        if commands[-1] != "evaluate.py":
+            return subprocess.CompletedProcess(command, 0)
+        if writes:
+            table.write_text("")
+        return subprocess.CompletedProcess(command, codes.pop(0))
 
     monkeypatch.setattr("subprocess.run", of_script)
     with pytest.raises(SystemExit) as caught:
         tasks.reproduce("python", [], [])
     assert caught.value.code == 2
     assert commands[6:] == ["evaluate.py", "test.py", "evaluate.py", "test.py", "evaluate.py"]
-    codes.append(1)
+    codes, writes = [2], False  # nothing could be scored: no table of before is taken for the result
     with pytest.raises(SystemExit) as caught:
         tasks.reproduce("python", [], [])
-    assert caught.value.code == 1
+    assert caught.value.code == 2
     assert len(commands) == 18
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("EPCH=3", "did you mean EPOCH"),
+        ("EPOCH=0", "config.EPOCH = 0"),
+        ("FOLDS=None", "FOLDS = None, expected"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_of_the_first_command(setting, message):
+    _, stderr = run_python("-m", "utils.tasks", "reproduce", "--set", setting, expected=2)
+    (line,) = stderr.strip().splitlines()
+    assert message in line
 
 
 def test_packages_are_installed_once_for_each_version_of_the_requirements(tmp_path, monkeypatch):

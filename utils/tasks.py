@@ -118,7 +118,7 @@ def main():
     if arguments.task == "demo":
         demo(environment("requirements.txt"))
     elif arguments.task == "weights":
-        box_model(environment("requirements.txt"), real)
+        box_model(environment("requirements.txt", "requirements-test.txt"), real)
     else:
         test(environment("requirements.txt", "requirements-test.txt"))
 
@@ -195,17 +195,20 @@ def reproduce(python, settings, of_preparation):
     """The five scripts for each fold in order, then the held-out cases of all folds in one report.
 
     `settings` are the scripts' own ``--recipe`` and ``--set`` arguments, `of_preparation` further ones of step 1. By
-    default FOLDS is 5 and KEEP_EPOCHS is None: the weights of every epoch are kept, 31 GB in all. Every fold has an
-    OUTPUT_ROOT of its own, because preparation depends on which cases train. The same command resumes an interrupted
+    default FOLDS is 5 and the weights of every epoch are kept (recipes/reproduce.py). Every fold has an OUTPUT_ROOT of
+    its own, because preparation depends on which cases train. The same command resumes an interrupted
     run. A held-out case that cannot be scored or segmented does not stop the others; the exit code is then 2.
     """
-    settings = ["--set", "FOLDS=5", "--set", "KEEP_EPOCHS=None", *settings]
+    settings = ["--recipe", "reproduce", *settings]
     roots, data_root, run_name, choose_decisions = values_of(
         python,
         settings,
-        "[str(config.fold_root(fold)) for fold in range(config.FOLDS)], config.DATA_ROOT, config.RUN_NAME, "
+        "[str(config.fold_root(fold)) for fold in range(config.FOLDS or 0)], config.DATA_ROOT, config.RUN_NAME, "
         "config.CHOOSE_DECISIONS",
     )
+    if not roots:
+        print("reproduce: error: config.FOLDS = None, expected a number", file=sys.stderr)
+        sys.exit(2)
     of_folds = [
         (Path(root), [*settings, "--set", f"FOLD={fold}", "--set", f"OUTPUT_ROOT={root}"])
         for fold, root in enumerate(roots)
@@ -218,13 +221,23 @@ def reproduce(python, settings, of_preparation):
         run(python, PROJECT / "evaluate.py", "--choose-decisions", *settings)
     codes = []
     for root, of_fold in of_folds:
-        codes.append(run(python, PROJECT / "evaluate.py", *of_fold, allowed=NOT_ALL))
+        codes.append(evaluate(python, *of_fold, into=root / "runs" / run_name / "evaluation"))
         output = ("--output", root / "runs" / run_name / "segmented")
         scans = held_out_scans(root, data_root)
         codes.append(run(python, PROJECT / "test.py", *scans, *output, *of_fold, allowed=NOT_ALL))
     codes.append(run(python, PROJECT / "evaluate.py", "--all-folds", *settings, allowed=NOT_ALL))
     if any(codes):
         sys.exit(2)
+
+
+def evaluate(python, *options, into):
+    """Run evaluate.py; exit if it fails before it writes the table in the folder `into`. Returns its exit code."""
+    table = into / "volumes.csv"
+    before = table.stat().st_mtime_ns if table.exists() else None
+    code = run(python, PROJECT / "evaluate.py", *options, allowed=NOT_ALL)
+    if code and (not table.exists() or table.stat().st_mtime_ns == before):
+        sys.exit(code)
+    return code
 
 
 def adapt(python, settings, of_preparation):
@@ -252,8 +265,8 @@ def adapt(python, settings, of_preparation):
     run(python, PROJECT / "model_training.py", *settings)
     own, box = Path(folder), Path(f"{folder}_box")
     codes = [
-        run(python, PROJECT / "evaluate.py", *settings, allowed=NOT_ALL),
-        run(python, PROJECT / "evaluate.py", "--model", "box", "--output", box, *settings, allowed=NOT_ALL),
+        evaluate(python, *settings, into=own),
+        evaluate(python, "--model", "box", "--output", box, *settings, into=box),
     ]
     run(python, PROJECT / "evaluate.py", "--compare", own, box, *settings)
     own_dice, box_dice = mean_dice(own), mean_dice(box)
@@ -277,8 +290,10 @@ def mean_dice(evaluation):
 def values_of(python, settings, expressions):
     """What Python `expressions` give where config.py has `settings`, ``--recipe`` and ``--set`` arguments."""
     show = (
-        "import csv, json, sys, config; from utils.preparation.splits import patient_of; config.load(sys.argv[1:]); "
-        f"print(json.dumps([{expressions}]))"
+        "import csv, json, sys, config\nfrom utils.errors import run_script\n"
+        "from utils.preparation.splits import patient_of\n"
+        "def show(argv):\n    config.load(argv)\n    config.validate()\n"
+        f"    print(json.dumps([{expressions}]))\nsys.argv[0] = 'config.py'\nrun_script(show)"
     )
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     shown = subprocess.run([python, "-c", show, *settings], env=environment, stdout=subprocess.PIPE, text=True)

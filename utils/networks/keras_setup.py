@@ -78,8 +78,8 @@ def failures_named():
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         if OUT_OF_MEMORY.search(text):
-            lower = "lower BATCH_SIZE, then BASE_FILTERS or the patch; DTYPE_POLICY=mixed_bfloat16 takes less"
-            raise InputError(f"out of memory: {lower}") from error
+            lower = "lower BATCH_SIZE, then the patch (or BASE_FILTERS of the paper's network)"
+            raise InputError(f"out of memory: {lower}; DTYPE_POLICY=mixed_bfloat16 takes less") from error
         if HOST_LOST.search(text):
             gone = "another host stopped; start the same command on all hosts again, to resume from the last checkpoint"
             print(f"{Path(sys.argv[0]).name}: error: {gone}", file=sys.stderr, flush=True)

@@ -78,7 +78,11 @@ def main(argv):
     parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description=__doc__.split("\n\n")[0])
     parser.add_argument("--output", required=True, help="folder to write into, e.g. config.DATA_ROOT")
     parser.add_argument("--cases", type=int, default=16, help="cases in all, vendors in turn (default 16)")
-    parser.add_argument("--slices", type=int, help="slices a case, at most the vendor's (default: all)")
+    parser.add_argument(
+        "--slices",
+        type=int,
+        help="slices a case, at most the vendor's (default: all); --varied: 1 to so many in turn (default 3)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default 0)")
     parser.add_argument("--varied", action="store_true", help="anatomy and appearance of wide range, to train on")
     parser.add_argument("--padded-wedges", action="store_true", help="white wedges in corners of every B-scan")

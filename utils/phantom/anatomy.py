@@ -145,6 +145,11 @@ def filled_columns(boundaries_px, values, rows):
     return np.cumsum(steps[:-1], axis=0)
 
 
+def in_quadrature(signal, noise):
+    """Root of the sum of squares, float32. That of `cv2.magnitude` depends on where the arrays lie in memory."""
+    return np.sqrt(signal * signal + noise * noise)
+
+
 def haze_above(retina_px, rows, row_mm, grey, height_mm, softness_mm):
     """Grey values (rows, columns; float32) of haze in the vitreous, up to `height_mm` above the retina.
 

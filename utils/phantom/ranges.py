@@ -39,7 +39,7 @@ RANGES = {
     ),
     "undulation_mm": Range(0.0, 0.020, "uneven Bruch's membrane"),
     "motion_mm": Range(0.001, 0.03, "axial eye motion between slices", log=True),
-    "eccentricity_mm": Range(-2.6, 2.6, "where the image's centre lies from the fovea, both ways"),
+    "eccentricity_mm": Range(-0.91, 0.91, "where the image's centre lies from the fovea, both ways"),
     "surface_mm": Range(
         0.05, 0.5, "lateral distance over which the retina's surface evens out what lifts it", log=True
     ),
@@ -84,10 +84,10 @@ RANGES = {
     "jpeg_quality": Range(35, 95, "of exports as pictures"),
     # ---- Shadows
     "vessels": Range(0, 9, "large vessels that cross the scan"),
-    "vessel_mm": Range(0.015, 0.09, "their calibre", log=True),
+    "vessel_mm": Range(0.015, 0.09, "half their calibre", log=True),
     "vessel_shadow": Range(0.1, 0.85, "share of light that one takes"),
     "dark_shadows": Range(0, 4, "floaters, haemorrhage, exudates: dark columns"),
-    "dark_shadow_mm": Range(0.03, 0.5, "their width", log=True),
+    "dark_shadow_mm": Range(0.03, 0.5, "half their width", log=True),
     # ---- Confounders
     "drusen": Range(1, 14, "mounds under the pigment epithelium, not labelled"),
     "druse_mm": Range(0.02, 0.14, "their radius"),

@@ -12,7 +12,17 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
-from utils.phantom.anatomy import CHOROID_DEPTHS_MM, IRF, LAYERS, PED, SRF, create_eye, filled_columns, haze_above
+from utils.phantom.anatomy import (
+    CHOROID_DEPTHS_MM,
+    IRF,
+    LAYERS,
+    PED,
+    SRF,
+    create_eye,
+    filled_columns,
+    haze_above,
+    in_quadrature,
+)
 from utils.volumes.vendors import VENDORS
 
 VENDOR_TURNS = (("Cirrus", 1024), ("Spectralis", 496), ("Topcon", 885), ("Topcon", 650))
@@ -215,7 +225,7 @@ def render_b_scan(rng, eye, slice_index, rows, spacing_mm, appearance, haze=None
     image *= np.exp(-appearance.roll_off_per_mm * depth_mm)
     # A Weibull distribution between exponential and Rayleigh, so that no noise in the vitreous is as bright as retina.
     noise = rng.standard_exponential(image.shape, dtype=np.float32) ** NOISE_EXPONENT
-    image = cv2.magnitude(image, appearance.noise / math.gamma(1 + NOISE_EXPONENT) * noise) - appearance.black_level
+    image = in_quadrature(image, appearance.noise / math.gamma(1 + NOISE_EXPONENT) * noise) - appearance.black_level
     return np.clip(appearance.contrast * image, 0, 255 - appearance.offset) + appearance.offset
 
 

@@ -62,4 +62,4 @@ def _lateral_grid(knobs, slices, columns, spacing_mm):
     x_mm = (np.arange(columns) - (columns - 1) / 2) * spacing_mm[0]
     z_mm = (np.arange(slices) - (slices - 1) / 2) * spacing_mm[2]
     x_mm, z_mm = np.meshgrid(x_mm.astype(np.float32), z_mm.astype(np.float32))
-    return x_mm + np.float32(0.35 * knobs("eccentricity_mm")), z_mm + np.float32(0.35 * knobs("eccentricity_mm"))
+    return x_mm + np.float32(knobs("eccentricity_mm")), z_mm + np.float32(knobs("eccentricity_mm"))

@@ -5,6 +5,8 @@ import math
 import cv2
 import numpy as np
 
+from utils.phantom.anatomy import in_quadrature
+
 
 class VariedScanner:
     """Appearance of one case: reflectivity to an exported B-scan, and the pixels that the export hides."""
@@ -67,7 +69,7 @@ class VariedScanner:
         exponent = look["noise_exponent"]
         noise = self.rng.standard_exponential(image.shape, dtype=np.float32) ** np.float32(exponent)
         noise = self.grained(noise * np.float32(look["noise_grey"] / math.gamma(1 + exponent)))
-        return cv2.magnitude(np.clip(image, 0, None), noise)
+        return in_quadrature(np.clip(image, 0, None), noise)
 
     def logarithmic_speckle(self, image):
         """Grey values are the logarithm of an intensity, the tissue's and the noise's, each with speckle.

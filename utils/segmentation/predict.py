@@ -156,7 +156,7 @@ def _tile_pixels(network, memory_gb, base_filters, dtype_policy="float32"):
     if network == LITE_UNET:
         return int(memory_gb * 1e9 / _LITE_BYTES_PER_PIXEL)
     if network != OUR_NETWORK:
-        return TILE_PIXELS
+        return int(TILE_PIXELS * memory_gb / MEMORY_GB)
     per_filter, fixed = _BYTES_PER_PIXEL[dtype_policy]
     return int(memory_gb * 1e9 / (per_filter * base_filters + fixed))
 

@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from utils.networks.networks import as_list
+from utils.networks.networks import FAR_CONTEXT, as_list
 from utils.preparation.prepared import slices_seen
 
 CONTEXT = 56  # pixels of each tile side that are not stitched: 46 + 9, rounded up to the network's step
 STEP = 8  # the network's total stride
-FAR_CONTEXT = 64  # of networks of step 32, a multiple of it; 96 takes 1.5 times as long and halves the seams
 TILE_PIXELS = 196_608  # at most, of a batch of tiles: what the full network as exported computes in 1.2 GB
 _SIZES = 16  # pixels between one tile's size and the next larger: JAX compiles each size anew
 

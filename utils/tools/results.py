@@ -17,6 +17,7 @@ from utils.evaluation.report import markdown_table
 from utils.files import read_json
 from utils.html import number
 from utils.labels import FLUIDS
+from utils.networks.networks import OUR_NETWORK
 from utils.plots import save_comparison
 
 STEPS = {"segmentation": "training", "adversarial": "fine-tuning"}
@@ -58,7 +59,9 @@ def effort(run):
         settings, log = read_json(folder / "config.json"), pd.read_csv(folder / "log.csv")
         if not parts:
             versions = read_json(folder / "versions.json")
-            parts += [f"{settings['BASE_FILTERS']} filters", f"batches of {settings['BATCH_SIZE']} patches"]
+            ours = settings["MODEL"] == OUR_NETWORK
+            network = f"{settings['BASE_FILTERS']} filters" if ours else settings["MODEL"]
+            parts += [network, f"batches of {settings['BATCH_SIZE']} patches"]
             parts += [f"{versions['processor_cores']} CPU cores ({versions['platform']})"]
         epochs = f"{int((log.epoch > 0).sum())} epochs of {settings['STEPS_PER_EPOCH'] or 'all'} steps"
         parts.append(f"{name} {epochs}: {log.seconds.sum() / 60:.1f} minutes")

@@ -1,6 +1,7 @@
 """Training on several devices and hosts. They share every batch and hold the same weights."""
 
 import contextlib
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,7 +56,7 @@ class Sharing:
             keras.distribution.initialize(self.coordinator, self.hosts, self.host)
         if jax.local_device_count() < self.devices:
             raise InputError(f"config.DEVICES = {self.devices}: this host has {jax.local_device_count()} GPUs")
-        names = keras.distribution.list_devices()
+        names = _jax_devices(jax.devices(), self.devices)
         return keras.distribution.DataParallel(devices=names, auto_shard_dataset=False).scope
 
     def agreed(self, values):
@@ -87,6 +88,14 @@ def mean_over_replicas(loss):
         return loss(y_true, y_pred) / tensorflow.distribute.get_strategy().num_replicas_in_sync
 
     return share_of_mean
+
+
+def _jax_devices(found, count):
+    """Keras' names of `count` devices of each host among `found`, those of all hosts."""
+    of_hosts = defaultdict(list)
+    for device in found:
+        of_hosts[device.process_index].append(f"{device.platform}:{device.id}")
+    return [name for names in of_hosts.values() for name in names[:count]]
 
 
 def _tensorflow_devices(count):

@@ -18,7 +18,9 @@ from utils.training.state import restore_variables, save_state
 
 PROJECTED_AFTER = 20  # steps, after which the console says how long the run will take
 LONG_HOURS = 12  # a run that takes longer is told what would shorten it
-SHORTER = "fewer with a lower EPOCH, STEPS_PER_EPOCH or BASE_FILTERS, or with DTYPE_POLICY=mixed_bfloat16"
+SHORTER = (
+    "fewer with a lower EPOCH, STEPS_PER_EPOCH or (the paper's network) BASE_FILTERS, or DTYPE_POLICY=mixed_bfloat16"
+)
 CALMER = "lower ADAM_LR or GRADIENT_CLIP (against a discriminator also D_ADAM_LR or ADVERSARIAL_WEIGHT)"
 
 
