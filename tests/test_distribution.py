@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import adversarial_training
+from utils.errors import InputError
 from utils.tasks import overrides
 from utils.training.devices import Sharing, _jax_devices
 
@@ -55,6 +57,13 @@ def finish(process, expected=0):
 def test_of_each_hosts_gpus_as_many_are_taken_as_asked_for():
     found = [SimpleNamespace(platform="gpu", id=number, process_index=number // 3) for number in range(6)]
     assert _jax_devices(found, 2) == ["gpu:0", "gpu:1", "gpu:3", "gpu:4"]
+
+
+@pytest.mark.usefixtures("set_config")
+def test_fine_tuning_is_host_0s():
+    settings = {"HOSTS": 2, "HOST": 1, "COORDINATOR": "first-host:5000"}
+    with pytest.raises(InputError, match=r"config\.HOST = 1: adversarial training runs on host 0 alone"):
+        adversarial_training.main(overrides(settings))
 
 
 def test_hosts_agree_on_what_has_no_value_and_on_what_is_not_a_number():
@@ -135,6 +144,8 @@ def test_two_hosts_hold_equal_weights_and_train_as_one(prepared, alone, tmp_path
     # The same patches, except at most one of each block, so nearly the same batches.
     np.testing.assert_allclose(log.loss, alone.loss, atol=0.1)
     np.testing.assert_allclose(log.val_loss, alone.val_loss, atol=0.02)
+    fine_tuning = {**host_commands(settings)[0], "ADVERSARIAL_EPOCH": 1, "D_BASE_FILTERS": 2}
+    assert "one host, not on HOSTS = 2" in finish(start("adversarial_training.py", backend="jax", **fine_tuning))
 
 
 @pytest.mark.slow

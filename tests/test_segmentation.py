@@ -20,10 +20,12 @@ from utils.segmentation.decisions import Decisions
 from utils.segmentation.predict import (
     Ensemble,
     LoadedNetwork,
+    _tile_pixels,
     load_network,
     segment_scan,
     segment_volume,
 )
+from utils.segmentation.tiling import TILE_PIXELS
 from utils.volumes.mhd import write_volume
 
 SETTINGS = PredictionSettings("tennakoon", 0.003872, 128.0, 128.0, 0.5, None)
@@ -162,6 +164,11 @@ def test_a_loaded_network_computes_what_was_exported(tmp_path, train_classes):
     half = half[0] if train_classes else half
     assert half.dtype == np.float32
     assert 1e-6 < np.abs(half - expected[0]).mean() < 0.03
+
+
+def test_tiles_of_other_networks_are_as_large_as_memory_allows():
+    assert _tile_pixels("Unet/resnet18", 0.8, base_filters=64) == TILE_PIXELS
+    assert _tile_pixels("Unet/resnet18", 0.2, base_filters=64) == TILE_PIXELS / 4
 
 
 def test_volumes_are_segmented_in_one_call(tmp_path):
