@@ -26,6 +26,7 @@ from utils.networks.keras_setup import failures_named, set_up_keras
 from utils.networks.networks import as_list, create_inference_network, create_network
 from utils.plots import save_comparison
 from utils.preparation.reference_histogram import read_histogram_if_any
+from utils.segmentation.appearance import training_appearance
 from utils.segmentation.decisions import decisions_of_run
 from utils.settings.patch_settings import blind_to_labels
 from utils.settings.rules import OptimizerSettings
@@ -217,11 +218,17 @@ def training_batches(epoch, first_step, unlabelled):
 
 
 def model_details(data):
-    """What ``best.json`` says besides the epoch; of the training images, what the starting model's says."""
+    """What ``best.json`` says besides the epoch; of the training images, what the starting model's says.
+
+    Scans without outlines are training images, too.
+    """
     start = data.start.details
+    appearance = start.get("training_appearance")
+    if data.unlabelled:
+        appearance = training_appearance([*data.rows["train"], *data.unlabelled], config.preprocessed_folder())
     details = {"step": "adversarial", **config.prediction_settings(), "config": config.values()}
     details |= data.record
-    details |= {"training_appearance": start.get("training_appearance")}
+    details |= {"training_appearance": appearance}
     return details | {"reference_histogram": start["reference_histogram"]}
 
 

@@ -61,7 +61,7 @@ from utils.progress import progress_bar
 from utils.segmentation.decisions import decisions_of_run
 from utils.segmentation.predict import load_network
 from utils.training import run_folder
-from utils.training.choosing import choose_decisions, predict_for_decisions, write_decisions
+from utils.training.choosing import choose_decisions, decisions_of_model, predict_for_decisions, write_decisions
 from utils.training.epoch import compile_for_scoring, epoch_batches, keras_batches, scores, segmentation_losses
 from utils.training.validation import choose_b_scans
 
@@ -276,12 +276,11 @@ def choose_decisions_by_folds(further):
 
     Those of a fold's model are chosen on the other folds' B-scans, so that its own still judge it. Those of the models
     `further`, which were trained on all cases in the same way, are chosen on all. Up to VALIDATION_B_SCANS count of
-    each fold.
+    each fold. A fluid that none of them holds keeps what the model has.
     """
     if config.FOLDS is None:
         raise InputError("--choose-decisions: config.FOLDS is None; set it to the number of folds")
-    set_up_keras(config.SEED, deterministic=True)
-    models, predicted = [], []
+    models, of_folds = [], []
     for fold in range(config.FOLDS):
         root = config.fold_root(fold)
         run, csv_path, prepared = root / "runs" / config.RUN_NAME, root / "test_data.csv", root / "pre_processed"
@@ -289,14 +288,20 @@ def choose_decisions_by_folds(further):
         rows = read_outlined_rows(csv_path)
         seen = all_seen(read_best(model_path).get("data", {}))
         check_unseen(csv_path, rows, seen, **config.preparation_settings(prepared))
-        rows = choose_b_scans(rows, config.VALIDATION_B_SCANS, config.SEED)
-        settings = replace(config.batch_settings(), preprocessed_folder=prepared)
         models.append(model_path)
-        predicted.append(predict_for_decisions(model_path, rows, settings, config.MODEL))
+        rows = choose_b_scans(rows, config.VALIDATION_B_SCANS, config.SEED)
+        of_folds.append((model_path, rows, replace(config.batch_settings(), preprocessed_folder=prepared)))
+    for model_path in (*models, *further):
+        details = read_best(model_path)
+        check_input(model_path, details, config.prediction_settings(), "set it to what the model was trained with")
+        if details["network"] != config.MODEL:
+            raise InputError(f"{model_path}: is a {details['network']}, config.MODEL is {config.MODEL}")
+    set_up_keras(config.SEED, deterministic=True)
+    predicted = [predict_for_decisions(*of_fold, config.MODEL) for of_fold in of_folds]
     start = decisions_of_run([], **config.decision_settings())
     for fold, model_path in [*enumerate(models), *((None, path) for path in further)]:
         b_scans = [one for other, of_fold in enumerate(predicted) if other != fold for one in of_fold]
-        chosen = choose_decisions(b_scans, start)
+        chosen = choose_decisions(b_scans, start, decisions_of_model(read_best(model_path)))
         write_decisions(model_path, chosen)
         print(f"{model_path}: decisions on {len(b_scans)} held-out B-scans: {chosen.in_words()}")
     print("next: python evaluate.py for each fold, then --all-folds")

@@ -146,7 +146,10 @@ def test_a_network_that_is_always_certain_does_not_pass_the_gate_by_its_certaint
 
 # ---- Chosen --------------------------------------------------------------------------------------------------------
 def b_scan(bodies, shape=(60, 80)):
-    """A B-scan with bodies of (fluid, probability, is in the reference, size in pixels along rows and columns)."""
+    """A B-scan with bodies of (fluid, probability, is in the reference, size in pixels along rows and columns).
+
+    Beside them the network has not looked.
+    """
     probabilities = np.zeros((*shape, 4), np.float32)
     probabilities[..., 0] = 1.0
     reference, left = np.zeros(shape, np.uint8), 2
@@ -156,7 +159,7 @@ def b_scan(bodies, shape=(60, 80)):
         probabilities[(*window, fluid)], probabilities[(*window, 0)] = probability, 1 - probability
         reference[window] = fluid * true
         left += size + 4
-    return Predicted(probabilities, reference, PIXEL_MM2)
+    return Predicted(probabilities, reference, PIXEL_MM2, seen=probabilities[..., 0] < 1)
 
 
 @pytest.mark.parametrize(("outside", "counts_there"), [(1, False), (2, True)])
@@ -285,7 +288,11 @@ def test_probabilities_that_are_frequencies_stay_whatever_lies_outside_of_the_re
     probabilities = np.zeros((10, 20, 4), np.float32)
     probabilities[:, :10, 1], probabilities[:, :10, 0], probabilities[:, 10:, 0] = 0.9, 0.1, 1
     enlarged = [np.repeat(np.repeat(pixels, 3, axis=0), 3, axis=1) for pixels in (probabilities, reference)]
-    assert choose_decisions([Predicted(*enlarged, PIXEL_MM2)], Decisions(0.5)).temperature == 1.0
+    on_the_left = np.arange(60) < 30
+    one = Predicted(*enlarged, PIXEL_MM2, seen=np.tile(on_the_left, (30, 1)))
+    assert choose_decisions([one], Decisions(0.5)).temperature == 1.0
+    certain = choose_decisions([replace(one, seen=True)], Decisions(0.5))
+    assert certain.temperature > 2  # a tenth is missed for certain, not outside of the region
 
 
 def test_b_scans_without_fluid_choose_no_thresholds():

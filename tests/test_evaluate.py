@@ -220,8 +220,11 @@ def test_folds_that_chose_several_scores_are_pooled_without_mixing_them(settings
 
 def test_decisions_of_a_fold_are_chosen_on_the_other_folds(settings, tmp_path, capsys):
     """A model trained on all cases gets those of all. What a fold holds out differs in how much of it is fluid."""
-    settings(OUTPUT_ROOT=str(tmp_path), PATIENT_PATTERN=r"^(\w)", FOLDS=3, MODEL="Unet/resnet18", DETERMINISTIC=True)
+    given = {"OUTPUT_ROOT": str(tmp_path), "PATIENT_PATTERN": r"^(\w)", "FOLDS": 3, "MODEL": "Unet/resnet18"}
+    given |= {"DETERMINISTIC": True}
+    settings(**given)
     predicted, models = [], []
+    earlier = Decisions(0.5, (0.5, 0.2, 0.3), (0.5, 0.4, 0.3))  # the first model's; no B-scan holds SRF or PED
     for fold, name in enumerate("abc"):
         root = tmp_path / f"fold_{fold}"
         volume = np.random.default_rng(fold).integers(140, 190, (2, 120, 136)).astype(np.uint8)
@@ -234,16 +237,32 @@ def test_decisions_of_a_fold_are_chosen_on_the_other_folds(settings, tmp_path, c
         rows = [SliceRow(name, "Spectralis", "r", index, 1, 0, 0) for index in range(2)]
         write_slice_csv(root / "test_data.csv", rows)
         data = {"test": {"cases": [], "patients": [patient_digest("another")]}}
-        models.append(export_brightness_model(root / "runs" / "unet" / "segmentation", bias=-110 - fold, data=data))
+        known = {"data": data} | ({"decisions": earlier.as_details()} if fold == 0 else {})
+        models.append(export_brightness_model(root / "runs" / "unet" / "segmentation", bias=-110 - fold, **known))
         predicted.append(predict_for_decisions(models[-1], rows, batch_settings(root / "pre_processed"), config.MODEL))
     of_all = export_brightness_model(tmp_path / "of_all")
     evaluate.main(["--choose-decisions", str(of_all)])
     decisions = [Decisions.from_details(read_best(path)) for path in (*models, of_all)]
     first, second, third = predicted
     kept = [second + third, first + third, first + second, first + second + third]
-    assert decisions == [choose_decisions(b_scans, Decisions(0.5)) for b_scans in kept]
+    starting = [earlier, None, None, None]
+    assert decisions == [
+        choose_decisions(*of_model) for of_model in zip(kept, 4 * [Decisions(0.5)], starting, strict=True)
+    ]
+    assert decisions[0].fluid_thresholds[1:] == (0.2, 0.3)
     assert len({repr(one) for one in decisions}) == 4
     assert "of_all/best.keras: decisions on 6 held-out B-scans: IRF 0." in capsys.readouterr().out
+    for changed, message in (
+        ({"NEIGHBOURS": False}, "its neighbours is True, config.NEIGHBOURS is False; set it to what the model"),
+        ({"MODEL": "Unet/resnet34"}, "best.keras: is a Unet/resnet18, config.MODEL is Unet/resnet34"),
+    ):
+        settings(**given | changed)
+        with pytest.raises(InputError, match=message):
+            evaluate.main(["--choose-decisions"])
+    settings(**given)
+    with pytest.raises(InputError, match=r"nowhere\.keras"):
+        evaluate.main(["--choose-decisions", str(tmp_path / "nowhere.keras")])
+    assert [Decisions.from_details(read_best(path)) for path in (*models, of_all)] == decisions
     details = read_best(models[1])
     write_json(models[1].with_suffix(".json"), {**details, "data": {"train": {"cases": ["b"], "patients": []}}})
     with pytest.raises(InputError, match=r"fold_1.*Spectralis b was used to train this network"):

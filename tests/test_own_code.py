@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import cv2
+import numpy as np
 import pytest
 from helpers import PROJECT
 
@@ -13,6 +14,7 @@ from utils.networks.exported_model import read_best
 from utils.networks.networks import check_network, create_network
 from utils.own_code import own_function
 from utils.phantom.varied import generate_varied
+from utils.training.epoch import segmentation_losses
 
 MINE = """
 import keras
@@ -25,6 +27,9 @@ def network(input_shape, n_classes):
 
 def loss(y_true, y_pred):
     return ops.mean(ops.square(y_true - y_pred))
+
+def squares(y_true, y_pred):
+    return ops.mean(ops.square(y_true - y_pred), axis=-1)
 
 class Mine(layers.Layer):
     def call(self, tensor):
@@ -78,6 +83,16 @@ def test_what_cannot_be_is_said():
         create_network("mine:narrow", input_shape=(256, 160, 3), n_classes=4)
     with pytest.raises(InputError, match=r"config\.LOSS = 'mine:x': mine has no function 'x'"):
         own_function("LOSS", "mine:x")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_loss_of_a_value_for_each_image_or_pixel_counts_as_their_mean():
+    (loss,) = segmentation_losses(2, 4, False, "mine:squares")
+    y_true = np.eye(4, dtype=np.uint8)[np.zeros((2, 3, 3), int)]
+    y_pred = np.full((2, 3, 3, 4), 0.25, np.float32)
+    value = np.asarray(loss(y_true, y_pred))
+    assert value.shape == ()
+    assert value == pytest.approx((0.75**2 + 3 * 0.25**2) / 4)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from utils.networks.exported_model import read_best, taught_fluids
 from utils.networks.keras_setup import set_up_keras
 from utils.networks.networks import tile_step
 from utils.preparation.prepared import outlined_in
+from utils.preparation.roi import prediction_region
 from utils.segmentation.confidence import Certainty
 from utils.segmentation.decisions import Decisions, logits_of
 from utils.segmentation.possible import only_possible, possible_places
@@ -39,6 +40,7 @@ class Predicted:
     pixel_mm2: float  # area of a pixel
     outlined: tuple = tuple(FLUIDS)  # names of the fluids that were outlined
     possible: np.ndarray | None = None  # where each can be, as of `possible_places`; None: not known
+    seen: np.ndarray | bool = True  # bool (rows, columns), where the network has looked; or everywhere
 
     def of_judged(self):
         """The same, background for certain where nobody judged, so that these pixels count nowhere."""
@@ -47,7 +49,12 @@ class Predicted:
             return self
         probabilities, reference = self.probabilities.copy(), np.where(unjudged, np.uint8(0), self.reference)
         probabilities[unjudged] = np.eye(probabilities.shape[-1])[0]
-        return replace(self, probabilities=probabilities, reference=reference)
+        return replace(self, probabilities=probabilities, reference=reference, seen=self.seen & ~unjudged)
+
+    def where_possible(self):
+        """The same, fluid only where it can be. Where none can be, nothing is left to say."""
+        seen = self.seen & self.possible.any(axis=-1)
+        return replace(self, probabilities=only_possible(self.probabilities, self.possible), seen=seen)
 
     def cropped(self, least):
         """The same without the rows and columns in which nothing is outlined and no fluid is as probable as `least`."""
@@ -73,7 +80,7 @@ def choose_decisions(b_scans, start, earlier=None):
     b_scans = [one.of_judged() for one in b_scans]
     chosen = replace(start, only_possible=_lie_where_they_can(b_scans))
     if chosen.only_possible:
-        b_scans = [replace(one, probabilities=only_possible(one.probabilities, one.possible)) for one in b_scans]
+        b_scans = [one.where_possible() for one in b_scans]
     chosen = replace(chosen, temperature=_temperature(b_scans))
     thresholds = chosen.fluid_thresholds or 3 * (chosen.threshold or 0.5,)  # 0 takes the likeliest class: no threshold
     presences, cropped = [], []
@@ -222,20 +229,18 @@ def _counts(b_scan, decisions, presence):
 
 def _temperature(b_scans):
     """That of `TEMPERATURES` under which the reference is likeliest, among pixels that the network has seen."""
-    sampled = [
-        (one.probabilities[::SAMPLED_EVERY, ::SAMPLED_EVERY], one.reference[::SAMPLED_EVERY, ::SAMPLED_EVERY])
-        for one in b_scans
-    ]
-    probabilities = np.concatenate([pixels.reshape(-1, pixels.shape[-1]) for pixels, _ in sampled]).astype(np.float64)
-    values = [
-        np.where(reference == 0, unlabelled_value(one.outlined), reference).ravel()
-        for one, (_, reference) in zip(b_scans, sampled, strict=True)
-    ]
-    seen = probabilities[:, 0] < 1  # elsewhere background is certain: outside of the region of interest
-    if not seen.any():
+    probabilities, values = [], []
+    for one in b_scans:
+        window = (slice(None, None, SAMPLED_EVERY),) * 2
+        seen = np.broadcast_to(one.seen, one.reference.shape)[window]
+        reference = one.reference[window][seen]
+        probabilities.append(one.probabilities[window][seen])
+        values.append(np.where(reference == 0, unlabelled_value(one.outlined), reference))
+    probabilities, values = np.concatenate(probabilities).astype(np.float64), np.concatenate(values)
+    if not values.size:
         return 1.0
-    allowed = np.stack([table[np.concatenate(values)[seen]] for table in allowed_tables()], axis=-1)
-    logarithms = np.log(np.clip(probabilities[seen], 1e-7, 1))
+    allowed = np.stack([table[values] for table in allowed_tables()], axis=-1)
+    logarithms = np.log(np.clip(probabilities, 1e-7, 1))
     losses = []
     for temperature in TEMPERATURES:
         powers = np.exp(logarithms / temperature)
@@ -260,9 +265,15 @@ def predict_for_decisions(model_path, rows, settings, network):
             spacing_mm[0] * spacing_mm[1],
             outlined_in(row),
             possible_places(retinal_surfaces(grey, spacing_mm[:2]), len(grey), spacing_mm[1]),
+            prediction_region(grey) != 0,
         )
         for row, grey, reference, probabilities, spacing_mm in predicted
     ]
+
+
+def decisions_of_model(details):
+    """The `Decisions` in a model's ``best.json``; None without any."""
+    return Decisions.from_details(details) if "decisions" in details else None
 
 
 def write_decisions(model_path, decisions):
@@ -282,9 +293,7 @@ def add_decisions(model_path, rows, settings, network, start, starting_details=N
         return
     set_up_keras(settings.seed, deterministic=True)
     b_scans = predict_for_decisions(model_path, rows, settings, network)
-    earlier = None
-    if starting_details and "decisions" in starting_details:
-        earlier = Decisions.from_details(starting_details)
+    earlier = decisions_of_model(starting_details or {})
     chosen = choose_decisions(b_scans, start, earlier)
     write_decisions(model_path, chosen)
     print(f"decisions on {len(b_scans)} validation B-scans: {chosen.in_words()}")

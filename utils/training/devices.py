@@ -78,16 +78,18 @@ def mean_over_replicas(loss):
 
     Keras does this for losses that return a value for each image, but not for one value for the whole batch.
     """
+    return lambda y_true, y_pred: loss(y_true, y_pred) / replicas()
+
+
+def replicas():
+    """Number of TensorFlow's replicas, whose gradients are added up; 1 on another backend."""
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        return loss
+        return 1
     import tensorflow
 
-    def share_of_mean(y_true, y_pred):
-        return loss(y_true, y_pred) / tensorflow.distribute.get_strategy().num_replicas_in_sync
-
-    return share_of_mean
+    return tensorflow.distribute.get_strategy().num_replicas_in_sync
 
 
 def _jax_devices(found, count):

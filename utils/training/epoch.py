@@ -102,19 +102,22 @@ def segmentation_losses(batch_size, n_classes, train_classes, loss="balanced"):
 def _own_loss(name):
     """The loss that the user's function gives for one-hot references and probabilities as `crop_and_cast` makes them.
 
-    Both are float32 (B, h, w, classes). What nobody judged is background with probability 1 and has no reference.
+    Both are float32 (B, h, w, classes). What nobody judged is background with probability 1 and has no reference. Of a
+    value for each pixel or image it is the mean.
     """
+    from keras import ops
+
     from utils.base import crop_and_cast
 
     function = own_function("LOSS", name)
-    return lambda y_true, y_pred: function(*crop_and_cast(y_true, y_pred))
+    return lambda y_true, y_pred: ops.mean(function(*crop_and_cast(y_true, y_pred)))
 
 
 def compile_for_scoring(model, losses, threshold, fluids=tuple(FLUIDS), **options):
     """`model.compile` with the `segmentation_losses` and IoU and F-score of the `fluids` on the segmentation output."""
     from utils.metrics import segmentation_metrics
 
-    metrics = segmentation_metrics(threshold, fluids)
+    metrics = segmentation_metrics(threshold or 0.5, fluids)  # 0 takes the likeliest class of a scan: no threshold
     if len(losses) > 1:
         metrics = [metrics] + [[]] * (len(losses) - 1)
     model.compile(loss=losses if len(losses) > 1 else losses[0], metrics=metrics, **options)

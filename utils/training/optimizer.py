@@ -4,6 +4,8 @@ import functools
 
 import numpy as np
 
+from utils.training.devices import replicas
+
 
 def create_optimizer(settings, dtype_policy, name="adam"):
     """A Keras optimizer by `OptimizerSettings`.
@@ -14,7 +16,7 @@ def create_optimizer(settings, dtype_policy, name="adam"):
 
     options = {"beta_1": settings.beta_1, "name": name}
     if settings.clip_norm is not None:
-        options["global_clipnorm"] = settings.clip_norm
+        options["global_clipnorm"] = settings.clip_norm / replicas()  # each clips its share, before they are added
     if settings.ema_momentum is not None:
         options |= {"use_ema": True, "ema_momentum": settings.ema_momentum}
     learning_rate = settings.learning_rate
