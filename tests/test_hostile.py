@@ -40,7 +40,7 @@ used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + {GIBIBYTES} * 2**30,) * 2)
 for line in sys.stdin:
     path = line.rstrip("\\n")
-    signal.alarm({SECONDS})  # ends the process
+    signal.setitimer(signal.ITIMER_VIRTUAL, {SECONDS})  # ends the process after so many CPU seconds
     try:
         (files,) = find_scans([path])
         scan = read_scan(files, "Cirrus")
@@ -50,7 +50,7 @@ for line in sys.stdin:
         outcome = dict(error=error.messages)
     except BaseException as error:
         outcome = dict(crash="".join(traceback.format_exception(error))[-1500:])
-    signal.alarm(0)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     print(json.dumps(dict(path=path, **outcome)), flush=True)
 """
 

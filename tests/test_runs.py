@@ -124,6 +124,18 @@ def test_a_changed_setting_stops_a_run_and_is_named(tmp_path):
     assert read_json(tmp_path / "versions.json")["numpy"] == np.__version__
 
 
+@pytest.mark.parametrize("schedule", [None, "cosine"])
+def test_a_schedule_that_ends_with_the_last_epoch_leaves_their_number(tmp_path, schedule):
+    settings = {"EPOCH": 3, "ADVERSARIAL_EPOCH": 3, "LR_SCHEDULE": schedule}
+    begin(tmp_path, settings, DATA)
+    longer = {**settings, "EPOCH": 9, "ADVERSARIAL_EPOCH": 9}
+    if schedule is None:
+        run_folder.start_run(tmp_path, longer, DATA)
+        return
+    with pytest.raises(InputError, match="EPOCH was 3, is now 9"):
+        run_folder.start_run(tmp_path, longer, DATA)
+
+
 def test_the_weights_of_the_last_epochs_are_kept(tmp_path):
     class Model:
         def save_weights(self, path, overwrite):

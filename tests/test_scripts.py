@@ -33,7 +33,7 @@ from utils.tasks import overrides
 from utils.volumes.mhd import read_volume, write_volume
 
 SETTINGS = {"BASE_FILTERS": 2, "BATCH_SIZE": 4, "EPOCH": 2, "STEPS_PER_EPOCH": 2, "ADVERSARIAL_EPOCH": 1}
-SETTINGS |= {"VALIDATION_B_SCANS": 4}
+SETTINGS |= {"VALIDATION_B_SCANS": 4, "D_WARM_UP_STEPS": 0, "ADVERSARIAL_RAMP_STEPS": 0}
 
 
 def run(script, *arguments, expected=0, by=run_python, **settings):
@@ -194,6 +194,11 @@ def test_fine_tuning_keeps_the_starting_model_unless_it_is_beaten(trained):
     assert best["value"] == pytest.approx(log.val_dice[best["epoch"]])
     assert "epoch 0, the model of the segmentation step" in printed
     assert best["made_from"] == start["sha256"]
+    network = keras.models.load_model(run_folder(settings, "segmentation") / "best.keras", compile=False)
+    before = network.get_weights()
+    (last,) = (run_folder(settings, "adversarial") / "epochs").iterdir()
+    network.load_weights(last)
+    assert any((one != other).any() for one, other in zip(before, network.get_weights(), strict=True))
 
 
 def test_fine_tuning_with_unlabelled_scans_says_where_there_are_none(trained):

@@ -28,15 +28,16 @@ def test_a_command_that_fails_ends_the_task_with_its_exit_code(capfd):
     assert "$ false" in capfd.readouterr().out
 
 
-def test_a_case_that_cannot_be_scored_leaves_the_table_of_all_folds(tmp_path, monkeypatch):
+@pytest.mark.parametrize("choose_decisions", [False, True])
+def test_a_case_that_cannot_be_scored_leaves_the_table_of_all_folds(tmp_path, monkeypatch, choose_decisions):
     (tmp_path / "test_data.csv").write_text("root\ncase\n")
-    monkeypatch.setattr(tasks, "values_of", lambda *_: ([tmp_path, tmp_path], "data", "unet", False))
+    monkeypatch.setattr(tasks, "values_of", lambda *_: ([tmp_path, tmp_path], "data", "unet", choose_decisions))
     table = tmp_path / "runs" / "unet" / "evaluation" / "volumes.csv"
     table.parent.mkdir(parents=True)
     commands, codes, writes = [], [2, 0, 0], True  # the codes of evaluate.py's calls
 
     def of_script(command):
-        commands.append(Path(command[1]).name)
+        commands.append("decisions" if "--choose-decisions" in command else Path(command[1]).name)
         if commands[-1] != "evaluate.py":
             return subprocess.CompletedProcess(command, 0)
         if writes:
@@ -47,12 +48,13 @@ def test_a_case_that_cannot_be_scored_leaves_the_table_of_all_folds(tmp_path, mo
     with pytest.raises(SystemExit) as caught:
         tasks.reproduce("python", [], [])
     assert caught.value.code == 2
-    assert commands[6:] == ["evaluate.py", "test.py", "evaluate.py", "test.py", "evaluate.py"]
+    of_held_out = ["evaluate.py", "test.py", "evaluate.py", "test.py", "evaluate.py"]
+    assert commands[6:] == ["decisions"] * choose_decisions + of_held_out
     codes, writes = [2], False  # nothing could be scored: no table of before is taken for the result
     with pytest.raises(SystemExit) as caught:
         tasks.reproduce("python", [], [])
     assert caught.value.code == 2
-    assert len(commands) == 18
+    assert len(commands) == 18 + 2 * choose_decisions
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,16 @@ def test_an_epochs_line_says_what_the_unet_learns_from(set_config, capsys, weigh
     assert capsys.readouterr().out == f"epoch 2: loss 0.5000{between}, val_dice 0.7000, 3 s, 2 min left  *best\n"
 
 
+def test_fine_tuning_ends_once_the_discriminator_is_blind_or_with_its_epochs(set_config):
+    set_config(D_PATIENCE=2, ADVERSARIAL_EPOCH=5)
+    history = [{"d_held_out_real": right, "d_held_out_generated": right} for right in (0.9, 0.5, 0.5)]
+    progress = {"history": history, "epoch": 3}
+    assert "not told held-out masks apart for 2 epochs" in adversarial_training.why_ended(progress)
+    progress["history"] = history[:2]
+    assert adversarial_training.why_ended(progress) is None
+    assert "5" in adversarial_training.why_ended({**progress, "epoch": 5})
+
+
 @pytest.fixture(scope="module")
 def plain_scans(tmp_path_factory):
     """Twelve phantoms; a third of the training cases have lost their outlines. Returns the settings, trained."""
@@ -249,6 +259,7 @@ def test_fine_tuning_with_unlabelled_scans_continues_to_the_bit(plain_scans):
             wait_for(folder / "last-0001-0000000.json", process)
             process.send_signal(signal.SIGTERM)
             process.communicate()
+            assert process.returncode == 128 + signal.SIGTERM  # in the second epoch
         run("adversarial_training.py", **settings)
         with np.load(folder / "last-0002-0000000.npz") as stored:
             states.append([stored[key] for key in stored.files])

@@ -78,7 +78,11 @@ def mean_over_replicas(loss):
 
     Keras does this for losses that return a value for each image, but not for one value for the whole batch.
     """
-    return lambda y_true, y_pred: loss(y_true, y_pred) / replicas()
+
+    def share_of_mean(y_true, y_pred):
+        return loss(y_true, y_pred) / replicas()
+
+    return share_of_mean
 
 
 def replicas():
