@@ -85,6 +85,7 @@ def test_a_scheduler_that_stops_is_told(tmp_path):
     scheduler = subprocess.Popen([*dask, "--scheduler-file", scheduler_file], stderr=subprocess.DEVNULL)
     try:
         while not scheduler_file.exists():
+            assert scheduler.poll() is None
             time.sleep(0.1)
         address = pd.read_json(scheduler_file, typ="series")["address"]
         threading.Timer(3, scheduler.kill).start()
@@ -105,6 +106,13 @@ def test_a_slow_scan_fails_and_the_others_go_on(tmp_path):
     assert "long.mhd: 1 of 12 B-scans took more than SCAN_MINUTES = 1e-06" in line
     assert [path.name for path in output.glob("*.mhd")] == ["Spectralis_short.mhd"]
     assert not list(output.glob(f"{UNFINISHED}*"))
+
+
+@pytest.mark.parametrize(("ends_when_stuck", "code"), [(True, 1), (False, 0)])
+def test_a_worker_whose_scan_is_stuck_ends_itself(ends_when_stuck, code):
+    block = "with output._stuck_no_longer_than(output.Job('out', (), '', minutes=1e-3, ends_when_stuck=%s)):"
+    given = f"import time; from utils.segmentation import output\n{block % ends_when_stuck} time.sleep(1)"
+    run_python("-c", given, expected=code)
 
 
 def test_what_a_dead_worker_left_goes_and_what_another_scan_writes_stays(tmp_path):

@@ -275,7 +275,10 @@ def test_a_command_that_is_only_checked_is_executed_by_the_test_that_its_rule_na
 
 @pytest.mark.parametrize("command", QUICK)
 def test_quick_commands_run(copy, command):
-    run(copy, QUICK[command].instead or command)
+    instead = QUICK[command].instead or command
+    printed = run(copy, instead)
+    if instead.endswith("--help"):  # which tells the command's options
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", command)) <= set(re.findall(r"--[a-z-]+", printed))
 
 
 @pytest.mark.slow
