@@ -27,7 +27,7 @@ from utils.networks.networks import as_list, create_inference_network, create_ne
 from utils.plots import save_comparison
 from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.segmentation.appearance import training_appearance
-from utils.segmentation.decisions import decisions_of_run
+from utils.segmentation.decisions import Decisions
 from utils.settings.patch_settings import blind_to_labels
 from utils.settings.rules import OptimizerSettings
 from utils.training import run_folder
@@ -81,7 +81,7 @@ def main(argv):
         else:
             fine_tune(folder, data, state)
         if config.CHOOSE_DECISIONS:
-            start, earlier = decisions_of_run([], **config.decision_settings()), data.start.details
+            start, earlier = Decisions(config.THRESHOLD), data.start.details
             add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start, earlier)
     print(f"next: {config.command('evaluate.py')}")
 

@@ -103,10 +103,8 @@ DTYPE_POLICY: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
 PREDICTION_GB = 0.8
 # A pixel whose likeliest class is less probable than this is background.
 THRESHOLD = 0.5
-# Instead, one for each fluid's own probability: [IRF, SRF, PED], such as [0.4, 0.3, 0.5]. None: THRESHOLD.
-FLUID_THRESHOLDS: list | None = None
-# Choose at the end of training, on validation cases: FLUID_THRESHOLDS, from which presence a fluid counts, whether only
-# where the retina's surfaces let it be, the smallest lesion, and a temperature of the probabilities. They go into
+# Choose at the end of training, on validation cases: a threshold for each fluid, from which presence it counts, whether
+# only where the retina's surfaces let it be, the smallest lesion, and a temperature of the probabilities. They go into
 # best.json and win over THRESHOLD. Where --set gives that one, the temperature and the probability of presence stay.
 CHOOSE_DECISIONS = False
 
@@ -370,17 +368,12 @@ def prediction_settings():
         "slice_sd": SLICE_SD,
         "neighbours": NEIGHBOURS,
         "threshold": THRESHOLD,
-        "fluid_thresholds": FLUID_THRESHOLDS,
     }
 
 
 def decision_settings():
     """Arguments of `utils.segmentation.decisions.decisions_of_run`."""
-    return {
-        "threshold": THRESHOLD,
-        "fluid_thresholds": FLUID_THRESHOLDS and tuple(FLUID_THRESHOLDS),
-        "given": not _given.isdisjoint({"THRESHOLD", "FLUID_THRESHOLDS"}),
-    }
+    return {"threshold": THRESHOLD, "given": "THRESHOLD" in _given}
 
 
 def values():

@@ -58,7 +58,7 @@ from utils.preparation.ancestry import doubts, inherit
 from utils.preparation.prepared import all_seen, check_unseen, fluids_outlined, read_csv_data, read_outlined_rows
 from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.progress import progress_bar
-from utils.segmentation.decisions import decisions_of_run
+from utils.segmentation.decisions import Decisions, decisions_of_run
 from utils.segmentation.predict import load_network
 from utils.training import run_folder
 from utils.training.choosing import choose_decisions, decisions_of_model, predict_for_decisions, write_decisions
@@ -298,7 +298,7 @@ def choose_decisions_by_folds(further):
             raise InputError(f"{model_path}: is a {details['network']}, config.MODEL is {config.MODEL}")
     set_up_keras(config.SEED, deterministic=True)
     predicted = [predict_for_decisions(*of_fold, config.MODEL) for of_fold in of_folds]
-    start = decisions_of_run([], **config.decision_settings())
+    start = Decisions(config.THRESHOLD)
     for fold, model_path in [*enumerate(models), *((None, path) for path in further)]:
         b_scans = [one for other, of_fold in enumerate(predicted) if other != fold for one in of_fold]
         chosen = choose_decisions(b_scans, start, decisions_of_model(read_best(model_path)))

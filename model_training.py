@@ -31,7 +31,7 @@ from utils.preparation.ancestry import doubts
 from utils.preparation.prepared import all_seen, check_unseen
 from utils.preparation.reference_histogram import read_histogram_if_any
 from utils.segmentation.appearance import training_appearance
-from utils.segmentation.decisions import decisions_of_run
+from utils.segmentation.decisions import Decisions
 from utils.settings.settings import RETIRED
 from utils.training import run_folder
 from utils.training.choosing import add_decisions
@@ -81,7 +81,7 @@ def main(argv):
         else:
             train(folder, data, sharing, state)
         if config.CHOOSE_DECISIONS and sharing.is_writer:
-            start = decisions_of_run([], **config.decision_settings())
+            start = Decisions(config.THRESHOLD)
             earlier = data.start and data.start.details
             add_decisions(folder / "best.keras", data.b_scans, config.batch_settings(), config.MODEL, start, earlier)
     if sharing.is_writer:

@@ -140,7 +140,6 @@ def main(argv):
         mirrored=arguments.mirrored,
         probabilities=arguments.probabilities,
         formats=tuple(name for name in FORMATS if name in arguments.format),
-        seed=config.SEED,
         deterministic=config.DETERMINISTIC,
         minutes=config.SCAN_MINUTES,
         ends_when_stuck=config.DASK_SCHEDULER is not None,

@@ -84,7 +84,7 @@ def test_neither_asked_for_thresholds_nor_the_mean_of_equal_models_changes_a_con
     lines = {"presence_offsets": (0.0, -1.0, 0.0), "presence_slopes": (1.0, 2.0, 0.5)}
     chosen = Decisions(0.5, (0.3, 0.4, 0.5), (0.5, 0.5, 0.0), 0.001, 0.5, **lines)
     details = {"threshold": 0.5, "decisions": chosen.as_details()}
-    decisions = decisions_of_run(models * [details], 0.5, None, given)
+    decisions = decisions_of_run(models * [details], 0.5, given)
     np.testing.assert_allclose(decisions.presence_probability([0.8, 0.8, 0.8]), [0.8, 1 / (1 + np.e / 16), 2 / 3])
     irf = decisions.calibrated(np.array([[0.25, 0.75, 0, 0]], np.float32))[0, 1]
     assert irf == pytest.approx(0.9)  # 9 to 1 are the squares of 3 to 1

@@ -462,7 +462,7 @@ def test_corrected_cases_are_prepared_and_known_to_be_seen(segmented, out, tmp_p
     for name in SCANS[:3]:
         save(image_of(corrected_labels(), out, name), out / f"Spectralis_{name}.nii.gz")
     data = tmp_path / "data"
-    stdout, _ = run_python("-m", "utils.tools.import_cases", "--corrected", out, "--output", data)
+    stdout, _ = run_python("-m", "utils.tools.import_cases", "corrected", out, "--output", data)
     assert "3 cases written" in stdout
     again, _ = run_python("-m", "utils.tools.import_cases", "corrected", out, "--output", data)
     assert "0 cases written" in again

@@ -68,9 +68,9 @@ def test_decisions_travel_in_best_json_and_give_way_to_what_is_asked_for():
     given = {"threshold": 0.4, "fluid_thresholds": [0.1, 0.2, 0.3]}  # in config.py, when the model was trained
     assert Decisions.from_details(given) == Decisions(0.4, (0.1, 0.2, 0.3))
     assert Decisions.from_details({**details, **given}).fluid_thresholds == (0.3, 0.4, 0.5)
-    assert decisions_of_run([details], 0.7, None, given=False) == decisions
-    assert decisions_of_run([{"threshold": 0.4}], 0.7, (1, 1, 1), given=False) == Decisions(0.7, (1, 1, 1))
-    assert decisions_of_run([], 0.7, None, given=True) == Decisions(0.7)
+    assert decisions_of_run([details], 0.7, given=False) == decisions
+    assert decisions_of_run([{"threshold": 0.4}], 0.7, given=False) == Decisions(0.7)
+    assert decisions_of_run([{"threshold": 0.4}], 0.7, given=True) == Decisions(0.7)
 
 
 def test_thresholds_that_are_asked_for_lift_what_takes_labels_away_and_keep_the_probabilities():
@@ -78,10 +78,10 @@ def test_thresholds_that_are_asked_for_lift_what_takes_labels_away_and_keep_the_
     one = Decisions(0.5, (0.3, 0.4, 0.5), (0.5, 0.0, 0.5), 0.001, 1.5, **line)
     other = replace(one, temperature=2.5, presence_offsets=(0.0, 0.0, 0.5))
     models = [{"threshold": 0.5, "decisions": decisions.as_details()} for decisions in (one, other)]
-    asked = decisions_of_run(models[:1], 0.7, None, given=True)
+    asked = decisions_of_run(models[:1], 0.7, given=True)
     assert asked == Decisions(0.7, temperature=1.5, **line)
-    asked = decisions_of_run(models, 0.7, (0.1, 0.2, 0.3), given=True)
-    assert asked == Decisions(0.7, (0.1, 0.2, 0.3), None, 0.0, 2.0, (-0.5, 0.0, 0.5), line["presence_slopes"])
+    asked = decisions_of_run(models, 0.7, given=True)
+    assert asked == Decisions(0.7, None, None, 0.0, 2.0, (-0.5, 0.0, 0.5), line["presence_slopes"])
 
 
 def test_files_of_before_hold_the_presence_score_instead_of_its_probability():
@@ -100,7 +100,7 @@ def test_fluid_counts_only_where_it_can_be_if_all_models_say_so():
     details = {"threshold": 0.5, "decisions": only.as_details()}
     assert Decisions.from_details(details) == only
     assert not Decisions.from_details({"threshold": 0.5, "decisions": {}}).only_possible
-    assert not decisions_of_run([details], 0.5, None, given=True).only_possible
+    assert not decisions_of_run([details], 0.5, given=True).only_possible
     assert only.in_words() == "0.5, only where fluid can be"
     ped_over_srf = np.concatenate([pixels((0, 0, 0.9)), pixels((0, 0.9, 0)), pixels((0, 0, 0.9))])
     assert only.labels(ped_over_srf, NOTHING, PIXEL_MM2)[:, 0].tolist() == [0, 2, 3]

@@ -93,7 +93,7 @@ def test_fluid_where_none_can_be_is_removed_and_counted(tmp_path):
     write_volume(tmp_path / "scan.mhd", voxels, SPACING_MM)
     (files,) = find_scans([tmp_path / "scan.mhd"])
     record, _ = segment_to_files(files, job_of(model, tmp_path / "out", vendor="Spectralis"))
-    lifting = decisions_of_run([read_best(model)], 0.5, None, given=True)  # --set THRESHOLD=0.5
+    lifting = decisions_of_run([read_best(model)], 0.5, given=True)  # --set THRESHOLD=0.5
     of_lifted, _ = segment_to_files(files, job_of(model, tmp_path / "lifted", vendor="Spectralis", decisions=lifting))
     labels, lifted = (read_volume(tmp_path / name / "Spectralis_scan.mhd")[0] for name in ("out", "lifted"))
     below = np.zeros(voxels.shape, bool)

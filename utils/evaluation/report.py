@@ -67,8 +67,8 @@ class Evaluation:
     facts: dict  # {name: text}
     volumes: pd.DataFrame  # of `utils.evaluation.scores`
     summary: pd.DataFrame  # of `utils.evaluation.statistics`
-    detection: pd.DataFrame | None = None  # of `utils.evaluation.detection`
-    curves: dict = field(default_factory=dict)  # {(vendor, fluid): (false positive rate, true positive rate)}
+    detection: pd.DataFrame  # of `utils.evaluation.detection`
+    curves: dict  # {(vendor, fluid): (false positive rate, true positive rate)}
     patches: dict = field(default_factory=dict)  # {name: score}
     reliability: pd.DataFrame | None = None  # of `utils.evaluation.detection.reliability_table`
     overlays: list = field(default_factory=list)  # of `utils.evaluation.pairs.typical_cases`
@@ -110,8 +110,7 @@ def report_blocks(evaluation):
     ]
     blocks += [("heading", "Further measures"), ("text", _FURTHER_TEXT)]
     blocks += [("table", measures(summary, vendors, _FURTHER))]
-    if detection is not None:
-        blocks += [("heading", "Detection"), ("table", detection_text(detection))]
+    blocks += [("heading", "Detection"), ("table", detection_text(detection))]
     if evaluation.curves:
         blocks += [("figure", "ROC curves of detection.", figures.roc_curves(evaluation.curves))]
     if evaluation.reliability is not None:
@@ -137,14 +136,12 @@ def _not_comparable(n_cases):
 
 def headline(summary, detection, vendors):
     """Dice, AVD and AUC of every fluid for each of `vendors`, as text."""
-    table = measures(summary, vendors, _HEADLINE)
-    if detection is not None:
-        auc = detection.set_index(["vendor", "fluid"])
-        table["AUC"] = [
-            with_interval(*auc.loc[(vendor, fluid), ["auc", "low", "high"]])
-            for vendor, fluid in zip(table.vendor, table.fluid, strict=True)
-        ]
-    return table
+    table, auc = measures(summary, vendors, _HEADLINE), detection.set_index(["vendor", "fluid"])
+    texts = [
+        with_interval(*auc.loc[(vendor, fluid), ["auc", "low", "high"]])
+        for vendor, fluid in zip(table.vendor, table.fluid, strict=True)
+    ]
+    return table.assign(AUC=texts)
 
 
 def measures(summary, vendors, names):
@@ -179,7 +176,7 @@ def published(summary, detection, n_cases):
     """A table of this evaluation's figures, and published ones below them."""
     mean = summary[summary.vendor == "all"].set_index(["measure", "fluid"])["mean"]
     dice, avd = (" / ".join(number(mean[name, fluid]) for fluid in FLUIDS) for name in ("dice_present", "avd_mm3"))
-    auc = "-" if detection is None else number(detection.auc.iloc[-1])
+    auc = number(detection.auc.iloc[-1])
     ours = ("this evaluation", f"{n_cases} cases of this run", dice, avd, auc, "above; Dice of cases with the fluid")
     rows = [("", *ours), *(("not comparable", *row) for row in PUBLISHED)]
     return pd.DataFrame(rows, columns=["", "method", "data", "Dice IRF / SRF / PED", "AVD (mm³)", "AUC", "source"])

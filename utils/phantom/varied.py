@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from utils.labels import FLUIDS
+from utils.phantom.anatomy import lateral_grid_mm
 from utils.phantom.ranges import Knobs
 from utils.phantom.varied_drawing import VariedDrawing
 from utils.phantom.varied_eye import VariedEye
@@ -59,7 +60,5 @@ def _leave_out_specks(labels):
 
 def _lateral_grid(knobs, slices, columns, spacing_mm):
     """x and z of every A-scan relative to the fovea, each (slices, columns) float32."""
-    x_mm = (np.arange(columns) - (columns - 1) / 2) * spacing_mm[0]
-    z_mm = (np.arange(slices) - (slices - 1) / 2) * spacing_mm[2]
-    x_mm, z_mm = np.meshgrid(x_mm.astype(np.float32), z_mm.astype(np.float32))
+    x_mm, z_mm = lateral_grid_mm(slices, columns, spacing_mm)
     return x_mm + np.float32(knobs("eccentricity_mm")), z_mm + np.float32(knobs("eccentricity_mm"))

@@ -185,17 +185,12 @@ class VariedDrawing:
         edges = boundaries_px[[RETINA_TOP, choroid, choroid + 3]]
         ones = np.ones(eye.shape[1], np.float32)
         look = self.appearance
-        vitreous = filled_columns(
-            edges, np.stack([look["vitreous_texture"] * ones, 0 * ones, 0 * ones, 0 * ones]), eye.rows
-        )
-        retina = filled_columns(
-            edges, np.stack([0 * ones, look["tissue_texture"] * ones, 0 * ones, 0 * ones]), eye.rows
-        )
-        deep = filled_columns(
-            edges,
-            np.stack([0 * ones, 0 * ones, 0.3 * look["choroid_texture"] * ones, look["choroid_texture"] * ones]),
-            eye.rows,
-        )
+
+        def textured(*strengths):
+            return filled_columns(edges, np.float32(strengths)[:, None] * ones, eye.rows)
+
+        vitreous, retina = textured(look["vitreous_texture"], 0, 0, 0), textured(0, look["tissue_texture"], 0, 0)
+        deep = textured(0, 0, 0.3 * look["choroid_texture"], look["choroid_texture"])
         lumina = np.tanh(1.5 * self._noise(look["choroid_texture_mm"]))
         return vitreous * self._noise(0.3, 1.2) + retina * self._noise(0.05) + deep * 0.7 * lumina
 

@@ -139,13 +139,13 @@ def logits_of(probabilities):
     return special.logit(np.clip(probabilities, 0.001, 0.999))
 
 
-def decisions_of_run(models, threshold, fluid_thresholds, given):
-    """The `Decisions` for the average of `models`, contents of ``best.json``; of none before training has chosen any.
+def decisions_of_run(models, threshold, given):
+    """The `Decisions` for the average of `models`, contents of ``best.json``.
 
-    Those chosen in training, if there are any. Where `given` says that the user now asks for these thresholds, they
-    replace all that takes labels away; what makes the probabilities stays.
+    Those chosen in training, if there are any. Where `given` says that the user now asks for this threshold, it
+    replaces all that takes labels away; what makes the probabilities stays.
     """
-    asked = Decisions(threshold, fluid_thresholds)
+    asked = Decisions(threshold)
     if not any("decisions" in details for details in models):
         return asked
     chosen = Decisions.mean([Decisions.from_details(details) for details in models])

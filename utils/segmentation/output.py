@@ -78,7 +78,6 @@ class Job:
     mirrored: bool = False
     probabilities: bool = False  # whether to write them as volumes
     formats: tuple = ("mhd",)  # of the labels: keys of `utils.segmentation.label_files.FORMATS`, in their order
-    seed: int = 0
     deterministic: bool = True
     threads: int | None = None  # of TensorFlow or onnxruntime; None: one for each core
     minutes: float | None = None  # that a scan may take
@@ -126,13 +125,12 @@ def _stuck_no_longer_than(job):
 def _network(job):
     """The job's network, loaded once in each process."""
     if not all(map(is_onnx, job.model_paths)):
-        set_up_keras(job.seed, job.deterministic, job.threads)
+        set_up_keras(0, job.deterministic, job.threads)
     return load_network(
         *job.model_paths,
         dtype_policy=job.dtype_policy,
         memory_gb=job.memory_gb,
         mirrored=job.mirrored,
-        seed=job.seed,
         threads=job.threads,
     )
 

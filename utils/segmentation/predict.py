@@ -85,7 +85,7 @@ class LoadedNetwork:
         )
 
 
-def load_network(*paths, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=False, seed=0, threads=None):
+def load_network(*paths, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=False, threads=None):
     """The `LoadedNetwork` in the files at `paths`: ``best.keras``, with ``best.json`` beside it, or ``best.onnx``.
 
     `dtype_policy` is the precision that it computes in: "float32", "mixed_bfloat16" or "mixed_float16". `memory_gb`
@@ -94,7 +94,7 @@ def load_network(*paths, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=F
     one for each core. Raises `InputError` where the files are no model of four classes, several take other images or
     are other networks than the first, or an ONNX model is asked for another precision than float32.
     """
-    loaded = [_load(Path(path), dtype_policy, memory_gb, seed, threads) for path in paths]
+    loaded = [_load(Path(path), dtype_policy, memory_gb, threads) for path in paths]
     first = loaded[0]
     for path, other in zip(paths, loaded, strict=True):
         kind, expected = ((replace(one.settings, threshold=0, taught=()), one.has_heads) for one in (other, first))
@@ -114,7 +114,7 @@ def load_network(*paths, dtype_policy="float32", memory_gb=MEMORY_GB, mirrored=F
     return replace(first, model=model, details=details, decisions=Decisions.mean([one.decisions for one in loaded]))
 
 
-def _load(path, dtype_policy, memory_gb, seed, threads):
+def _load(path, dtype_policy, memory_gb, threads):
     """The `LoadedNetwork` in one file."""
     details = read_best(path)
     settings, decisions = PredictionSettings.from_details(details), Decisions.from_details(details)
@@ -144,7 +144,7 @@ def _load(path, dtype_policy, memory_gb, seed, threads):
             n_classes=4,
             regularizer_weight=details.get("config", {}).get("REGULARIZER_WEIGHT", 0.0),
             dtype_policy=dtype_policy,
-            seed=seed,
+            seed=0,
         )
         _set_weights(model, exported, path)
     tile_pixels = _tile_pixels(settings.network, memory_gb, base_filters, dtype_policy)

@@ -30,6 +30,7 @@ RETIRED = {
     "NOISE_ROOTS": ([], "patches take no other scans' noise"),
     "SLOW_DOWN_AFTER": (None, "LR_SCHEDULE = 'cosine' lowers the learning rate"),
     "MONITOR_EPOCHS": (3, "it is a constant, in utils/settings/rules.py"),
+    "FLUID_THRESHOLDS": (None, "CHOOSE_DECISIONS chooses one for each fluid, and puts it into best.json"),
     "OPTIMIZER": (None, "WEIGHT_DECAY above 0 means AdamW"),
     **dict.fromkeys(
         ("ROTATION_DEGREES", "ROTATE_BOTH_WAYS", "GREY_AUGMENTATION", "SCALE_AUGMENTATION", "SCALE_RANGE"),

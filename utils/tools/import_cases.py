@@ -136,8 +136,6 @@ def _parse(argv):
     parser.add_argument("--moved", nargs=2, metavar=("OLD", "NEW"), help="folder of scans then and now")
     parser.add_argument("--licence", metavar="TEXT", help="kept in provenance.json")
     parser.add_argument("--dry-run", action="store_true", help="print the table and write nothing")
-    if argv[:1] == ["--corrected"]:  # --corrected DIR says the same as: corrected DIR
-        argv = ["corrected", *argv[1:]]
     options = parser.parse_args(argv)
     _, needed, allowed = _LAYOUTS[options.layout]
     allowed = allowed | ({"spacing_mm"} if "vendor" in needed else set())

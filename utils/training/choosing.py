@@ -116,13 +116,15 @@ def choose_decisions(b_scans, start, earlier=None):
         offset, slope = _line(np.array(presences)[known, index], holds[known, index])
         chosen = _with(chosen, "presence_offsets", index, offset)
         chosen = _with(chosen, "presence_slopes", index, slope)
-        chosen = _with_gate(chosen, index, lambda candidate, index=index: dice_of(candidate)[:, index])
+        candidates = [_with(chosen, "present_from", index, value) for value in PRESENT_FROM]
+        chosen = _best_that_loses_nothing(candidates, [dice_of(one)[:, index] for one in candidates], without=-1)
     for index in sorted({*range(len(FLUIDS))} - {*held}):
         for name in ("fluid_thresholds", "present_from", "presence_offsets", "presence_slopes"):
             if earlier and getattr(earlier, name):
                 chosen = _with(chosen, name, index, getattr(earlier, name)[index])
     candidates = [replace(chosen, smallest_lesion_mm2=value) for value in SMALLEST_LESIONS_MM2]
-    chosen = _best_that_loses_nothing(candidates, [dice_of(one)[:, held].mean(axis=1) for one in candidates])
+    values = [dice_of(one)[:, held].mean(axis=1) for one in candidates]
+    chosen = _best_that_loses_nothing(candidates, values, without=0)
     return _with_dice_lines(chosen, b_scans, presences, held, earlier)
 
 
@@ -190,32 +192,20 @@ def _line(values, truth):
     return optimize.minimize(loss, (0.0, 1.0), bounds=bounds).x.tolist()
 
 
-def _with_gate(decisions, index, dice):
-    """`decisions` with the probability of presence from which on the fluid at `index` counts, as likely as not at most.
-
-    That is the best by the mean Dice of the B-scans, among those with no less Dice of all together than without it.
-    ``dice(candidate)`` gives (Dice of all together, mean Dice).
-    """
-    candidates = [_with(decisions, "present_from", index, value) for value in PRESENT_FROM]
-    values = [dice(candidate) for candidate in candidates]
-    kept = [pair for pair in zip(candidates, values, strict=True) if pair[1][0] >= values[-1][0]]
-    return _first_of_the_best([candidate for candidate, _ in kept], [mean for _, (_, mean) in kept])
-
-
 def _first_of_the_best(candidates, values):
     best = max(values)
     return next(candidate for candidate, value in zip(candidates, values, strict=True) if value >= best - EQUAL_DICE)
 
 
-def _best_that_loses_nothing(candidates, values):
-    """The first of the best by mean Dice, among those with no less Dice of all together than the first candidate.
+def _best_that_loses_nothing(candidates, values, without):
+    """The first of the best by mean Dice, among those with no less Dice of all together than the one that removes none.
 
-    `values` are (Dice of all together, mean Dice).
+    `values` are (Dice of all together, mean Dice), `without` the index of that one.
     """
     kept = [
         (candidate, mean)
         for candidate, (together, mean) in zip(candidates, values, strict=True)
-        if together >= values[0][0]
+        if together >= values[without][0]
     ]
     return _first_of_the_best(*zip(*kept, strict=True))
 
@@ -236,11 +226,11 @@ def _temperature(b_scans):
         reference = one.reference[window][seen]
         probabilities.append(one.probabilities[window][seen])
         values.append(np.where(reference == 0, unlabelled_value(one.outlined), reference))
-    probabilities, values = np.concatenate(probabilities).astype(np.float64), np.concatenate(values)
-    if not values.size:
+    labels = np.concatenate(values)
+    if not labels.size:
         return 1.0
-    allowed = np.stack([table[values] for table in allowed_tables()], axis=-1)
-    logarithms = np.log(np.clip(probabilities, 1e-7, 1))
+    allowed = np.stack([table[labels] for table in allowed_tables()], axis=-1)
+    logarithms = np.log(np.clip(np.concatenate(probabilities).astype(np.float64), 1e-7, 1))
     losses = []
     for temperature in TEMPERATURES:
         powers = np.exp(logarithms / temperature)

@@ -33,7 +33,6 @@ MAY_CHANGE = {
         "PREDICTION_GB",
         "SCAN_MINUTES",
         "THRESHOLD",
-        "FLUID_THRESHOLDS",
         "CHOOSE_DECISIONS",
     ),
     *("OUTLINED", "NOT_JUDGED_OTHER"),  # of step 1: the rows and records of what it has prepared are compared
