@@ -204,7 +204,7 @@ def _scan_files(record, moved):
         path = os.path.join(moved[1], os.path.relpath(path, moved[0]))
     if not os.path.exists(path):
         raise InputError(f"{path}: the scan is not there any more; say where scans lie now: --moved OLD NEW (folders)")
-    expected = [tuple(file[:2]) for file in record["made_from"]["files"]]
+    expected = [tuple(file[:2]) for file in record["made_from"]["files"]]  # of before: of an .xml that file alone
     here = [files for files in search_scans([path])[0] if as_text(files.path) == as_text(os.path.abspath(path))]
     same = [files for files in here if expected in (_names_and_sizes(files.all_paths()), _names_and_sizes(files.paths))]
     if len(same) > 1:  # records of before know the scan's name alone

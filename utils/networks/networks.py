@@ -24,8 +24,8 @@ SIZE_STEPS = {"Unet": 32, "Linknet": 32, "FPN": 32, "PSPNet": 48}
 # compile for sizes that it does not know.
 FIXED_SIZE = {"PSPNet", "FPN"}
 
-# Pixels around the core of a tile that networks of such steps see.
-FAR_CONTEXT = 64  # 96 takes 1.5 times as long and halves the seams
+# Pixels that such networks see around the core of a tile; 96 takes 1.5 times as long and halves the seams.
+FAR_CONTEXT = 64
 
 # segmentation_models' backbones, without its DenseNets: those have "/" in layers' names, which Keras 3 refuses.
 BACKBONES = (
