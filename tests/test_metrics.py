@@ -9,6 +9,7 @@ import utils.losses
 import utils.metrics
 from utils.base import import_segmentation_models
 from utils.metrics import FScore, IOUScore, segmentation_metrics
+from utils.training.epoch import compile_for_scoring
 
 segmentation_models = import_segmentation_models()
 needs_tensorflow = pytest.mark.skipif(
@@ -106,3 +107,15 @@ def test_metrics_and_bound_losses_in_a_compiled_model():
     result = model.evaluate(100 * one_hot(labels), one_hot(labels, "uint8"), verbose=0, return_dict=True)
     assert result["loss"] == pytest.approx(0, abs=1e-5)
     assert [result[f"{prefix}_{fluid}"] for prefix in ("iou", "f") for fluid in IOU] == pytest.approx([1] * 6)
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.0, 1.0), (0.5, 1.0), (0.9, 0.0)])
+def test_a_threshold_of_0_which_is_none_scores_patches_at_a_half(threshold, expected):
+    """IRF by 0.6 everywhere, and right: at 0 SRF and PED would be false everywhere."""
+    model = keras.Sequential([keras.Input((2, 2, 4)), keras.layers.Identity()])
+    compile_for_scoring(model, ["categorical_crossentropy"], threshold)
+    scores = model.evaluate(
+        np.full((1, 2, 2, 4), [0.2, 0.6, 0.1, 0.1]), np.full((1, 2, 2, 4), [0.0, 1, 0, 0]), verbose=0, return_dict=True
+    )
+    assert scores["f_irf"] == pytest.approx(expected, abs=1e-4)
+    assert scores["f_srf"] == 1  # absent from both

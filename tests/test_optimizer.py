@@ -35,6 +35,13 @@ def test_without_additions_it_is_adam_to_the_bit():
     assert [[list(values) for values in step] for step in ours] == [[list(values) for values in step] for step in plain]
 
 
+def test_replicas_share_the_limit_of_the_gradient_that_they_add_up(monkeypatch):
+    settings = OptimizerSettings(RATE, BETA_1, clip_norm=1.0)
+    assert create_optimizer(settings, "float32").global_clipnorm == 1.0
+    monkeypatch.setattr("utils.training.optimizer.replicas", lambda: 4)
+    assert create_optimizer(settings, "float32").global_clipnorm == 0.25
+
+
 def test_averages_do_not_touch_what_is_trained():
     plain = after(create_optimizer(OptimizerSettings(RATE, BETA_1), "float32"), gradients(5))
     averaging = after(create_optimizer(OptimizerSettings(RATE, BETA_1, ema_momentum=0.9), "float32"), gradients(5))

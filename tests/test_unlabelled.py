@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -213,6 +214,16 @@ def test_an_epochs_line_says_what_the_unet_learns_from(set_config, capsys, weigh
     adversarial_training.report(row, {"epoch": 2, "metric": "val_dice"}, seconds_left=120)
     between = f", {says}" if says else ""
     assert capsys.readouterr().out == f"epoch 2: loss 0.5000{between}, val_dice 0.7000, 3 s, 2 min left  *best\n"
+
+
+def test_a_model_has_seen_the_vendors_of_scans_without_outlines(set_config, monkeypatch):
+    set_config()
+    start = SimpleNamespace(details={"training_appearance": "the start's", "reference_histogram": None})
+    data = SimpleNamespace(start=start, record={}, rows={"train": ["outlined"]}, unlabelled=())
+    monkeypatch.setattr(adversarial_training, "training_appearance", lambda rows, _: rows)
+    assert adversarial_training.model_details(data)["training_appearance"] == "the start's"
+    data.unlabelled = ("plain",)
+    assert adversarial_training.model_details(data)["training_appearance"] == ["outlined", "plain"]
 
 
 def test_fine_tuning_ends_once_the_discriminator_is_blind_or_with_its_epochs(set_config):
